@@ -7,7 +7,7 @@ use wharf_types::{ErrorKind, Failure};
 
 use crate::image::{Content, TestLayer, gzip, noise, plain, sha256};
 use crate::server::{Reply, Request, Server, Then, honest};
-use crate::world::{World, file_of, short};
+use crate::world::{World, file_of, patient, short};
 
 fn one_layer() -> (TestLayer, Content) {
     let layer = gzip("a", &noise(200_000));
@@ -47,28 +47,28 @@ async fn a_flipped_bit_is_noticed() {
     })
     .await;
     let digest = layer.digest().to_string();
-    must_fail(&server, short(), ErrorKind::DataLoss, &["layer 2 of 2", &digest, "127.0.0.1"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["layer 2 of 2", &digest, "127.0.0.1"]).await;
 }
 
 #[tokio::test]
 async fn another_blob_of_the_same_length_is_noticed() {
     let (server, _) = with_layer(|_, blob| Some(Reply::new(200, vec![0; blob.len()]))).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["layer 2 of 2"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["layer 2 of 2"]).await;
 }
 
 #[tokio::test]
 async fn wrong_lengths_are_noticed_before_a_byte_is_read() {
     let (server, layer) = with_layer(|_, blob| Some(Reply::new(200, [blob, b"x"].concat()))).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["but the manifest says"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["but the manifest says"]).await;
     assert_eq!(server.count(&layer.path()), 1, "lies are not asked for twice");
     let (server, _) = with_layer(|_, blob| Some(Reply::new(200, &blob[1..]))).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["but the manifest says"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["but the manifest says"]).await;
 }
 
 #[tokio::test]
 async fn a_blob_without_end_is_left_at_its_size() {
     let (server, _) = with_layer(|_, blob| Some(Reply::new(200, blob).length(None).then(Then::Repeat))).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["but the manifest says"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["but the manifest says"]).await;
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_different_second_half_is_noticed() {
         })
     })
     .await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["layer 2 of 2"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["layer 2 of 2"]).await;
 }
 
 #[tokio::test]
@@ -129,9 +129,9 @@ async fn a_range_that_was_not_asked_for_is_refused() {
         })
     })
     .await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["another range"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["another range"]).await;
     let (server, _) = with_layer(|_, blob| Some(Reply::new(206, blob))).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["another range"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["another range"]).await;
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn an_orderly_end_before_the_end_is_resumed_too() {
     let world = World::new();
     world.pull(&server.reference(":v1")).await.unwrap();
     let (server, _) = with_layer(|_, blob| Some(Reply::new(200, &blob[..9]).length(None))).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["after 9 of"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["after 9 of"]).await;
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn documents_must_be_what_they_are_called() {
         named.then(|| Reply::new(200, swapped.clone()).header("Docker-Content-Digest", announced.clone()))
     };
     let server = Server::start(content, lying).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["resolve"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["resolve"]).await;
 }
 
 #[tokio::test]
@@ -241,7 +241,7 @@ async fn an_index_entry_binds_type_size_and_digest() {
         (request.path() == manifest).then(|| Reply::new(200, bytes.as_slice()).header("Content-Type", kind))
     };
     let server = Server::start(content, retyped).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["manifest"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["manifest"]).await;
 }
 
 #[tokio::test]
@@ -251,13 +251,13 @@ async fn oversized_answers_are_cut_off() {
     let huge =
         move |request: &Request| request.path().contains("manifests").then(|| Reply::new(200, body.clone()));
     let server = Server::start(one_layer().1, huge).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["4194304"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["4194304"]).await;
     let endless = move |request: &Request| {
         let reply = || Reply::new(200, vec![b' '; 9999]).length(None).then(Then::Repeat);
         request.path().contains("manifests").then(reply)
     };
     let server = Server::start(one_layer().1, endless).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["4194304"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["4194304"]).await;
     for (size, kind, word) in [
         (70 << 10, ErrorKind::DataLoss, "65536"),
         (2 << 20, ErrorKind::Unavailable, "was lost during the response"),
@@ -266,7 +266,7 @@ async fn oversized_answers_are_cut_off() {
             request.path().contains("manifests").then(|| Reply::new(200, "").header("X", "x".repeat(size)))
         };
         let server = Server::start(one_layer().1, head).await;
-        must_fail(&server, short(), kind, &[word]).await;
+        must_fail(&server, patient(), kind, &[word]).await;
     }
 }
 
@@ -297,7 +297,7 @@ async fn a_busy_registry_is_asked_again() {
 async fn redirects_have_an_end() {
     let around = |request: &Request| Some(Reply::new(307, "").header("Location", request.target.clone()));
     let server = Server::start(Content::default(), around).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["more than ten"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["more than ten"]).await;
     assert_eq!(server.count("/v2/app/manifests/v1"), 11);
     for bad in ["ftp://a/b", "http://u:p@a/b", ""] {
         let script = move |_: &Request| Some(Reply::new(302, "").header("Location", bad));
@@ -314,9 +314,9 @@ async fn layers_and_config_must_agree() {
     let config = content.config.clone().unwrap();
     short_config.put(&format!("blobs/{config}"), "x", b"{}".to_vec());
     let server = Server::honest(short_config).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["config"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["config"]).await;
     let mut wrong = layer;
     wrong.diff_id = sha256(b"something else");
     let server = Server::honest(Content::oci("v1", &[wrong])).await;
-    must_fail(&server, short(), ErrorKind::DataLoss, &["layer 1 of 1"]).await;
+    must_fail(&server, patient(), ErrorKind::DataLoss, &["layer 1 of 1"]).await;
 }
