@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use wharf_sys::process::kill_group;
 
 /// The longest output of a program, on each of its two streams.
 const OUTPUT_LIMIT_BYTES: usize = 1 << 20;
@@ -93,10 +92,8 @@ fn finish(child: &mut Child, result: Result<Streams, ExecError>) -> Result<Outpu
         return Ok(Output { status: child.wait()?, stdout, stderr });
     };
     // The child has not been reaped, so its group still has this number.
-    if let Ok(group) = i32::try_from(child.id())
-        && let Err(errno) = killpg(Pid::from_raw(group), Signal::SIGKILL)
-    {
-        tracing::warn!(%errno, group, "cannot kill a program that was started");
+    if let Err(error) = kill_group(child.id()) {
+        tracing::warn!(errno = %error.errno, group = child.id(), "cannot kill a program that was started");
     }
     let process = pidfd(child)?;
     let mut wait = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
@@ -198,9 +195,12 @@ mod tests {
         let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
         let error = shell(&script, "", Duration::from_millis(300)).unwrap_err();
         assert!(matches!(error, ExecError::Deadline), "{error:?}");
-        let pid = std::fs::read_to_string(&pid).unwrap();
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+        let pid = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        // It was killed with the program, and may be on its way out.
+        if let Ok(process) = wharf_sys::process::open_pidfd(pid) {
+            let mut wait = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(wait_until(&mut wait, Instant::now() + KILL_LIMIT).unwrap(), 1, "{pid} lives");
+        }
     }
 
     #[test]
