@@ -36,13 +36,15 @@ pub struct NewNamespaces {
     pub mounts: OwnedFd,
     /// The root of that file system.
     pub files: OwnedFd,
+    /// A mount namespace without mounts, for containers; it is all pods'.
+    empty: Template,
 }
 
 impl NewNamespaces {
     /// All of them, as the pod's supervisor is to hold them.
     #[must_use]
     pub fn to_hold(&self) -> Vec<(Held, BorrowedFd<'_>)> {
-        let Self { net, ipc, uts, user, mounts, files } = self;
+        let Self { net, ipc, uts, user, mounts, files, empty } = self;
         let all = [
             (Held::Network, net.as_ref()),
             (Held::Ipc, ipc.as_ref()),
@@ -50,6 +52,7 @@ impl NewNamespaces {
             (Held::User, user.as_ref()),
             (Held::Mounts, Some(mounts)),
             (Held::Files, Some(files)),
+            (Held::Empty, Some(&empty.0.mounts)),
         ];
         all.into_iter().filter_map(|(held, descriptor)| Some((held, descriptor?.as_fd()))).collect()
     }
@@ -99,8 +102,8 @@ impl Template {
     /// pod's mount namespace.
     #[must_use]
     pub fn begin(&self, plan: NamespacePlan, files: OwnedFd) -> NamespacesUnderway {
-        let parts = Arc::clone(&self.0);
-        NamespacesUnderway(thread::Builder::new().spawn(move || parts.make_here(&plan, files)))
+        let template = self.clone();
+        NamespacesUnderway(thread::Builder::new().spawn(move || template.make_here(&plan, files)))
     }
 
     /// Sets sysctls in a network namespace that exists.
@@ -126,9 +129,9 @@ fn died() -> StageError {
     StageError::at(STAGE, std::io::Error::other("the thread that is in them panicked"))
 }
 
-impl Parts {
+impl Template {
     /// Makes them in this thread, which cannot be used for anything else afterwards.
-    fn make_here(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<NewNamespaces, Error> {
+    fn make_here(self, plan: &NamespacePlan, files: OwnedFd) -> Result<NewNamespaces, Error> {
         let thread = OwnThread::open().stage(STAGE)?;
         // A thread may enter a mount namespace only if it does not share its root and working directory.
         let alone = CloneFlags::CLONE_FS;
@@ -146,13 +149,13 @@ impl Parts {
             is_own.then(|| thread.namespace(kind.name())).transpose().stage(STAGE)
         };
         let (net, ipc, uts) = (open(Kind::Net)?, open(Kind::Ipc)?, open(Kind::Uts)?);
-        setns(&self.mounts, CloneFlags::CLONE_NEWNS).stage(STAGE)?;
+        setns(&self.0.mounts, CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         unshare(CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
         // On top of the kernel's own root: whoever enters the namespace gets the topmost mount.
         mount::attach(files.as_fd(), root.as_fd()).stage(STAGE)?;
         let mounts = thread.namespace("mnt").stage(STAGE)?;
-        Ok(NewNamespaces { net, ipc, uts, user, mounts, files })
+        Ok(NewNamespaces { net, ipc, uts, user, mounts, files, empty: self })
     }
 
     /// Applies the settings, from inside.
@@ -160,7 +163,7 @@ impl Parts {
         if plan.own.contains(&Kind::Uts) && !plan.hostname.is_empty() {
             nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
         }
-        self.sysctls.set(&plan.sysctls, user)
+        self.0.sysctls.set(&plan.sysctls, user)
     }
 }
 
@@ -288,7 +291,7 @@ mod tests {
         let pod = make(&[Kind::Ipc], "kernel.shm_rmid_forced").unwrap();
         assert!(pod.net.is_none() && pod.ipc.is_some() && pod.uts.is_none());
         let held: Vec<Held> = pod.to_hold().into_iter().map(|(held, _)| held).collect();
-        assert_eq!(held, [Held::Ipc, Held::Mounts, Held::Files]);
+        assert_eq!(held, [Held::Ipc, Held::Mounts, Held::Files, Held::Empty]);
         let error = make(&[Kind::Ipc], "kernel.shmall_no_such").unwrap_err();
         assert!(error.to_string().starts_with("sysctls: "), "{error}");
     }

@@ -105,11 +105,12 @@ impl<'a> Joined<'a> {
         // From here on, what is made is the container's: its file systems, and what is missing in its root.
         users.map_or(Ok(()), Users::own_files)?;
         // From here on, new mounts belong to these namespaces: a procfs to the PID namespace, a sysfs to the network
-        // namespace, an mqueue to the IPC namespace. No path leads to the host any more, and the first mount happens
-        // where the host does not see it.
+        // namespace, an mqueue to the IPC namespace. No path leads to the host any more.
         pod.enter(&plan.namespaces)?;
         // Here the pod's files are visible; their mounts could not be copied from elsewhere.
         sources.add_pods(&plan.mounts)?;
+        // No path leads to the pod's files any more, and the first mount happens where neither host nor pod sees it.
+        pod.leave_files(&plan.namespaces)?;
         // No link in an image leads out of it, and nobody else sees where it is mounted for a moment.
         sources.narrow_images(&plan.mounts)?;
         Ok(Self { root, sources, users })
@@ -117,8 +118,6 @@ impl<'a> Joined<'a> {
 
     fn enter_root(self) -> Result<Rooted<'a>, Error> {
         let Self { root, sources, users } = self;
-        // Before anything in it is looked at: from now on no link in it can lead to the pod's files, whoever follows
-        // it.
         root.enter()?;
         Ok(Rooted { root, sources, users })
     }

@@ -18,6 +18,8 @@ pub fn leave_host(pod: PodNamespaces<'_>, namespaces: &Namespaces) -> Result<(),
     const STAGE: &str = "leaving the host for an empty root";
     let empty = paths::empty_directory().stage(STAGE)?;
     // Its cgroup is the supervisor's, whose path must not be visible.
-    pod.enter(&Namespaces { cgroup: true, ..namespaces.clone() })?;
-    mount::exchange_root(empty.as_fd()).stage(STAGE)
+    let wanted = Namespaces { cgroup: true, ..namespaces.clone() };
+    pod.enter(&wanted)?;
+    pod.leave_files(&wanted)?;
+    mount::take_root(empty.as_fd()).stage(STAGE)
 }

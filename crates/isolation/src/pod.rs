@@ -1,8 +1,8 @@
 //! The pod's namespaces, which its supervisor holds, and how a child of the supervisor leaves the host for them.
 //!
-//! Network, IPC and UTS namespaces are entered as they are. The mount namespace is copied, because each container has
-//! mounts of its own, and the user namespace is joined last, because it ends the right to mount. PID namespaces are not
-//! the pod's: see `birth`.
+//! Network, IPC and UTS namespaces are entered as they are. The pod's mount namespace is entered only to copy its files
+//! from there: each container has mounts of its own, in a copy of an empty namespace. The user namespace is joined
+//! last, because it ends the right to mount. PID namespaces are not the pod's: see `birth`.
 
 use std::os::fd::BorrowedFd;
 
@@ -30,24 +30,32 @@ pub struct PodNamespaces<'a> {
     pub user: Option<BorrowedFd<'a>>,
     /// The mount namespace. Its root is the pod's file system, and no mount of the host is visible in it.
     pub mounts: BorrowedFd<'a>,
+    /// A mount namespace without mounts.
+    pub empty: BorrowedFd<'a>,
 }
 
 impl<'a> PodNamespaces<'a> {
     /// The parent's descriptors that a child has to keep to enter the namespaces.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> + use<'a> {
-        [self.net, self.ipc, self.uts, self.user].into_iter().flatten().chain([self.mounts])
+        [self.net, self.ipc, self.uts, self.user].into_iter().flatten().chain([self.mounts, self.empty])
     }
 
-    /// Moves this process into the wanted namespaces, and into a mount namespace of its own that shows only the pod's
-    /// file system. The host's mounts are not copied: that would cost more with each of them.
+    /// Moves this process into the wanted namespaces, and into the pod's mount namespace, which shows only the pod's
+    /// file system and is not to be changed.
     pub(crate) fn enter(&self, wanted: &Namespaces) -> Result<(), Error> {
         // By descriptors, so these three could come in any order.
         join(wanted.net.as_ref(), self.net, CloneFlags::CLONE_NEWNET)?;
         join(wanted.ipc.as_ref(), self.ipc, CloneFlags::CLONE_NEWIPC)?;
         join(wanted.uts.as_ref(), self.uts, CloneFlags::CLONE_NEWUTS)?;
         // From here on no path leads to the host.
-        join_one(self.mounts, CloneFlags::CLONE_NEWNS)?;
-        // The pod's own mount namespace is never changed: what is mounted next is in a copy.
+        join_one(self.mounts, CloneFlags::CLONE_NEWNS)
+    }
+
+    /// Moves this process into a mount namespace of its own without mounts. It is no copy of the pod's, because a mount
+    /// is not simply dropped from one: the kernel then waits until no processor looks at the old mounts, which takes
+    /// long on a busy machine. Nor is it one of the host's, which costs more with each mount there.
+    pub(crate) fn leave_files(&self, wanted: &Namespaces) -> Result<(), Error> {
+        join_one(self.empty, CloneFlags::CLONE_NEWNS)?;
         unshare_own(wanted)
     }
 }

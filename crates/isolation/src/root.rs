@@ -203,9 +203,9 @@ impl Root {
             .stage("making the root file system read-only")
     }
 
-    /// Makes this the root, and drops the pod's files, which were the root so far.
+    /// Makes this the root of this process, whose mount namespace has only the kernel's own root so far.
     pub(crate) fn enter(&self) -> Result<(), Error> {
-        mount::exchange_root(self.fd()).stage("entering the root file system")
+        mount::take_root(self.fd()).stage("entering the root file system")
     }
 }
 

@@ -80,8 +80,15 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn namespaces(mounts: &OwnedFd) -> PodNamespaces<'_> {
-    PodNamespaces { net: None, ipc: None, uts: None, user: None, mounts: mounts.as_fd() }
+fn namespaces([mounts, empty]: &[OwnedFd; 2]) -> PodNamespaces<'_> {
+    PodNamespaces {
+        net: None,
+        ipc: None,
+        uts: None,
+        user: None,
+        mounts: mounts.as_fd(),
+        empty: empty.as_fd(),
+    }
 }
 
 /// The outcome of a container or a command.

@@ -28,14 +28,16 @@ impl PodDescriptors {
 
     /// The namespaces, for a process that will enter them.
     pub(crate) fn namespaces(&self) -> Result<PodNamespaces<'_>, Failure> {
-        let mounts = self.get(v1::Held::Mounts);
+        let mounts = self.get(v1::Held::Mounts).zip(self.get(v1::Held::Empty));
+        let (mounts, empty) =
+            mounts.ok_or_else(|| Failure::fault("the supervisor holds no mount namespace for the pod"))?;
         Ok(PodNamespaces {
             net: self.get(v1::Held::Network),
             ipc: self.get(v1::Held::Ipc),
             uts: self.get(v1::Held::Uts),
             user: self.get(v1::Held::User),
-            mounts: mounts
-                .ok_or_else(|| Failure::fault("the supervisor holds no mount namespace for the pod"))?,
+            mounts,
+            empty,
         })
     }
 
@@ -58,12 +60,12 @@ mod tests {
         let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let mut held = PodDescriptors::default();
         assert!(held.namespaces().is_err() && held.numbers().is_empty());
-        held.hold(vec![(v1::Held::Mounts, open()), (v1::Held::Network, open())]);
+        held.hold([v1::Held::Mounts, v1::Held::Empty, v1::Held::Network].map(|held| (held, open())).into());
         let numbers = held.numbers();
         held.hold(vec![(v1::Held::Mounts, open()), (v1::Held::Ipc, open())]);
         assert_eq!(held.numbers(), numbers, "the first daemon made the pod");
         let pod = held.namespaces().unwrap();
         assert!(pod.net.is_some() && pod.ipc.is_none() && pod.uts.is_none());
-        assert_eq!(pod.descriptors().count(), 2);
+        assert_eq!(pod.descriptors().count(), 3);
     }
 }

@@ -250,21 +250,6 @@ fn change(mount: BorrowedFd<'_>, depth: Depth, attr: &libc::mount_attr) -> Resul
     Errno::result(result).map(drop).map_err(|errno| Error::new("mount_setattr", format!("{attr:?}"), errno))
 }
 
-/// Makes a detached mount the root of this process, which has one thread and a mount namespace of its own, and drops
-/// the previous root. Under that there must be nothing but the kernel's own root.
-///
-/// pivot_root(2) has the same outcome, but asks every process on the machine whether it has the old root.
-///
-/// # Errors
-/// The kernel's error.
-pub fn exchange_root(mount: BorrowedFd<'_>) -> Result<()> {
-    drop_root()?;
-    // The old root is in no namespace any more: who enters this one gets the kernel's own.
-    let this = crate::process::open_pidfd(nix::unistd::getpid().as_raw())?;
-    nix::sched::setns(&this, nix::sched::CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into())?;
-    take_root(mount)
-}
-
 /// Makes a detached mount the root of this process, which so far has the kernel's own root, alone in its mount
 /// namespace. There is nothing that pivot_root(2) could exchange.
 ///

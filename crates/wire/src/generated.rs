@@ -957,6 +957,8 @@ pub enum Held {
     /// The root of that file system.
     Files = 5,
     User = 6,
+    /// A mount namespace without mounts, of which each container gets a copy.
+    Empty = 7,
 }
 impl Held {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -972,6 +974,7 @@ impl Held {
             Self::Mounts => "MOUNTS",
             Self::Files => "FILES",
             Self::User => "USER",
+            Self::Empty => "EMPTY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -984,6 +987,7 @@ impl Held {
             "MOUNTS" => Some(Self::Mounts),
             "FILES" => Some(Self::Files),
             "USER" => Some(Self::User),
+            "EMPTY" => Some(Self::Empty),
             _ => None,
         }
     }

@@ -35,7 +35,6 @@ const MOUNTS: &Changes = &[
     ("fsmount", Some("ENOSPC")),
     ("move_mount", Some("ENOSPC")),
     ("mount_setattr", Some("ENOMEM")),
-    ("umount2", Some("EBUSY")),
     ("chroot", Some("ENOMEM")),
 ];
 const RIGHTS: &Changes = &[

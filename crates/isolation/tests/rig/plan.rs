@@ -111,8 +111,8 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
     }
 }
 
-/// A pod's mount namespace with one file in it.
-pub(crate) fn pod() -> OwnedFd {
+/// A pod's mount namespace with one file in it, and an empty one.
+pub(crate) fn pod() -> [OwnedFd; 2] {
     let files = mount::new_filesystem("tmpfs", &[("mode", "755")], Attributes::NO_DEV).unwrap();
     fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("hosts"), "of the pod").unwrap();
     let empty = mount::empty_namespace().unwrap();
@@ -125,5 +125,6 @@ pub(crate) fn pod() -> OwnedFd {
         mount::attach(files.as_fd(), root.as_fd()).unwrap();
         thread.namespace("mnt").unwrap()
     };
-    std::thread::scope(|scope| scope.spawn(make).join()).unwrap()
+    let mounts = std::thread::scope(|scope| scope.spawn(make).join()).unwrap();
+    [mounts, empty]
 }

@@ -18,7 +18,7 @@ fn the_next_daemon_finds_what_the_last_one_left() {
     let held = supervisor.state().held;
     supervisor.take_over();
     let state = supervisor.state();
-    assert_eq!((held.len(), &state.held), (1, &held), "what it holds stays");
+    assert_eq!((held.len(), &state.held), (2, &held), "what it holds stays");
     assert_eq!(state.containers[0].phase(), Phase::Running);
     assert!(state.containers[0].pid > 0 && state.features.contains(&"deadlines".to_owned()), "{state:?}");
     let again = request::Body::Start(v1::Start { container: plan.container.to_string() });

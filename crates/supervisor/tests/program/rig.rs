@@ -42,9 +42,9 @@ impl Supervisor {
         command.stderr(File::create(Layout::supervisor_log(&pod)).unwrap());
         let process = command.spawn().unwrap();
         let mut supervisor = Self { process, link, directory, requests: 0, events: VecDeque::new() };
-        let hold = vec![v1::Held::Mounts.into()];
+        let hold = vec![v1::Held::Mounts.into(), v1::Held::Empty.into()];
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION, hold });
-        let (answer, _) = supervisor.ask(hello, &[rig_plan::pod().as_fd()]);
+        let (answer, _) = supervisor.ask(hello, &rig_plan::pod().each_ref().map(OwnedFd::as_fd));
         assert!(matches!(answer, reply::Result::State(_)), "{answer:?}");
         supervisor
     }
