@@ -31,7 +31,24 @@ fn unopened(error: wharf_sys::Error) -> Error {
 mod tests {
     use super::*;
     use nix::errno::Errno;
-    use wharf_types::Failure as _;
+    use wharf_isolation::LogLimits;
+    use wharf_types::{Failure as _, HostPath};
+
+    #[test]
+    fn a_log_is_made_in_its_directory_and_nowhere_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let directory = HostPath::new(directory.path().to_str().unwrap()).unwrap();
+            LogFile { directory, name: name.into(), limits: LogLimits::default() }
+        };
+        make_log(&file("0.log")).unwrap();
+        assert!(directory.path().join("0.log").is_file());
+        std::os::unix::fs::symlink("/tmp", directory.path().join("link")).unwrap();
+        for name in ["missing/0.log", "link/0.log", "../0.log"] {
+            let error = make_log(&file(name)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name}: {error}");
+        }
+    }
 
     #[test]
     fn a_full_disk_is_not_the_requests_fault() {

@@ -22,13 +22,12 @@ use wharf_records::Event;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
-use wharf_tasks::{Demand, Turns};
+use wharf_tasks::{Aside, Demand, Turns};
 use wharf_types::{StageError, chain};
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
-use crate::logs::Logs;
 use crate::pod::Pod;
 use crate::table::Table;
 
@@ -92,6 +91,10 @@ pub struct Parts {
 pub const BLOCKING_THREADS: usize = 64;
 /// How long killed processes may take to exit.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How many threads of the pool may wait for the disk of logs.
+const LOGS_THREADS: usize = 8;
+/// How long to wait for that disk.
+const LOGS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// All pods.
 #[derive(Debug)]
@@ -101,7 +104,8 @@ pub struct Engine {
     program: Program,
     filters: Filters,
     commands: Commands,
-    logs: Logs,
+    /// The creation of logs, whose disk may be slow.
+    logs: Aside,
     events: Events,
     /// The measurements of writable layers.
     measurements: Demand,
@@ -142,7 +146,7 @@ impl Engine {
             program,
             filters: Filters::default(),
             commands: Commands::default(),
-            logs: Logs::default(),
+            logs: Aside::new(LOGS_THREADS, LOGS_PATIENCE),
             events: Events::new(),
             measurements: Demand::default(),
             machine: Machine::look()?,

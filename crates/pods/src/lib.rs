@@ -10,7 +10,6 @@ mod engine;
 mod error;
 mod events;
 mod lock;
-mod logs;
 mod places;
 mod pod;
 mod table;

@@ -1,8 +1,9 @@
 //! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as
 //! somebody wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), limits on what goes on at
-//! a time ([`Crowd`], [`Turns`]), and what needs a thread of its own ([`Threads`]). What the work does is for others
-//! to say.
+//! a time ([`Crowd`], [`Turns`]), what may be stuck ([`Aside`]), and what needs a thread of its own ([`Threads`]). What
+//! the work does is for others to say.
 
+mod aside;
 mod crowd;
 mod demand;
 mod joins;
@@ -10,6 +11,7 @@ mod persist;
 mod thread;
 mod turns;
 
+pub use aside::{Aside, Underway};
 pub use crowd::{Crowd, CrowdLimits, Crowded, Member};
 pub use demand::Demand;
 pub use joins::{Call, Joins, spawn};

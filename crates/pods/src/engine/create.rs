@@ -4,6 +4,7 @@
 //! finds what a crash left. The supervisor makes the process. After a failure everything is undone, in the background
 //! if it must be.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use wharf_cgroup::{Cgroup, CgroupPath, Limits};
@@ -16,6 +17,7 @@ use wharf_nri::{Changes, ContainerView, Shown};
 use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request, Switch};
 use wharf_records::{ContainerFacts, ContainerRecord, save_spec};
 use wharf_supervision::HeldPaths;
+use wharf_tasks::Underway;
 use wharf_types::{ContainerId, ContainerState, Timings};
 use wharf_wire::v1::{self, Created};
 
@@ -26,6 +28,10 @@ use crate::error::{Error, Stage};
 use crate::places;
 use crate::pod::{Making, Pod};
 
+/// A container's log, which is being created: its pod's supervisor, which waits for no disk, then needs no process for
+/// that. If its disk stalls, only the supervisor's log writer waits for it.
+type LogUnderway = Underway<Result<OwnedFd, host::Error>>;
+
 /// A container that is complete except for its first process.
 struct Prepared {
     plan: Plan,
@@ -33,6 +39,7 @@ struct Prepared {
     cgroup: Cgroup,
     delegation: Switch,
     leases: Vec<LayerLease>,
+    log: LogUnderway,
     timings: Timings,
 }
 
@@ -140,8 +147,7 @@ impl Engine {
         let held = pod.connected().await?.held();
         let prepare = move |engine: &Self, pod: &Pod| engine.prepare(pod, &own, &config, &held);
         let mut prepared = self.blocking(pod, prepare).await?;
-        let first = self.first_process(pod, &mut prepared.plan, &prepared.timings);
-        let created = prepared.timings.time_async("first process, until it waits", first).await?;
+        let created = self.first_process(pod, &mut prepared).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);
         prepared
@@ -155,14 +161,13 @@ impl Engine {
     }
 
     /// Has the pod's supervisor create the first process, which waits for its start.
-    async fn first_process(&self, pod: &Pod, plan: &mut Plan, timings: &Timings) -> Result<Created, Error> {
+    async fn first_process(&self, pod: &Pod, prepared: &mut Prepared) -> Result<Created, Error> {
+        let Prepared { plan, log, timings, .. } = prepared;
+        let log = self.logs.end(log.take()).await?.transpose()?;
         let supervisor = pod.connected().await?;
         supervisor.features().fit(plan).stage("creating the container")?;
-        let log = match plan.stdio.log.clone() {
-            Some(log) => self.logs.make(log).await?,
-            None => None,
-        };
-        supervisor.create(plan, log.as_ref(), timings).await.map_err(Error::of_creation)
+        let creating = supervisor.create(plan, log.as_ref(), timings);
+        timings.time_async("first process, until it waits", creating).await.map_err(Error::of_creation)
     }
 
     /// Records a complete container.
@@ -189,9 +194,9 @@ impl Engine {
         let asked = Asked { id, config, images: &images, held };
         let decide = || self.decide(pod, &asked);
         let decision = timings.time("description and plan", decide)?;
-        let cgroup = self.make(pod, id, &decision, &timings)?;
+        let (cgroup, log) = self.make(pod, id, &decision, &timings)?;
         let Decision { plan, record, extra: Extra { delegation, .. }, .. } = decision;
-        Ok(Prepared { plan, record, cgroup, delegation, leases: images.into_leases(), timings })
+        Ok(Prepared { plan, record, cgroup, delegation, leases: images.into_leases(), log, timings })
     }
 
     /// Decides everything about a container. The only things made are directories of the host that are to be mounted
@@ -251,20 +256,23 @@ impl Engine {
         id: &ContainerId,
         decision: &Decision,
         timings: &Timings,
-    ) -> Result<Cgroup, Error> {
+    ) -> Result<(Cgroup, LogUnderway), Error> {
         let layout = &self.parts.layout;
         timings.time("record and spec", || {
             decision.record.save(&layout.container_record(pod.id(), id))?;
             save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
             self.hooked(pod, id, &decision.record, 0).make_bundle(&decision.spec)
         })?;
+        // Meanwhile: its disk may be slow.
+        let log = decision.plan.stdio.log.clone();
+        let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));
         let cgroup = timings.time("cgroup and limits", || {
             let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
             cgroup.apply(&decision.limits).stage("setting the container's limits")?;
             Ok::<_, Error>(cgroup)
         })?;
         timings.time("writable layer", || self.make_layer(id, decision))?;
-        Ok(cgroup)
+        Ok((cgroup, log))
     }
 
     fn make_layer(&self, id: &ContainerId, Decision { extra, plan, .. }: &Decision) -> Result<(), Error> {
