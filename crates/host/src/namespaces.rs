@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use nix::fcntl::OFlag;
@@ -70,17 +71,23 @@ struct Parts {
     sysctls: Sysctls,
 }
 
-/// A thread that makes a pod's namespaces.
+/// A thread that makes a pod's namespaces. Without the pod's files it gives up.
 #[derive(Debug)]
-pub struct NamespacesUnderway(std::io::Result<JoinHandle<Result<NewNamespaces, Error>>>);
+pub struct NamespacesUnderway {
+    thread: std::io::Result<JoinHandle<Result<NewNamespaces, Error>>>,
+    files: Sender<OwnedFd>,
+}
 
 impl NamespacesUnderway {
-    /// Waits until they are made.
+    /// Waits until they are made. The detached mount `files` becomes the root of the pod's mount namespace.
     ///
     /// # Errors
     /// A sysctl cannot be set to its value, or the kernel refuses a step.
-    pub fn end(self) -> Result<NewNamespaces, Error> {
-        self.0.stage(STAGE)?.join().unwrap_or_else(|_panic| Err(died().into()))
+    pub fn end(self, files: OwnedFd) -> Result<NewNamespaces, Error> {
+        let thread = self.thread.stage(STAGE)?;
+        // If it has ended already, it says why.
+        drop(self.files.send(files));
+        thread.join().unwrap_or_else(|_panic| Err(died().into()))
     }
 }
 
@@ -98,12 +105,14 @@ impl Template {
         Ok(Self(Arc::new(Parts { mounts, sysctls })))
     }
 
-    /// Begins to make a pod's namespaces, in a thread of their own. The detached mount `files` becomes the root of the
-    /// pod's mount namespace.
+    /// Begins to make a pod's namespaces, in a thread of their own.
     #[must_use]
-    pub fn begin(&self, plan: NamespacePlan, files: OwnedFd) -> NamespacesUnderway {
-        let template = self.clone();
-        NamespacesUnderway(thread::Builder::new().spawn(move || template.make_here(&plan, files)))
+    pub fn begin(&self, plan: NamespacePlan) -> NamespacesUnderway {
+        let (template, (files, made)) = (self.clone(), channel());
+        NamespacesUnderway {
+            thread: thread::Builder::new().spawn(move || template.make_here(&plan, &made)),
+            files,
+        }
     }
 
     /// Sets sysctls in a network namespace that exists.
@@ -131,7 +140,7 @@ fn died() -> StageError {
 
 impl Template {
     /// Makes them in this thread, which cannot be used for anything else afterwards.
-    fn make_here(self, plan: &NamespacePlan, files: OwnedFd) -> Result<NewNamespaces, Error> {
+    fn make_here(self, plan: &NamespacePlan, files: &Receiver<OwnedFd>) -> Result<NewNamespaces, Error> {
         let thread = OwnThread::open().stage(STAGE)?;
         // A thread may enter a mount namespace only if it does not share its root and working directory.
         let alone = CloneFlags::CLONE_FS;
@@ -152,6 +161,7 @@ impl Template {
         setns(&self.0.mounts, CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         unshare(CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
+        let files = files.recv().map_err(std::io::Error::other).stage("waiting for the pod's files")?;
         // On top of the kernel's own root: whoever enters the namespace gets the topmost mount.
         mount::attach(files.as_fd(), root.as_fd()).stage(STAGE)?;
         let mounts = thread.namespace("mnt").stage(STAGE)?;
@@ -218,7 +228,7 @@ mod tests {
         };
         let files = mount::new_filesystem("tmpfs", &[("mode", "700")], Attributes::NO_DEV).unwrap();
         fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("file"), "of the pod").unwrap();
-        Template::make().unwrap().begin(plan, files).end()
+        Template::make().unwrap().begin(plan).end(files)
     }
 
     /// What a thread sees in a namespace.

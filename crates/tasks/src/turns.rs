@@ -29,6 +29,12 @@ impl Turns {
         self.making.acquire().await.ok()
     }
 
+    /// Takes a turn to make something, if one is free now.
+    #[must_use]
+    pub fn make_now(&self) -> Turn<'_> {
+        self.making.try_acquire().ok()
+    }
+
     /// Waits for a turn to unmake something.
     pub async fn unmake(&self) -> Turn<'_> {
         self.unmaking.acquire().await.ok()

@@ -2,10 +2,11 @@
 //! repeated.
 //!
 //! Everything is decided first (`planner::plan_pod`), so that an impossible pod is refused before anything is made. The
-//! order is then: the record of the intent; the supervisor and, at the same time, the namespaces; the network; the
+//! order is then: the record of the intent and the supervisor and, at the same time, the namespaces; the network; the
 //! record of a complete pod. Containers come later, and so does the first process of a PID namespace that they share:
 //! the supervisor makes it for the first of them.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,12 +26,17 @@ use super::Engine;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::{Pod, State};
 
-/// A pod that is complete except for its network.
-struct Built {
-    /// The connection to its supervisor.
-    supervisor: OwnedFd,
-    /// Its network namespace, if it has its own, and what is needed there.
-    network: Option<(OwnedFd, NetworkPlan)>,
+/// A network namespace, and what is needed there.
+type Unconnected = (OwnedFd, NetworkPlan);
+
+/// How far a pod came on one thread: each change of threads takes as long as some of its stages.
+enum Built {
+    /// It has these addresses, and its record says that it is whole.
+    Whole(Vec<IpAddr>),
+    /// The same, but its supervisor has not responded yet.
+    Unanswered(Vec<IpAddr>),
+    /// It waits for its turn to be connected.
+    Unconnected(Unconnected),
 }
 
 impl Engine {
@@ -89,31 +95,33 @@ impl Engine {
 
     /// Builds a pod. As long as the window is held, no NRI plugin comes that has not been told of the pod.
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Window<'_>, Error> {
-        let Built { supervisor, network } = self.blocking(pod, Self::build_blocking).await?;
-        // The supervisor responds while the pod is being connected to its network.
-        self.watch_over(pod, Some(supervisor));
-        let timings = pod.timings();
-        let ips = match network {
-            Some((netns, plan)) => {
-                timings.time_async("network", self.join_network(pod, netns, plan)).await?.ips
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        let ips = match blocking(move || engine.build_blocking(&of)).await? {
+            Built::Whole(ips) => ips,
+            Built::Unanswered(ips) => self.complete_pod(pod, ips).await?,
+            Built::Unconnected(network) => {
+                let joined = pod.timings().time_async("network", self.join_network(pod, network));
+                self.complete_pod(pod, joined.await?.ips).await?
             }
-            None => Vec::new(),
         };
-        timings.time_async("first response of the supervisor", pod.connected()).await?;
-        let made = self.blocking(pod, |engine, pod| engine.record_pod(pod, Phase::Made));
-        timings.time_async("record of the whole pod", made).await?;
         *pod.write_state() = State { ips, ready: true };
         let window = self.parts.plugins.window().await;
         self.tell(Event::RunPodSandbox, pod, None).await?;
         Ok(window)
     }
 
+    /// Records a pod that is whole once its supervisor has responded.
+    async fn complete_pod(self: &Arc<Self>, pod: &Arc<Pod>, ips: Vec<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+        pod.timings().time_async("first response of the supervisor", pod.connected()).await?;
+        self.blocking(pod, Self::record_whole_pod).await?;
+        Ok(ips)
+    }
+
     /// Connects a pod to the network in its turn: a plugin may do it, and may hang as long as it likes.
     async fn join_network(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
-        netns: OwnedFd,
-        plan: NetworkPlan,
+        (netns, plan): Unconnected,
     ) -> Result<PodAddresses, Error> {
         let _turn = self.network_turns.make().await;
         self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd(), &plan)).await
@@ -125,25 +133,44 @@ impl Engine {
         Ok(planner::plan_pod(config, host::names(config)?, &self.options.defaults)?)
     }
 
-    fn build_blocking(&self, pod: &Pod) -> Result<Built, Error> {
+    fn build_blocking(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Built, Error> {
+        let ips = match self.begin_blocking(pod)? {
+            None => Vec::new(),
+            Some(network) => match self.network_turns.make_now() {
+                None => return Ok(Built::Unconnected(network)),
+                Some(_turn) => {
+                    let join = || self.join_network_blocking(pod, network.0.as_fd(), &network.1);
+                    pod.timings().time("network", join)?.ips
+                }
+            },
+        };
+        if pod.connection().is_err() {
+            return Ok(Built::Unanswered(ips));
+        }
+        self.record_whole_pod(pod)?;
+        Ok(Built::Whole(ips))
+    }
+
+    /// Makes a pod except for its network, if that is its own.
+    fn begin_blocking(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Option<Unconnected>, Error> {
         let PodPlan { namespaces, files, network } = self.plan_pod(pod.config())?;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
+        // Everything else happens in the time in which the kernel makes a network. Namespaces need no record: without
+        // this process nothing is left of them.
+        let making = self.template.begin(namespaces);
         timings.time("record and directories", || self.intend_pod(pod, &directory))?;
         let files = timings.time("files for /etc", || files::make(&files))?;
         let start = || self.program.start(&directory);
-        // The supervisor starts in the time in which the kernel makes a network.
-        let (started, namespaces) = timings.time("namespaces", || {
-            let making = self.template.begin(namespaces, files);
-            (timings.time("start of the supervisor", start), making.end())
-        });
-        let (process, socket) = started?;
+        let (process, socket) = timings.time("start of the supervisor", start)?;
         *pod.supervisor() = Some(process);
-        let namespaces = namespaces?;
+        let namespaces = timings.time("end of the namespaces", || making.end(files))?;
         let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
         let netns = netns.stage("keeping the pod's network namespace")?;
         *pod.unheld() = Some(Arc::new(namespaces));
-        Ok(Built { supervisor: socket, network: netns.map(|netns| (netns, network)) })
+        // The supervisor responds while the pod is being connected to its network.
+        self.watch_over(pod, Some(socket));
+        Ok(netns.map(|netns| (netns, network)))
     }
 
     /// Intent first: what is made after the record is found by it.
@@ -151,6 +178,10 @@ impl Engine {
         directories::make(directory)?;
         self.record_pod(pod, Phase::Making)?;
         Ok(directories::make_for_logs(&pod.config().log_directory)?)
+    }
+
+    fn record_whole_pod(&self, pod: &Pod) -> Result<(), Error> {
+        pod.timings().time("record of the whole pod", || self.record_pod(pod, Phase::Made))
     }
 
     pub(super) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
