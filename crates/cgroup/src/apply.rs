@@ -28,10 +28,18 @@ impl Cgroup {
     /// [`Error::InvalidLimit`], [`Error::NoController`], or [`Error::Write`] with the value that the kernel refused.
     pub fn apply(&self, limits: &Limits) -> Result<(), Error> {
         let devices = self.plan_devices(limits)?;
-        for step in self.plan(&beyond_defaults(limits))? {
+        // Nobody has limited its memory yet, so that need not be read.
+        for step in self.plan(&beyond_defaults(limits), None)? {
             self.run(&step)?;
         }
-        devices.map_or(Ok(()), |devices| self.set_devices(&devices))
+        match devices {
+            // Whatever its list is, its parent's or everything, what it allows is taken back first.
+            Some(Devices::List(directory, wanted)) => {
+                write_list(&directory, &wanted.writes_from(&DeviceList::everything()))
+            }
+            Some(Devices::Program(directory, program)) => set_program(&directory, &program),
+            None => Ok(()),
+        }
     }
 
     /// Changes limits of a cgroup in use: all of them or none. Unset limits stay as they are.
@@ -43,7 +51,10 @@ impl Cgroup {
         let devices = self.plan_devices(limits)?;
         let mut undo = Vec::new();
         let mut result = Ok(());
-        for step in self.plan(limits)? {
+        // Read only where one of the two limits is given, and the other follows from it.
+        let alone = limits.memory_swap_limit_bytes.unwrap_or_default() == 0;
+        let memory = if alone { self.memory_of_v1()? } else { None };
+        for step in self.plan(limits, memory)? {
             // The old values are read before the step runs: when a pair fails, one half may have been written.
             undo.push(self.remember(&step)?);
             result = self.run(&step);
@@ -61,7 +72,7 @@ impl Cgroup {
         result
     }
 
-    fn plan(&self, limits: &Limits) -> Result<Vec<Step>, Error> {
+    fn plan(&self, limits: &Limits, memory: Option<(i64, i64)>) -> Result<Vec<Step>, Error> {
         let home = |controller| self.home(controller).map(|(kind, _)| kind);
         let cpu_max = match self.home(Controller::Cpu) {
             Some((Kind::Unified, directory))
@@ -71,9 +82,6 @@ impl Cgroup {
             }
             _ => None,
         };
-        // Read only where one of the two limits is given, and the other follows from it.
-        let alone = limits.memory_swap_limit_bytes.unwrap_or_default() == 0;
-        let memory = if alone { self.memory_of_v1()? } else { None };
         let unified = self.unified().is_some();
         let scheduler = if limits.io == Io::default() { Scheduler::Another } else { self.scheduler() };
         plan(limits, Present { home: &home, cpu_max: cpu_max.as_deref(), memory, unified, scheduler })

@@ -230,7 +230,7 @@ impl Cgroups {
         for hierarchy in self.hierarchies.iter() {
             create::create(hierarchy, path)?;
         }
-        self.open(path)
+        Ok(self.at(path))
     }
 
     /// An existing cgroup, even one that after a crash is in only some of the hierarchies.

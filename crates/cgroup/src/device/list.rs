@@ -80,6 +80,11 @@ impl DeviceList {
         Ok(())
     }
 
+    /// The list that allows every device.
+    pub(crate) fn everything() -> Self {
+        Self { default: Default::Allow, exceptions: BTreeMap::new() }
+    }
+
     /// Parses a `devices.list`; `None` if a line is not understood. If the default is Allow, the kernel does not show
     /// the exceptions.
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -89,7 +94,7 @@ impl DeviceList {
             let (numbers, letters) = rest.split_once(' ')?;
             let (major, minor) = numbers.split_once(':')?;
             let kind = match kind {
-                "a" => return Some(Self { default: Default::Allow, exceptions: BTreeMap::new() }),
+                "a" => return Some(Self::everything()),
                 "b" => DeviceType::Block,
                 "c" => DeviceType::Char,
                 _ => return None,
