@@ -3,7 +3,7 @@
 //! left, and remove it.
 //!
 //! The kernel releases a claim when its process ends, however it ends.
-#![expect(clippy::disallowed_methods, reason = "no task is there yet, or nobody else waits")]
+#![expect(clippy::disallowed_methods, reason = "no task exists yet, or nobody else waits")]
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Read as _;

@@ -77,7 +77,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Images {
-    /// The most GiB that one layer may have when unpacked.
+    /// The largest unpacked size of one layer, in GiB.
     pub(crate) layer_gib: u64,
     /// The most files, directories and other entries in one layer.
     pub(crate) layer_entries: u64,

@@ -51,7 +51,7 @@ fn journal() -> anyhow::Result<tracing_journald::Layer> {
 }
 
 /// Whether systemd has connected standard error to its journal: see `JOURNAL_STREAM` in systemd.exec(5).
-#[expect(clippy::disallowed_methods, reason = "no task is there yet")]
+#[expect(clippy::disallowed_methods, reason = "no task exists yet")]
 fn leads_to_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = std::fs::metadata("/proc/self/fd/2");

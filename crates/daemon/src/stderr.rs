@@ -35,7 +35,7 @@ impl Stderr {
         Self::of(io::stderr().as_fd().try_clone_to_owned()?, notice)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "no task is there yet, and procfs does not wait")]
+    #[expect(clippy::disallowed_methods, reason = "no task exists yet, and procfs does not wait")]
     fn of(stderr: OwnedFd, notice: fn(u64) -> String) -> io::Result<Self> {
         let path = format!("/proc/self/fd/{}", stderr.as_raw_fd());
         let is_socket = std::fs::metadata(&path).is_ok_and(|file| file.file_type().is_socket());

@@ -85,7 +85,7 @@ impl Additions {
         cdi::apply(description, &self.cdi.additions(&devices)?)
     }
 
-    /// What is wrong with the files, for people: each damaged one, and why. A directory of hooks that is missing may be
+    /// Problems in the files, as text: each damaged one, and why. A directory of hooks that is missing may be
     /// misspelt; those of devices come with a vendor's driver.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {

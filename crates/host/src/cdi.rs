@@ -66,7 +66,7 @@ impl Cdi {
         name.refusal(problem)
     }
 
-    /// What is wrong with the files, for people.
+    /// Problems in the files, as text.
     pub(crate) fn problems(&self) -> Vec<String> {
         if self.switch == Switch::Off {
             return Vec::new();

@@ -99,7 +99,7 @@ impl<T> Files<T> {
         Ok(look)
     }
 
-    /// What is wrong with the files, for people.
+    /// Problems in the files, as text.
     pub(crate) fn problems(&self) -> Vec<String> {
         self.look().map_or_else(|short| vec![short.to_string()], |look| look.damaged())
     }

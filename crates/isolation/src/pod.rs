@@ -44,9 +44,9 @@ impl<'a> PodNamespaces<'a> {
     /// file system and is not to be changed.
     pub(crate) fn enter(&self, wanted: &Namespaces) -> Result<(), Error> {
         // By descriptors, so these three could come in any order.
-        join(wanted.net.as_ref(), self.net, CloneFlags::CLONE_NEWNET)?;
-        join(wanted.ipc.as_ref(), self.ipc, CloneFlags::CLONE_NEWIPC)?;
-        join(wanted.uts.as_ref(), self.uts, CloneFlags::CLONE_NEWUTS)?;
+        join_wanted(wanted.net.as_ref(), self.net, CloneFlags::CLONE_NEWNET)?;
+        join_wanted(wanted.ipc.as_ref(), self.ipc, CloneFlags::CLONE_NEWIPC)?;
+        join_wanted(wanted.uts.as_ref(), self.uts, CloneFlags::CLONE_NEWUTS)?;
         // From here on no path leads to the host.
         join_one(self.mounts, CloneFlags::CLONE_NEWNS)
     }
@@ -114,7 +114,11 @@ pub(crate) fn become_root() -> wharf_sys::Result<()> {
 
 const JOIN_STAGE: &str = "joining the pod's namespaces";
 
-fn join(wanted: Option<&HostPath>, held: Option<BorrowedFd<'_>>, kind: CloneFlags) -> Result<(), Error> {
+fn join_wanted(
+    wanted: Option<&HostPath>,
+    held: Option<BorrowedFd<'_>>,
+    kind: CloneFlags,
+) -> Result<(), Error> {
     if wanted.is_none() {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! Which namespaces a pod has of its own ([`of_pod`]), and which of them, and of its own, a container's processes are
-//! in ([`describe`], [`plan`]). What is not listed is the host's.
+//! Which namespaces a pod has of its own ([`of_pod`]), and which of these, and which of its own, a container's processes
+//! enter ([`describe`], [`plan`]). What is not listed is the host's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -50,8 +50,8 @@ pub struct NamespacePlan {
 }
 
 /// The namespaces that a pod has of its own. One on the host's network has the host's name.
-pub(crate) fn of_pod(pods: &NamespaceOption) -> BTreeSet<Kind> {
-    let modes = [(Kind::Net, pods.network()), (Kind::Ipc, pods.ipc()), (Kind::Uts, pods.network())];
+pub(crate) fn of_pod(options: &NamespaceOption) -> BTreeSet<Kind> {
+    let modes = [(Kind::Net, options.network()), (Kind::Ipc, options.ipc()), (Kind::Uts, options.network())];
     modes.into_iter().filter(|(_, mode)| *mode != NamespaceMode::Node).map(|(kind, _)| kind).collect()
 }
 
@@ -140,10 +140,7 @@ pub(crate) fn plan(linux: &Linux, shared: &PidNamespace) -> Result<Namespaces, R
         }
     }
     if plan.user.is_some() != ids.is_some() {
-        return Err(Refusal::spec(
-            FIELD,
-            "a user namespace needs uidMappings and gidMappings, and these need a user namespace",
-        ));
+        return Err(Refusal::spec(FIELD, USERS));
     }
     if has_mounts {
         Ok(plan)

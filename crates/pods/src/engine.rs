@@ -117,7 +117,7 @@ pub struct Engine {
     /// The template for the pods' mount namespaces.
     template: Template,
     table: Table,
-    /// Network plugins may hang.
+    /// Limits concurrent calls of network plugins, which may hang.
     network_turns: Turns,
 }
 
@@ -127,7 +127,7 @@ impl Engine {
     /// # Errors
     /// The supervisor's program cannot be read, or the state directory or the template for mount namespaces cannot be
     /// made.
-    #[expect(clippy::disallowed_methods, reason = "no task is there yet")]
+    #[expect(clippy::disallowed_methods, reason = "no task exists yet")]
     pub fn new(options: Options, parts: Parts) -> Result<Arc<Self>, Error> {
         use std::os::unix::fs::DirBuilderExt;
         let program = Program::load(&parts.supervisor, &parts.cgroups, &options.cgroup_parent);
@@ -158,7 +158,7 @@ impl Engine {
         }))
     }
 
-    /// What is wrong with the files of what this machine adds to containers, for people. Blocking: it reads them.
+    /// Problems in the files of CDI and of hooks, as text. Blocking: it reads them.
     #[must_use]
     pub fn problems_of_additions(&self) -> Vec<String> {
         self.additions.problems()

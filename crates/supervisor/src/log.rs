@@ -97,7 +97,8 @@ impl Log {
         if is_late && self.file.is_some() {
             return Err(wharf_sys::Error::new("open", &*self.name, Errno::ETIMEDOUT));
         }
-        self.mend().or_warn(format_args!("the beginning of a record stays in a log {} of before", self.name));
+        self.mend()
+            .or_warn(format_args!("an incomplete record stays at the end of the renamed log {}", self.name));
         self.torn_bytes = 0;
         self.use_file(file.into());
         Ok(())

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use wharf_cri_api::v1::PodSandboxState;
 
 use crate::client::Client;
-use crate::world::run;
+use crate::world::{run, until};
 
 /// How many pods are made and removed at the same moment.
 const PODS: usize = 20;
@@ -49,7 +49,11 @@ fn the_same_calls_at_once_are_one() {
         let ids = try_join_all((0..8).map(|_| client.create(&pods[0], &container))).await.unwrap();
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
         try_join_all((0..8).map(|_| client.start(&ids[0]))).await.unwrap();
+        let log = client.log_path("same", "main");
+        let written = || std::fs::read_to_string(&log).unwrap();
+        until("its line", async || (!written().is_empty()).then_some(())).await;
         try_join_all((0..8).map(|_| client.stop_container(&ids[0], 0))).await.unwrap();
+        assert_eq!(written().lines().count(), 1, "{}", written());
         try_join_all((0..8).map(|_| client.remove_container(&ids[0]))).await.unwrap();
         try_join_all((0..8).map(|_| client.down(&pods[0]))).await.unwrap();
         assert_eq!(client.pods().await, []);

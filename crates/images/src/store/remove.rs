@@ -1,6 +1,6 @@
 //! Removal of images, and of layers that nothing uses.
 //!
-//! This is the only place that deletes a layer of an image. It asks the index for images and leases, and in a sweep
+//! Apart from `wharfd clean --images`, only this file deletes a layer of an image. It asks the index for images and leases, and in a sweep
 //! also the kernel for what is mounted, because a container may outlive the daemon that leased its layers.
 
 use std::ffi::OsStr;

@@ -100,7 +100,7 @@ impl Engine {
         let id = made.await?;
         let (pod, container) = self.container(id.as_str())?;
         match pod.state_of(&container).await? {
-            // This retries a call whose container has run since then: nobody may take that for a new one.
+            // The container of the earlier call has already exited: it must not be returned as if it were new.
             ContainerState::Exited { .. } => Err(container.wrong_state("exited: remove it first")),
             ContainerState::Created | ContainerState::Running { .. } => Ok(id),
         }

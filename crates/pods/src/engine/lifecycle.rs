@@ -135,7 +135,7 @@ impl Engine {
     /// Sends a container its stop signal, and waits for it to exit; one that was not started is not waited for.
     async fn end_by_itself(&self, pod: &Pod, container: &Container) {
         if container.was_started().await {
-            // It is known what a supervisor holds a moment before the supervisor accepts requests.
+            // The container's state can be known a moment before the supervisor accepts requests.
             pod.contact().settled().await;
             let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
             self.signal(pod, container, Signal::of_number(number)).await;
