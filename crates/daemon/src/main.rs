@@ -105,9 +105,8 @@ impl Node {
         let claims = patiently(|| Claims::make(&layout), taken).await?.keep();
         let in_use = |error: &StoreError| matches!(error, StoreError::InUse { .. });
         let images = patiently(|| Store::open_with(&config.root, config.images()), in_use).await;
-        let images = Arc::new(images.with_context(|| {
-            format!("opening the images in {}, which must be writable", config.root.display())
-        })?);
+        let images =
+            Arc::new(images.with_context(|| format!("opening the images in {}", config.root.display()))?);
         let snapshots =
             wharf_snapshots::Snapshots::open(&layout.snapshots()).context("opening the snapshots")?;
         let network =

@@ -66,6 +66,12 @@ pub enum StoreError {
         /// Its directory.
         path: PathBuf,
     },
+    /// The directory has files of others, which would be hidden from their users.
+    #[error("{path} has files that are not wharf's: give wharf a `root` of its own, which may be a directory in this one", path = .path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The kernel returned an error.
     #[error("the image store cannot {what}")]
     System {
@@ -134,7 +140,7 @@ pub enum StoreError {
 impl Failure for StoreError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::InUse { .. } => ErrorKind::FailedPrecondition,
+            Self::InUse { .. } | Self::Foreign { .. } => ErrorKind::FailedPrecondition,
             Self::System { source, .. } | Self::Chain { source: ChainError::System { source, .. } } => {
                 source.kind()
             }

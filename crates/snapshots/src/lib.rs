@@ -14,4 +14,4 @@ mod trash;
 pub mod tree;
 
 pub use snapshots::{Activity, Snapshot, SnapshotError, Snapshots};
-pub use trash::{Trash, ensure_directory, list_names};
+pub use trash::{Trash, ensure_directory, list_names, make_private};

@@ -19,7 +19,7 @@ use wharf_sys::fs::{Resolve, open, open_below};
 use wharf_types::lock::lock;
 use wharf_types::{ContainerId, ErrorKind, Failure, IdMaps};
 
-use crate::trash::{Trash, ensure_directory, list_names};
+use crate::trash::{Trash, ensure_directory, list_names, make_private};
 use crate::tree::{Usage, measure, remove_tree};
 
 const TRASH: &str = ".trash";
@@ -111,7 +111,7 @@ impl Snapshots {
         let failed = |source| SnapshotError { what: "open", name: path.display().to_string(), source };
         std::fs::create_dir_all(path).named("mkdir", || path.display().to_string()).map_err(failed)?;
         let root = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
-        fchmod(&root, Mode::S_IRWXU).named("fchmod", || path.display().to_string()).map_err(failed)?;
+        make_private(&root).map_err(failed)?;
         let trash = Trash::open(root.as_fd(), TRASH).map_err(failed)?;
         let snapshots = Self { path: path.to_owned(), root, trash, measured: Mutex::new(HashMap::new()) };
         snapshots.sweep().map_err(failed)?;
@@ -282,7 +282,7 @@ impl Snapshots {
     fn sweep(&self) -> wharf_sys::Result<()> {
         for name in self.names()? {
             if name.to_str().is_some_and(|name| name.starts_with('.') && name != TRASH) {
-                self.trash.discard(self.root.as_fd(), &name)?;
+                self.trash.discard_remains(self.root.as_fd(), &name);
             }
         }
         Ok(())

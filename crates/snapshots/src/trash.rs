@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, renameat2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use wharf_sys::Result;
 use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open_below};
@@ -50,6 +50,14 @@ impl Trash {
         let trash = Self { directory, serial: AtomicU64::new(0), names: Some(names), thread };
         list_names(trash.directory.as_fd())?.into_iter().for_each(|name| trash.queue(name));
         Ok(trash)
+    }
+
+    /// Discards what a crash left, if it can be now. It does no harm, and a daemon must start on a disk that has become
+    /// read-only, too: pods may run from it.
+    pub fn discard_remains(&self, parent: BorrowedFd<'_>, name: &OsStr) {
+        if let Err(error) = self.discard(parent, name) {
+            tracing::warn!(name = %name.display(), %error, "what a crash left cannot be removed: the next start tries again");
+        }
     }
 
     /// Takes `name` in `parent` out of its place at once; its space is freed later. Both directories must be on one
@@ -132,6 +140,17 @@ pub fn ensure_directory(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(wharf_sys::Error::new("mkdirat", name, errno)),
     }
+}
+
+/// Keeps everybody else out of one of wharf's own directories. Nothing is written if that is the case already: the file
+/// system may have become read-only.
+///
+/// # Errors
+/// The kernel's error.
+pub fn make_private(directory: &OwnedFd) -> Result<()> {
+    let named = || "one of wharf's own directories".to_owned();
+    let mode = Mode::from_bits_truncate(fstat(directory).named("fstat", named)?.st_mode);
+    if mode == Mode::S_IRWXU { Ok(()) } else { fchmod(directory, Mode::S_IRWXU).named("fchmod", named) }
 }
 
 /// The names in one of wharf's own directories, without `.` and `..`.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::mount::MsFlags;
 use tonic::Code;
 
 use crate::image::{Content, noise, plain};
@@ -68,5 +69,35 @@ fn a_full_disk_can_be_emptied() {
         assert_eq!(client.image_list().await, []);
         fs::remove_file(filler).unwrap();
         client.pull(&client.image).await.unwrap();
+    });
+}
+
+#[test]
+fn a_daemon_starts_on_a_disk_that_has_become_read_only() {
+    run_on(small_disk, async |world| {
+        let pod = world.client.run(&world.client.pod("failing")).await.unwrap();
+        let config = world.client.container("main", "sleep 1000");
+        let id = world.client.launch(&pod, &config).await.unwrap();
+        let root = world.dir.join("root");
+        let remount = |flags| {
+            let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+            nix::mount::mount(None::<&str>, &root, None::<&str>, flags, None::<&str>).unwrap();
+        };
+        world.daemon.kill();
+        // What a pull leaves that is killed.
+        fs::create_dir(root.join("staging/1")).unwrap();
+        remount(MsFlags::MS_RDONLY);
+        world.start_again().await;
+        let client = &world.client;
+        assert_eq!(client.image_list().await.len(), 1);
+        assert_eq!(client.output(&id, "echo still").await, "still");
+        client.stop_container(&id, 0).await.unwrap();
+        let error = client.remove_container(&id).await.unwrap_err();
+        assert!(error.message().contains("Read-only file system"), "{error}");
+
+        world.daemon.kill();
+        remount(MsFlags::empty());
+        world.start_again().await;
+        world.client.down(&pod).await.unwrap();
     });
 }

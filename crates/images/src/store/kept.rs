@@ -45,7 +45,7 @@ pub(super) fn open(
 ) -> wharf_sys::Result<OwnedFd> {
     let all = make(root, "kept")?;
     for name in list_names(all.as_fd())?.iter().filter(|name| *name != boot) {
-        trash.discard(all.as_fd(), name)?;
+        trash.discard_remains(all.as_fd(), name);
     }
     make(&all, boot)
 }
@@ -108,7 +108,7 @@ impl Shared {
         for name in list_names(self.staging.as_fd())? {
             match (name.to_str(), whole_content(&name, &self.boot)) {
                 (Some(staged), Some(diff_id)) => self.keep(staged, &diff_id),
-                _ => self.trash.discard(self.staging.as_fd(), &name)?,
+                _ => self.trash.discard_remains(self.staging.as_fd(), &name),
             }
         }
         self.expire_kept();

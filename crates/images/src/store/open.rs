@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::Mode;
 use oci_spec::image::ImageConfiguration;
 use wharf_snapshots::tree::Usage;
-use wharf_snapshots::{Trash, ensure_directory, list_names};
+use wharf_snapshots::{Trash, ensure_directory, list_names, make_private};
 use wharf_state::records::Quarantine;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
@@ -29,12 +29,16 @@ use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
 use crate::profiles::Profiles;
 use crate::records::{ImageRecord, RecordError, load_usage};
 
+/// The file whose lock is the store's.
+const LOCK: &str = "lock";
+
 impl Store {
     /// Opens the store in a directory, with the default limits on layers, and makes it if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another process has it open, [`StoreError::System`] if the disk fails. Damaged records
-    /// and layers are moved to `quarantine/` and logged; they are not errors.
+    /// [`StoreError::InUse`] if another process has it open, [`StoreError::Foreign`] if somebody else has files in it,
+    /// [`StoreError::System`] if the disk fails. Damaged records and layers are moved to `quarantine/` and logged; they
+    /// are not errors.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         Self::open_with(root, Limits::default())
     }
@@ -49,7 +53,10 @@ impl Store {
         let root_path =
             root.canonicalize().named("realpath", || root.display().to_string()).map_err(&failed)?;
         let root = open(&root_path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(&failed)?;
-        fchmod(&root, Mode::S_IRWXU).named("fchmod", || root_path.display().to_string()).map_err(&failed)?;
+        if !may_be_private(&root).map_err(&failed)? {
+            return Err(StoreError::Foreign { path: root_path });
+        }
+        make_private(&root).map_err(&failed)?;
         let lock = lock(&root, &root_path)?;
         let directory = |name: &str| make(&root, name).map_err(&failed);
         directory("content")?;
@@ -94,14 +101,26 @@ impl Store {
     }
 }
 
+/// Whether nobody but wharf has files in a directory: it has been wharf's, or is empty, as a new file system is.
+fn may_be_private(root: &OwnedFd) -> wharf_sys::Result<bool> {
+    let names = list_names(root.as_fd())?;
+    Ok(names.iter().any(|name| name == LOCK) || names.iter().all(|name| name == "lost+found"))
+}
+
+/// On a file system that has become read-only, the file of an earlier daemon is locked as it is.
 fn lock(root: &OwnedFd, path: &Path) -> Result<Flock<OwnedFd>, StoreError> {
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = nix::fcntl::openat(root, "lock", flags, Mode::S_IRUSR | Mode::S_IWUSR)
-        .named("openat", || "lock".into())
-        .map_err(system("be locked"))?;
+    let open = |flags| {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        nix::fcntl::openat(root, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+    };
+    let opened = open(OFlag::O_RDWR | OFlag::O_CREAT).or_else(|errno| match errno {
+        Errno::EROFS => open(OFlag::O_RDONLY),
+        errno => Err(errno),
+    });
+    let file = opened.named("openat", || LOCK.into()).map_err(system("be locked"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_file, errno)| match errno {
         Errno::EWOULDBLOCK => StoreError::InUse { path: path.to_owned() },
-        errno => system("be locked")(Error::new("flock", "lock", errno)),
+        errno => system("be locked")(Error::new("flock", LOCK, errno)),
     })
 }
 
@@ -197,9 +216,7 @@ impl Loader<'_> {
     fn load_image(&mut self, name: &OsStr) -> Option<(Digest, ImageRecord, ImageConfiguration)> {
         if Path::new(name).extension().is_some() {
             // A record that was being written: the older one, if any, is whole beside it.
-            if let Err(error) = self.shared.trash.discard(self.shared.images.as_fd(), name) {
-                tracing::warn!(name = %name.display(), %error, "cannot remove an incomplete record");
-            }
+            self.shared.trash.discard_remains(self.shared.images.as_fd(), name);
             return None;
         }
         match patiently(|| self.read_image(name)) {

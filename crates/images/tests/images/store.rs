@@ -1,6 +1,7 @@
 //! Names, removal, leases, and the store after a crash or damage.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -328,6 +329,23 @@ fn parts_that_do_not_belong_together_are_refused() {
     assert!(rig.store.list().is_empty());
     assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0);
     commit(&manifest, &config, "1").unwrap();
+}
+
+#[test]
+fn a_directory_of_others_is_left_to_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = || fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(dir.path().join("lost+found")).unwrap();
+    fs::write(dir.path().join("theirs"), "").unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign { .. }), "{}", shown(&error));
+    assert_eq!(mode(), 0o755);
+    fs::remove_file(dir.path().join("theirs")).unwrap();
+    drop(Store::open(dir.path()).unwrap());
+    assert_eq!(mode(), 0o700);
+    fs::write(dir.path().join("theirs"), "").unwrap();
+    Store::open(dir.path()).unwrap();
 }
 
 #[test]
