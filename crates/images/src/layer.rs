@@ -46,7 +46,7 @@ impl Drop for UnpackedLayer {
     }
 }
 
-/// Keeps layers on disk until it is dropped, whatever happens to their images.
+/// Keeps layers on disk until it is dropped, whatever happens to their images. After that, a sweep may remove them.
 #[derive(Debug)]
 pub struct LayerLease {
     pub(crate) shared: Arc<Shared>,
@@ -63,7 +63,7 @@ impl LayerLease {
 
 impl Drop for LayerLease {
     fn drop(&mut self) {
-        self.shared.release(&self.names);
+        self.shared.write().release(&self.names);
     }
 }
 

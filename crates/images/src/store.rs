@@ -55,7 +55,7 @@ use crate::manifest::ManifestError;
 use crate::profiles::Profiles;
 use crate::records::{RecordError, save_layer};
 use crate::unpack::{LayerSource, UnpackError, unpack};
-use index::Index;
+use index::{Index, Known};
 
 /// Why the store could not be opened or changed.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +184,7 @@ pub(crate) struct Shared {
     index: RwLock<Index>,
     profiles: Profiles,
     /// Whether everything that was on disk when the store was opened could be read, and the quarantine is empty.
-    whole: bool,
+    known: Known,
     /// Held by whoever commits an image or removes something, disk included: between what is found unused in the index
     /// and its removal, nobody may begin to use it. Taken before `index`.
     writer: Mutex<()>,

@@ -42,8 +42,8 @@ pub struct Container {
     _layers: Layers,
 }
 
-/// Leased layers. A layer that no image needs any more is removed with its last container. Releasing a lease may mean
-/// waiting for the disk, which must not happen in the task that happens to drop the container last.
+/// Leased layers. A layer that no image needs any more is removed with its last container: by a sweep, which waits for
+/// the disk, and must not do so in the task that happens to drop the container last.
 #[derive(Debug)]
 pub(crate) struct Layers(Option<(Vec<LayerLease>, Arc<Store>)>);
 

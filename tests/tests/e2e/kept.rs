@@ -35,16 +35,22 @@ fn layers_in_use_are_not_swept_though_their_image_is_gone() {
         let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
         let before = view(client, &id).await;
         client.remove_image(&client.image).await.unwrap();
-        for _start in 0..2 {
+        let layers = world.dir.join("root/layers");
+        let kept = entries(&layers);
+        for is_killed in [true, true, false] {
             let orphan = leave_orphan(world);
-            world.daemon.kill();
+            if is_killed {
+                world.daemon.kill();
+            } else {
+                world.daemon.end().await;
+                assert!(kept.iter().all(|layer| layer.join("fs").exists()));
+            }
             world.start_again().await;
             until("the daemon has swept", async || (!orphan.exists()).then_some(())).await;
             assert_eq!(view(&world.client, &id).await, before);
         }
         let client = &world.client;
         client.down(&pod).await.unwrap();
-        let layers = world.dir.join("root/layers");
         until("its layers go with it", async || entries(&layers).is_empty().then_some(())).await;
     });
 }
@@ -78,6 +84,30 @@ fn layers_that_only_the_kernel_knows_of_are_not_swept() {
         world.start_again().await;
         until("the daemon has swept", async || (!orphan.exists()).then_some(())).await;
         assert_eq!(world.client.containers().await, [], "it is left alone");
+        world.daemon.kill();
+        fs::write(&record, whole).unwrap();
+        world.start_again().await;
+        assert_eq!(view(&world.client, &id).await, before);
+        world.client.down(&pod).await.unwrap();
+    });
+}
+
+/// Whoever removes the image sees no container of it.
+#[test]
+fn layers_of_a_container_that_is_left_alone_outlive_their_image() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("kept")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let before = view(client, &id).await;
+        let record = world.dir.join("state/pods").join(&pod).join("containers").join(&id);
+        let whole = fs::read(&record).unwrap();
+        world.daemon.kill();
+        fs::write(&record, of_an_unknown_layout("container", &whole)).unwrap();
+        world.start_again().await;
+        assert_eq!(world.client.containers().await, [], "it is left alone");
+        world.client.remove_image(&world.client.image).await.unwrap();
+        assert_eq!(world.client.image_list().await, []);
         world.daemon.kill();
         fs::write(&record, whole).unwrap();
         world.start_again().await;

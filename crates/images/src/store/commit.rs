@@ -319,9 +319,8 @@ impl Shared {
 
     /// Gives up layers that were made visible for an image that could not be committed. Leased ones are removed later.
     fn forsake(&self, names: &[String]) {
-        let _writer = self.writer();
-        let unused = self.write().doom(names);
-        self.discard_layers(&unused);
+        self.write().doom(names);
+        self.sweep_or_warn();
     }
 
     fn write_content(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {

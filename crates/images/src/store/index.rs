@@ -1,7 +1,7 @@
 //! The index: everything that is asked often, in memory. It does no I/O.
 //!
-//! It counts who uses each layer, images and leases alike, and says which layers nobody uses any more. Removing them is
-//! the caller's work, which it does under the writer's lock.
+//! It counts who uses each layer, images and leases alike, and says which layers nobody uses any more. A sweep removes
+//! them, under the writer's lock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,6 +19,14 @@ pub(crate) struct Index {
     layers: HashMap<String, LayerState>,
 }
 
+/// Which records of images are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    All,
+    /// Others cannot be read, or are in quarantine. They might name any layer.
+    Some,
+}
+
 #[derive(Debug)]
 struct LayerState {
     usage: Usage,
@@ -26,8 +34,7 @@ struct LayerState {
     images: usize,
     /// How many leases containers and pulls have on it.
     leases: usize,
-    /// Its last image was removed: it is removed when its last lease ends. A layer that never had an image waits for a
-    /// sweep.
+    /// Its last image was removed. So it may go even if a record cannot be read, which might name it.
     doomed: bool,
 }
 
@@ -96,9 +103,9 @@ impl Index {
         }
     }
 
-    /// Removes an image, and returns the names of the layers that nothing uses any more. Those have left the index.
-    pub(super) fn remove_image(&mut self, id: &Digest) -> Vec<String> {
-        let Some(image) = self.images.remove(id) else { return Vec::new() };
+    /// Removes an image. Its layers stay until a sweep.
+    pub(super) fn remove_image(&mut self, id: &Digest) {
+        let Some(image) = self.images.remove(id) else { return };
         self.forget_references(&image);
         for name in &image.record().layers {
             if let Some(layer) = self.layers.get_mut(name) {
@@ -106,7 +113,6 @@ impl Index {
                 layer.doomed = layer.images == 0;
             }
         }
-        self.take_unused(&image.record().layers)
     }
 
     pub(super) fn has_layer(&self, name: &str) -> bool {
@@ -146,48 +152,34 @@ impl Index {
         true
     }
 
-    /// Ends a lease; returns whether one of the layers now waits to be removed.
-    pub(super) fn release(&mut self, names: &[String]) -> bool {
-        let mut unused = false;
+    /// Ends a lease. The layers stay until a sweep.
+    pub(crate) fn release(&mut self, names: &[String]) {
         for name in names {
             if let Some(layer) = self.layers.get_mut(name) {
                 layer.leases = layer.leases.saturating_sub(1);
-                unused |= layer.is_unused();
             }
         }
-        unused
     }
 
-    /// Removes from the index those of the layers that are doomed and not in use.
-    pub(super) fn take_unused(&mut self, names: &[String]) -> Vec<String> {
-        let mut unused: Vec<_> = names
-            .iter()
-            .filter(|name| self.layers.get(*name).is_some_and(LayerState::is_unused))
-            .cloned()
-            .collect();
-        unused.retain(|name| self.layers.remove(name).is_some());
-        unused
-    }
-
-    /// Dooms layers without an image, and removes from the index those without a lease.
-    pub(super) fn doom(&mut self, names: &[String]) -> Vec<String> {
+    /// Dooms layers without an image.
+    pub(super) fn doom(&mut self, names: &[String]) {
         for name in names {
             if let Some(layer) = self.layers.get_mut(name) {
                 layer.doomed |= layer.images == 0;
             }
         }
-        self.take_unused(names)
     }
 
-    /// Whether there are layers without an image and without a lease.
-    pub(super) fn has_orphans(&self) -> bool {
-        self.layers.values().any(LayerState::is_orphan)
+    /// The layers without an image and without a lease; if not all records are known, the doomed ones among them.
+    pub(super) fn unused(&self, known: Known) -> HashSet<String> {
+        let unused = self.layers.iter().filter(|(_, layer)| layer.is_unused(known));
+        unused.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Removes those from the index, except the ones to keep.
-    pub(super) fn take_orphans(&mut self, keep: &HashSet<String>) -> Vec<(String, Usage)> {
-        let orphans = self.layers.extract_if(|name, layer| layer.is_orphan() && !keep.contains(name));
-        orphans.map(|(name, layer)| (name, layer.usage)).collect()
+    /// Removes those of these layers from the index that are still unused.
+    pub(super) fn take_unused(&mut self, names: &HashSet<String>, known: Known) -> Vec<(String, Usage)> {
+        let unused = self.layers.extract_if(|name, layer| layer.is_unused(known) && names.contains(name));
+        unused.map(|(name, layer)| (name, layer.usage)).collect()
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -199,11 +191,7 @@ impl Index {
 }
 
 impl LayerState {
-    fn is_orphan(&self) -> bool {
-        self.images == 0 && self.leases == 0
-    }
-
-    fn is_unused(&self) -> bool {
-        self.doomed && self.images == 0 && self.leases == 0
+    fn is_unused(&self, known: Known) -> bool {
+        self.images == 0 && self.leases == 0 && (self.doomed || known == Known::All)
     }
 }

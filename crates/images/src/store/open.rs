@@ -20,7 +20,7 @@ use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open, open_below, read_bounded};
 use wharf_types::Digest;
 
-use super::index::Index;
+use super::index::{Index, Known};
 use super::{Shared, Store, StoreError, system};
 use crate::config::parse_config;
 use crate::image::Image;
@@ -79,7 +79,7 @@ impl Store {
             serial: AtomicU64::new(0),
             index: RwLock::new(Index::default()),
             profiles: Profiles::open(&root_path.join("profiles"))?,
-            whole: false,
+            known: Known::Some,
             writer: Mutex::new(()),
             root_path,
             _lock: lock,
@@ -95,7 +95,8 @@ impl Store {
                 "some image records cannot be read: unused layers are kept until they can"
             );
         }
-        (shared.whole, shared.serial) = (unread + aside == 0, AtomicU64::new(next));
+        let known = if unread + aside == 0 { Known::All } else { Known::Some };
+        (shared.known, shared.serial) = (known, AtomicU64::new(next));
         shared.clear_staging().map_err(&failed)?;
         Ok(Self { shared: Arc::new(shared) })
     }

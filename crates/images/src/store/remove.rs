@@ -1,7 +1,8 @@
 //! Removal of images, and of layers that nothing uses.
 //!
-//! Apart from `wharfd clean --images`, only this file deletes a layer of an image. It asks the index for images and leases, and in a sweep
-//! also the kernel for what is mounted, because a container may outlive the daemon that leased its layers.
+//! Apart from `wharfd clean --images`, only a sweep deletes a layer of an image. It asks the index for images and leases,
+//! and the kernel for what is mounted: a container outlives the daemon that leased its layers, and some containers are
+//! unknown to this one. What is mounted now is removed by a later sweep.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -21,7 +22,7 @@ impl Store {
     /// [`StoreError::System`] if the record cannot be removed; the image stays.
     pub fn remove(&self, text: &str) -> Result<bool, StoreError> {
         let shared = &self.shared;
-        let _writer = shared.writer();
+        let writer = shared.writer();
         let Some(image) = shared.read().find(text) else { return Ok(false) };
         match unlinkat(&shared.images, image.id().hex(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
@@ -30,11 +31,10 @@ impl Store {
                 return Err(StoreError::System { what: "remove the record of an image", source });
             }
         }
-        let unused = shared.write().remove_image(image.id());
+        shared.write().remove_image(image.id());
         // If a power cut brought the record back, its layers would have to be whole, or visibly missing.
         nix::unistd::fsync(&shared.images)
             .map_err(|errno| system("sync its records")(Error::new("fsync", "images", errno)))?;
-        shared.discard_layers(&unused);
         let manifests = image.record().manifests.iter().filter_map(|digest| digest.strip_prefix("sha256:"));
         for hex in manifests.chain([image.id().hex()]) {
             if let Err(errno) = unlinkat(&shared.content, hex, UnlinkatFlags::NoRemoveDir)
@@ -43,48 +43,51 @@ impl Store {
                 tracing::warn!(hex, %errno, "cannot remove a document of a removed image");
             }
         }
+        drop(writer);
+        shared.sweep_or_warn();
         tracing::info!(image = %image.id(), "image removed");
         Ok(true)
     }
 
-    /// Removes every layer that has no image and no lease and that no container has mounted, as crashes and failed
-    /// pulls leave them. Nothing is removed if a record could not be read or is in quarantine, because it might name
-    /// any layer. Returns what was freed or soon will be.
+    /// Removes every layer that has no image and no lease and that no container has mounted. If a record could not be
+    /// read or is in quarantine, it might name any layer, so that only those go whose image was removed. Returns what
+    /// was freed or soon will be.
     ///
     /// # Errors
     /// [`StoreError::Mounts`] if the kernel does not say what is mounted; nothing is removed.
     pub fn sweep(&self) -> Result<Usage, StoreError> {
-        let shared = &self.shared;
-        if !shared.read().has_orphans() || !shared.whole {
-            return Ok(Usage::default());
-        }
-        let mounted = mounted::names().map_err(|source| StoreError::Mounts { source })?;
-        let _writer = shared.writer();
-        let orphans = shared.write().take_orphans(&mounted);
-        let names: Vec<_> = orphans.iter().map(|(name, _)| name.clone()).collect();
-        shared.discard_layers(&names);
-        Ok(orphans.iter().map(|(_, usage)| *usage).sum())
+        self.shared.sweep()
     }
 }
 
 impl Shared {
-    /// Ends a lease.
-    pub(crate) fn release(&self, names: &[String]) {
-        let unused = self.write().release(names);
-        if unused {
-            let _writer = self.writer();
-            let unused = self.write().take_unused(names);
-            self.discard_layers(&unused);
+    /// Moves unused layers to the trash. A layer whose lease ends while this looks at the mounts was no candidate, so
+    /// it is not removed even if its container was mounted only after that.
+    fn sweep(&self) -> Result<Usage, StoreError> {
+        let mut unused = self.read().unused(self.known);
+        if unused.is_empty() {
+            return Ok(Usage::default());
         }
-    }
-
-    /// Moves layers that have left the index to the trash. The writer's lock is held, so that no commit finds the
-    /// directory of such a layer and takes it for a whole one.
-    pub(super) fn discard_layers(&self, names: &[String]) {
-        for name in names {
+        let mounted = mounted::names().map_err(|source| StoreError::Mounts { source })?;
+        unused.retain(|name| !mounted.contains(name));
+        // No commit may find the directory of such a layer and take it for a whole one.
+        let _writer = self.writer();
+        let removed = self.write().take_unused(&unused, self.known);
+        for (name, _) in &removed {
             if let Err(error) = self.trash.discard(self.layers.as_fd(), OsStr::new(name)) {
                 tracing::warn!(layer = %name, %error, "cannot remove a layer");
             }
+        }
+        Ok(removed.iter().map(|(_, usage)| *usage).sum())
+    }
+
+    /// Sweeps. If that fails, the next sweep removes what is left.
+    pub(super) fn sweep_or_warn(&self) {
+        if let Err(error) = self.sweep() {
+            tracing::warn!(
+                error = wharf_types::chain(&error),
+                "layers that no image uses are not removed yet"
+            );
         }
     }
 }
