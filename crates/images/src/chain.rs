@@ -6,6 +6,7 @@
 //! so every such directory is made, empty and with the right attributes, in one thin layer on top. If the directory is
 //! a symbolic link further down, the layer's files belong where the link leads: see [`crate::relocate`].
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,8 +27,24 @@ use crate::unpack::{Contents, Effect, OPAQUE, is_whiteout, look, open_beneath, s
 /// Overlayfs accepts 500 lower layers, and one of them may be the thin layer.
 const LAYERS_LIMIT: usize = 499;
 
-/// The most lookups, names times layers: a few seconds.
-const LOOKUPS_LIMIT: usize = 4_000_000;
+/// The most components of paths that are looked up for one image: some seconds of a processor. Real images need
+/// thousands.
+const COMPONENTS_LIMIT: u64 = 2_000_000;
+
+/// How much may still be looked up for one image. Its commit cannot be interrupted, and others wait for their turn.
+#[derive(Debug)]
+pub(crate) struct Lookups(Cell<u64>);
+
+impl Lookups {
+    pub(crate) fn new() -> Self {
+        Self(Cell::new(COMPONENTS_LIMIT))
+    }
+
+    fn take(&self) -> Result<(), ChainError> {
+        self.0.set(self.0.get().checked_sub(1).ok_or(ChainError::TooManyLookups)?);
+        Ok(())
+    }
+}
 
 /// Why layers cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -61,11 +78,12 @@ pub enum ChainError {
         /// The link's target, shortened in the same way.
         target: String,
     },
-    /// Too many directories must be looked up in all layers.
+    /// Too much must be looked up in the layers.
     #[error(
-        "the layers of the image have files in too many directories without an entry of their own; rebuild the image with those entries"
+        "the layers of the image have too many files in directories without an entry of their own, or too many hard links to \
+         files of lower layers; rebuild the image with those entries, or in one layer"
     )]
-    TooManyNames,
+    TooManyLookups,
     /// The kernel returned an error.
     #[error("cannot combine the layers of the image at {path:?}")]
     System {
@@ -136,7 +154,7 @@ enum Attribution {
 }
 
 /// Puts layers together. They come bottom first, as in a manifest.
-pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Plan, ChainError> {
+pub(crate) fn plan(layers: Vec<ChainLayer>, lookups: &Lookups) -> Result<Plan, ChainError> {
     let layers = visible(layers);
     if layers.len() > LAYERS_LIMIT {
         return Err(ChainError::TooMany { count: layers.len() });
@@ -153,11 +171,8 @@ pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Plan, ChainError> {
     }
     implied.sort();
     implied.dedup();
-    if implied.len().saturating_mul(chain.layers.len()) > LOOKUPS_LIMIT {
-        return Err(ChainError::TooManyNames);
-    }
     for path in implied {
-        match chain.attributes_of(&path)? {
+        match chain.attributes_of(&path, lookups)? {
             Attribution::Shown => {}
             Attribution::Layer(source) => drop(chain.thin.insert(path, source)),
             Attribution::Link(link) => {
@@ -167,7 +182,7 @@ pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Plan, ChainError> {
             }
         }
     }
-    chain.add_parents()?;
+    chain.add_parents(lookups)?;
     Ok(Plan::Whole(chain))
 }
 
@@ -195,10 +210,10 @@ impl Chain {
     }
 
     /// Finds the layer that has the attributes of an implied directory; layers are counted from the top.
-    fn attributes_of(&self, path: &[u8]) -> Result<Attribution, ChainError> {
+    fn attributes_of(&self, path: &[u8], lookups: &Lookups) -> Result<Attribution, ChainError> {
         let mut top: Option<(usize, OwnedFd)> = None;
         for (at, layer) in self.layers.iter().enumerate() {
-            let (found, cut) = locate(&layer.root, path)?;
+            let (found, cut) = locate(&layer.root, path, lookups)?;
             match found {
                 Found::Nothing => {}
                 Found::File | Found::Other => return Ok(Attribution::Shown),
@@ -223,7 +238,7 @@ impl Chain {
     }
 
     /// Adds the parents of each directory to the thin layer, with the attributes that they show without it.
-    fn add_parents(&mut self) -> Result<(), ChainError> {
+    fn add_parents(&mut self, lookups: &Lookups) -> Result<(), ChainError> {
         let paths: Vec<_> = self.thin.keys().cloned().collect();
         for path in paths {
             let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
@@ -233,7 +248,7 @@ impl Chain {
                     continue;
                 }
                 for (at, layer) in self.layers.iter().enumerate() {
-                    if let (Found::Directory(_), _) = locate(&layer.root, parent)? {
+                    if let (Found::Directory(_), _) = locate(&layer.root, parent, lookups)? {
                         self.thin.insert(parent.to_vec(), at);
                         break;
                     }
@@ -318,11 +333,12 @@ pub(crate) fn copy_time(from: &OwnedFd, to: &OwnedFd) -> wharf_sys::Result<()> {
 }
 
 /// What a layer has at a path, and whether it hides what lower layers have there.
-pub(crate) fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), ChainError> {
+pub(crate) fn locate(root: &OwnedFd, path: &[u8], lookups: &Lookups) -> Result<(Found, bool), ChainError> {
     let mut here = open(root, b"")?;
     let mut cut = false;
     let mut parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
     while let Some(part) = parts.next() {
+        lookups.take()?;
         cut |=
             wharf_sys::xattr::value(here.as_fd(), OPAQUE).map_err(|source| system(path, source))?.is_some();
         match open_beneath(&here, part) {
@@ -353,4 +369,22 @@ pub(crate) fn open(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, ChainError> {
 
 pub(crate) fn system(path: &[u8], source: Error) -> ChainError {
     ChainError::System { path: shown(path), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::OFlag;
+
+    use super::*;
+
+    #[test]
+    fn what_is_looked_up_has_a_bound_for_the_whole_image() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        let root = wharf_sys::fs::open(dir.path(), OFlag::O_RDONLY | OFlag::O_DIRECTORY).unwrap();
+        let lookups = Lookups(Cell::new(3));
+        assert!(matches!(locate(&root, b"a/b", &lookups), Ok((Found::Directory(_), false))));
+        assert!(matches!(locate(&root, b"a/b", &lookups), Err(ChainError::TooManyLookups)));
+        assert!(matches!(locate(&root, b"a", &lookups), Err(ChainError::TooManyLookups)));
+    }
 }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use crate::chain::{ChainError, ChainLayer, Found, locate};
+use crate::chain::{ChainError, ChainLayer, Found, Lookups, locate};
 use crate::relocate::Copy;
 use crate::unpack::{Contents, HardLink, LINKS_LIMIT, join, shown};
 
@@ -13,12 +13,17 @@ use crate::unpack::{Contents, HardLink, LINKS_LIMIT, join, shown};
 ///
 /// # Errors
 /// NoTarget if a link leads to nothing or to a directory.
-pub(crate) fn complete(layers: &[ChainLayer], at: usize, root: &OwnedFd) -> Result<Contents, ChainError> {
+pub(crate) fn complete(
+    layers: &[ChainLayer],
+    at: usize,
+    root: &OwnedFd,
+    lookups: &Lookups,
+) -> Result<Contents, ChainError> {
     let layer = &layers[at];
     let mut copy = Copy::new(layer, root);
     copy.whole(None)?;
     for HardLink { path, target } in &layer.contents.links {
-        let found = resolve(&layers[..=at], target)?.ok_or_else(|| ChainError::NoTarget {
+        let found = resolve(&layers[..=at], target, lookups)?.ok_or_else(|| ChainError::NoTarget {
             layer: layer.name.clone(),
             path: shown(path),
             target: shown(target),
@@ -39,7 +44,7 @@ struct Source {
 
 /// The file at a path of the layers, bottom first, laid one over the other. Links on the way are followed, with the
 /// image as the root.
-fn resolve(layers: &[ChainLayer], path: &[u8]) -> Result<Option<Source>, ChainError> {
+fn resolve(layers: &[ChainLayer], path: &[u8], lookups: &Lookups) -> Result<Option<Source>, ChainError> {
     let mut here = Vec::new();
     let mut ahead: VecDeque<Vec<u8>> = path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
     let mut links = 0;
@@ -53,7 +58,7 @@ fn resolve(layers: &[ChainLayer], path: &[u8]) -> Result<Option<Source>, ChainEr
             _ => {}
         }
         let below = join(&here, &name);
-        match topmost(layers, &below)? {
+        match topmost(layers, &below, lookups)? {
             Some((_, Found::Directory(_))) => here = below,
             Some((_, Found::Link(target))) if !ahead.is_empty() => {
                 links += 1;
@@ -75,9 +80,13 @@ fn resolve(layers: &[ChainLayer], path: &[u8]) -> Result<Option<Source>, ChainEr
 }
 
 /// The topmost layer that has something at a path, if the path's parents are directories.
-fn topmost(layers: &[ChainLayer], path: &[u8]) -> Result<Option<(usize, Found)>, ChainError> {
+fn topmost(
+    layers: &[ChainLayer],
+    path: &[u8],
+    lookups: &Lookups,
+) -> Result<Option<(usize, Found)>, ChainError> {
     for (at, layer) in layers.iter().enumerate().rev() {
-        match locate(&layer.root, path)? {
+        match locate(&layer.root, path, lookups)? {
             (Found::Nothing, false) => {}
             (Found::Nothing | Found::Other, _) => return Ok(None),
             (found, _) => return Ok(Some((at, found))),

@@ -150,7 +150,7 @@ impl Failure for StoreError {
             Self::Mounts { source } => Failure::kind(source),
             Self::Document { source, .. } => source.kind(),
             Self::Mismatch { .. } => ErrorKind::DataLoss,
-            Self::Chain { source: ChainError::TooMany { .. } | ChainError::TooManyNames } => {
+            Self::Chain { source: ChainError::TooMany { .. } | ChainError::TooManyLookups } => {
                 ErrorKind::ResourceExhausted
             }
             Self::Chain { source: ChainError::NoTarget { .. } } => ErrorKind::InvalidArgument,

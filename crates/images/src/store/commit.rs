@@ -19,7 +19,7 @@ use wharf_sys::fs::{Resolve, open_below};
 use wharf_types::{Digest, Reference};
 
 use super::{Shared, Store, StoreError, system};
-use crate::chain::{self, Chain, ChainError, ChainLayer, Plan};
+use crate::chain::{self, Chain, ChainError, ChainLayer, Lookups, Plan};
 use crate::complete::complete;
 use crate::config::parse_config;
 use crate::image::Image;
@@ -213,7 +213,7 @@ impl Shared {
             let layer = self.chain_layer(layer, &verified.id)?;
             names_bytes += layer.contents.names_bytes();
             if names_bytes > NAMES_LIMIT_BYTES {
-                return Err(ChainError::TooManyNames.into());
+                return Err(ChainError::TooManyLookups.into());
             }
             layers.push(layer);
         }
@@ -252,14 +252,14 @@ impl Shared {
         mut layers: Vec<ChainLayer>,
         id: &Digest,
     ) -> Result<(Chain, Vec<OwnLayer<'_>>), StoreError> {
-        let (mut own, mut relocations) = (Vec::new(), 0);
+        let (mut own, mut relocations, lookups) = (Vec::new(), 0, Lookups::new());
         loop {
             let name = format!("moved-{}-{}", id.hex(), own.len());
-            let (at, (made, root)) = match chain::plan(layers)? {
+            let (at, (made, root)) = match chain::plan(layers, &lookups)? {
                 Plan::Whole(chain) => return Ok((chain, own)),
                 Plan::Complete(those, at) => {
                     layers = those;
-                    (at, self.make_own(name, id, |root| complete(&layers, at, root))?)
+                    (at, self.make_own(name, id, |root| complete(&layers, at, root, &lookups))?)
                 }
                 Plan::Relocate(those, link) => {
                     layers = those;
