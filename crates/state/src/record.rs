@@ -22,6 +22,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// More was to be saved than could be loaded again.
+    #[error("record {path} would have {bytes} bytes; at most 16 MiB can be kept", path = .path.display())]
+    TooLong {
+        /// The record.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
     /// The file is not a record, or not as it was saved.
     #[error("record {path} is damaged: {what}", path = .path.display())]
     Damaged {
@@ -55,6 +63,7 @@ impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } => Failure::kind(source),
+            Self::TooLong { .. } => ErrorKind::ResourceExhausted,
             Self::Damaged { .. } | Self::Content { .. } => ErrorKind::DataLoss,
             Self::Foreign { .. } => ErrorKind::Unimplemented,
         }
@@ -122,11 +131,16 @@ pub fn save(path: &Path, format: Format, content: &[u8], durability: Durability)
 /// Writes a record beside its place, for a caller that must know that it can be saved before doing what it records.
 ///
 /// # Errors
-/// [`Error::Io`]; nothing is left on disk.
+/// [`Error::Io`], [`Error::TooLong`]; nothing is left on disk.
 pub fn stage(path: &Path, format: Format, content: &[u8], durability: Durability) -> Result<Staged, Error> {
     let fail = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
     let header =
         format!("wharf {} {} {} {:08x}\n", format.kind, format.version, content.len(), crc32(content));
+    // Who starts next would take it for damaged.
+    let bytes = header.len() + content.len();
+    if bytes > LIMIT_BYTES {
+        return Err(Error::TooLong { path: path.to_owned(), bytes });
+    }
     let staged = Staged { path: path.to_owned(), durability, state: Stage::Written };
     let mut file = fs::File::create(staged.temporary()).map_err(fail("creation"))?;
     file.write_all(&[header.as_bytes(), content].concat()).map_err(fail("writing"))?;
@@ -176,7 +190,7 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 /// The longest record.
-const LIMIT_BYTES: u64 = 16 << 20;
+const LIMIT_BYTES: usize = 16 << 20;
 
 /// Loads a record of at most 16 MiB.
 ///
@@ -246,7 +260,7 @@ fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
 /// Reads a record's file, header included.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::Io { operation: "reading", path: path.to_owned(), source };
-    if fs::metadata(path).map_err(fail)?.len() > LIMIT_BYTES {
+    if fs::metadata(path).map_err(fail)?.len() > LIMIT_BYTES as u64 {
         return Err(Error::Damaged { path: path.to_owned(), what: "it is longer than 16 MiB" });
     }
     fs::read(path).map_err(fail)
@@ -297,6 +311,20 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(load(&path, FORMAT).unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn what_could_not_be_loaded_again_is_not_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        let content = vec![b'x'; LIMIT_BYTES - 40];
+        save(&path, FORMAT, &content, Durability::Volatile).unwrap();
+        assert!(load(&path, FORMAT).is_ok());
+        let longer = vec![b'y'; LIMIT_BYTES - 10];
+        let error = save(&path, FORMAT, &longer, Durability::Volatile).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        assert_eq!(load(&path, FORMAT).unwrap(), content);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
