@@ -84,8 +84,11 @@ impl Pull {
         opened.map_err(|source| PullError::Hosts { reference: self.reference.clone(), source })
     }
 
-    /// The digests that the tag had before.
+    /// What the reference may resolve to that is here already: its digest, or the digests that the tag had before.
     fn known(&self) -> Vec<Digest> {
+        if let Some(digest) = self.reference.digest() {
+            return self.present(digest).map(|_image| digest.clone()).into_iter().collect();
+        }
         let Some(image) = self.reference.tagged().and_then(|tag| self.shared.store.find(&tag)) else {
             return Vec::new();
         };

@@ -57,6 +57,26 @@ enum DocumentName<'a> {
     Entry(&'a Descriptor),
 }
 
+impl DocumentName<'_> {
+    /// What its content must have; a tag says nothing about it.
+    fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Tag(_) => None,
+            Self::Digest(digest) => Some(digest),
+            Self::Entry(descriptor) => Some(&descriptor.digest),
+        }
+    }
+
+    /// As it stands in a request.
+    fn text(&self) -> String {
+        match self {
+            Self::Tag(tag) => (*tag).to_owned(),
+            Self::Digest(digest) => digest.to_string(),
+            Self::Entry(descriptor) => descriptor.digest.to_string(),
+        }
+    }
+}
+
 impl Session {
     /// Reads the settings of the image's registry. Blocking.
     pub(crate) fn open(
@@ -91,22 +111,21 @@ impl Session {
         reference: &Reference,
         known: &[Digest],
     ) -> Result<Resolved, Failures> {
-        match (reference.digest(), reference.tag()) {
-            (Some(digest), _) => self.document(&DocumentName::Digest(digest)).await.map(Resolved::Fetched),
+        let (name, order) = match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => (DocumentName::Digest(digest), self.pull_order()),
             (None, tag) => {
-                let name = tag.unwrap_or("latest");
-                let order =
-                    self.endpoints.iter().filter(|endpoint| endpoint.may(Capability::Resolve)).collect();
-                let mut round = Round::new(order);
-                while let Some((endpoint, patience)) = round.next() {
-                    match self.tag_of(endpoint, name, known, patience).await {
-                        Ok(resolved) => return Ok(self.prefer(endpoint, resolved)),
-                        Err(error) => round.failed(endpoint, error),
-                    }
-                }
-                Err(round.failures)
+                let may = |endpoint: &&Endpoint| endpoint.may(Capability::Resolve);
+                (DocumentName::Tag(tag.unwrap_or("latest")), self.endpoints.iter().filter(may).collect())
+            }
+        };
+        let mut round = Round::new(order);
+        while let Some((endpoint, patience)) = round.next() {
+            match self.resolve_at(endpoint, &name, known, patience).await {
+                Ok(resolved) => return Ok(self.prefer(endpoint, resolved)),
+                Err(error) => round.failed(endpoint, error),
             }
         }
+        Err(round.failures)
     }
 
     /// Asks this host first from now on, because it responded.
@@ -132,34 +151,35 @@ impl Session {
         Err(round.failures)
     }
 
-    /// Resolves a tag by a HEAD request. A tag rarely changes, and registries count manifests that they serve but not
-    /// HEAD requests. The response counts only if it is the digest that the tag already had here; otherwise the
+    /// Resolves by a HEAD request what is here already. A tag rarely changes, and registries count manifests that they
+    /// serve but not HEAD requests. The response counts only if it is the digest that the tag already had here; otherwise the
     /// document itself decides. So a lying host that may resolve tags can keep an image from being updated. It could do
     /// so with an old document, too: for every client, the meaning of a tag is that host's word. It cannot make a tag
     /// refer to an image that is here for another reason.
-    async fn tag_of(
+    async fn resolve_at(
         &self,
         endpoint: &Endpoint,
-        tag: &str,
+        name: &DocumentName<'_>,
         known: &[Digest],
         patience: Patience,
     ) -> Result<Resolved, FetchError> {
         if !known.is_empty() {
-            let api_request = manifest(Method::HEAD, tag, Patience::Leave);
+            let api_request = manifest(Method::HEAD, &name.text(), Patience::Leave);
             match ask(endpoint, &self.config, &api_request).await {
                 Ok(ApiResponse { response, .. }) => {
-                    let announced = announced(&response);
+                    let asked = || name.digest().cloned();
+                    let announced = announced(&response).or_else(asked);
                     if let Some(digest) = announced.filter(|digest| known.contains(digest)) {
                         return Ok(Resolved::Known(digest));
                     }
                 }
                 Err(error) if error.is_answer() => {
-                    tracing::debug!(%error, "a registry does not send the digest of a tag");
+                    tracing::debug!(%error, "a registry does not respond to a HEAD request");
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.document_of(endpoint, &DocumentName::Tag(tag), patience).await.map(Resolved::Fetched)
+        self.document_of(endpoint, name, patience).await.map(Resolved::Fetched)
     }
 
     /// The manifest with this digest, of at most so many bytes and unparsed, with the registry's word for its type.
@@ -201,18 +221,8 @@ impl Session {
         name: &DocumentName<'_>,
         patience: Patience,
     ) -> Result<Fetched, FetchError> {
-        let reference = match name {
-            DocumentName::Tag(tag) => (*tag).to_owned(),
-            DocumentName::Digest(digest) => digest.to_string(),
-            DocumentName::Entry(descriptor) => descriptor.digest.to_string(),
-        };
-        let sent = self.manifest_of(endpoint, (&reference, MANIFEST_LIMIT_BYTES), patience).await?;
-        let expected = match name {
-            DocumentName::Tag(_) => sent.announced.clone(),
-            DocumentName::Digest(digest) => Some((*digest).clone()),
-            DocumentName::Entry(descriptor) => Some(descriptor.digest.clone()),
-        };
-        let sent = match expected {
+        let sent = self.manifest_of(endpoint, (&name.text(), MANIFEST_LIMIT_BYTES), patience).await?;
+        let sent = match name.digest().cloned().or_else(|| sent.announced.clone()) {
             Some(expected) => sent.verified(&expected)?,
             None => sent,
         };

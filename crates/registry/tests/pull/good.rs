@@ -47,6 +47,9 @@ async fn what_is_here_is_not_fetched_again() {
     let requests = server.requests().into_iter().filter(|request| request.path().ends_with("v1"));
     let methods: Vec<_> = requests.map(|request| request.method).collect();
     assert_eq!(methods, ["GET", "HEAD"], "registries count what they give");
+    let digest = first.repo_digests()[0].parse().unwrap();
+    assert_eq!(world.pull(&digest).await.unwrap().id(), first.id());
+    assert_eq!(server.requests().last().unwrap().method, "HEAD");
     let retagged = world.pull(&server.reference(":v2")).await.unwrap();
     assert_eq!(retagged.id(), first.id());
     assert_eq!(retagged.repo_tags().len(), 2);
