@@ -439,6 +439,7 @@ impl Network {
         let subnets: Subnets = cidrs.parse()?;
         self.chooser.remember_pod_cidr(cidrs)?;
         self.builtin.set_subnets(subnets);
+        tracing::info!(cidrs, "using the pod CIDR that the kubelet sent");
         Ok(())
     }
 

@@ -120,6 +120,32 @@ fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
     Ok(NetworkConfig { name: file.name, version, plugins, gc })
 }
 
+/// Refuses a list with plugins in files of their own, in the directory of its name. Without them it would be another
+/// network.
+fn inlined(path: &Path, bytes: &[u8], config: NetworkConfig) -> Result<NetworkConfig, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct List {
+        #[serde(default)]
+        load_only_inlined_plugins: bool,
+    }
+    let list: List = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let directory = path.with_file_name(&config.name);
+    let is_plugin = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "conf");
+    let is_list = path.extension().is_some_and(|extension| extension == "conflist");
+    if is_list && !list.load_only_inlined_plugins && files(&directory).any(|file| is_plugin(&file)) {
+        return Err(format!(
+            "it has further plugins in {}, which is not supported: move them into its list of plugins",
+            directory.display()
+        ));
+    }
+    Ok(config)
+}
+
+fn files(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
 /// The latest version that a file supports; a file without a version predates the key.
 fn version(one: Option<String>, several: &[String]) -> Result<String, String> {
     let named = |version: &&str| several.iter().any(|other| other == version);
@@ -217,7 +243,7 @@ fn select(
             }
             read => read.map_err(|error| error.to_string()),
         };
-        match content.and_then(|bytes| parse(&bytes)) {
+        match content.and_then(|bytes| parse(&bytes).and_then(|config| inlined(path, &bytes, config))) {
             Ok(config) => return Ok(Ok(Some(Arc::new(config)))),
             Err(reason) => {
                 tracing::warn!(file = %path.display(), reason, "a CNI configuration is invalid and was skipped");
@@ -264,6 +290,22 @@ mod tests {
         assert!(has_gc(r#"{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a"}]}"#));
         assert!(!has_gc(r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"}]}"#));
         assert!(!has_gc(r#"{"cniVersion":"1.1.0","disableGC":true,"name":"n","plugins":[{"type":"a"}]}"#));
+    }
+
+    #[test]
+    fn a_list_with_plugins_in_files_of_their_own_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("10-n.conflist");
+        let directory = Directory::new(dir.path().to_owned());
+        std::fs::write(&list, GOOD).unwrap();
+        std::fs::create_dir(dir.path().join("n")).unwrap();
+        assert!(directory.current().unwrap().is_some(), "an empty directory has no plugin");
+        std::fs::write(dir.path().join("n/more.conf"), r#"{"type":"c"}"#).unwrap();
+        std::fs::write(&list, format!(" {GOOD}")).unwrap();
+        let error = directory.current().unwrap_err();
+        assert!(error.to_string().contains("10-n.conflist"), "{error}");
+        std::fs::write(&list, GOOD.replacen('{', r#"{"loadOnlyInlinedPlugins":true,"#, 1)).unwrap();
+        assert_eq!(directory.current().unwrap().unwrap().plugins.len(), 2);
     }
 
     #[test]
