@@ -188,7 +188,8 @@ fn linux(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Result<Li
 }
 
 /// The masked and read-only paths: the request's, or the usual ones if it has none. The kubelet sends lists, except for
-/// `procMount: Unmasked`, which it allows only in pods with a user namespace, where empty lists mean that nothing is masked.
+/// `procMount: Unmasked`, which it allows only in pods with a user namespace, where empty lists mean that nothing is
+/// masked.
 fn protected_paths(request: &Request<'_>, ids: Option<IdMaps>) -> (Vec<String>, Vec<String>) {
     let security = request.security();
     if security.privileged {

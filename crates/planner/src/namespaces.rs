@@ -1,5 +1,5 @@
-//! Which namespaces a pod has of its own ([`of_pod`]), and which of these, and which of its own, a container's processes
-//! enter ([`describe`], [`plan`]). What is not listed is the host's.
+//! Which namespaces a pod has of its own ([`of_pod`]), and which of these, and which of its own, a container's
+//! processes enter ([`describe`], [`plan`]). What is not listed is the host's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

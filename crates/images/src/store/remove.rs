@@ -1,8 +1,8 @@
 //! Removal of images, and of layers that nothing uses.
 //!
-//! Apart from `wharfd clean --images`, only a sweep deletes a layer of an image. It asks the index for images and leases,
-//! and the kernel for what is mounted: a container outlives the daemon that leased its layers, and some containers are
-//! unknown to this one. What is mounted now is removed by a later sweep.
+//! Apart from `wharfd clean --images`, only a sweep deletes a layer of an image. It asks the index for images and
+//! leases, and the kernel for what is mounted: a container outlives the daemon that leased its layers, and some
+//! containers are unknown to this one. What is mounted now is removed by a later sweep.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
