@@ -1,7 +1,7 @@
 # Takes pods through their lives with the kubelet's own code; sourced by hack/conformance, which defines $kubelet, $reports,
 # $rig, $runtime and $socket.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # $rig, $runtime, $socket: rig.sh; $kubelet, $reports: hack/conformance
+# shellcheck disable=SC2154 # $rig, $runtime: rig.sh; $socket: runtimes.sh; $kubelet, $reports: hack/conformance
 
 # kubelet_walk: prints failures and a count, and fails if there were any. The log of the kubelet's code is kubelet.log.
 kubelet_walk() {

@@ -1,7 +1,7 @@
 # Runs a pod with NRI plugins of others, which the daemon starts; sourced by hack/conformance, which defines crictl, $image,
 # check and $programs.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # $rig, $socket: rig.sh; $programs, $plugins, $reports: hack/conformance; $image: smoke.sh
+# shellcheck disable=SC2154 # $rig: rig.sh; $socket: runtimes.sh; $programs, $plugins, $reports: hack/conformance; $image: smoke.sh
 
 # nri_plugins DIR: runs them from DIR; prints failures and a count, and fails if there were any.
 nri_plugins() {
