@@ -56,8 +56,10 @@ impl Cgroup {
         let memory = if alone { self.memory_of_v1()? } else { None };
         for step in self.plan(limits, memory)? {
             // The old values are read before the step runs: when a pair fails, one half may have been written.
-            undo.push(self.remember(&step)?);
-            result = self.run(&step);
+            result = self.remember(&step).and_then(|old| {
+                undo.push(old);
+                self.run(&step)
+            });
             if result.is_err() {
                 break;
             }
@@ -149,13 +151,7 @@ impl Cgroup {
                 Err(Error::Io { source, .. }) if is_write_only(&source) => {}
                 held => old.extend(held?.map(|held| {
                     let none = write.none.iter().map(String::as_str);
-                    Old {
-                        file,
-                        value: none.chain([held.as_str()]).collect::<Vec<_>>().join(
-                            "
-",
-                        ),
-                    }
+                    Old { file, value: none.chain([held.as_str()]).collect::<Vec<_>>().join("\n") }
                 })),
             }
         }

@@ -189,6 +189,30 @@ fn a_failed_update_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn an_update_that_cannot_read_what_it_would_restore_leaves_everything_as_it_was() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let fresh = Fresh::new("unread");
+    fresh.0.apply(&Limits { cpu_shares: Some(512), ..memory(64 * MIB, 64 * MIB) }).unwrap();
+    let shares = value(&fresh, Controller::Cpu, "cpu.shares", "cpu.weight");
+    let (_, directory) = fresh.0.home(Controller::Pids).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            // Reading it fails with EIO.
+            let unreadable = Some("/proc/thread-self/mem");
+            mount(unreadable, &directory.join("pids.max"), none, MsFlags::MS_BIND, none).unwrap();
+            let new = Limits { cpu_shares: Some(2048), pids_limit: Some(20), ..memory(128 * MIB, 128 * MIB) };
+            assert!(matches!(fresh.0.update(&new), Err(crate::Error::Io { .. })));
+        });
+    });
+    assert_eq!(value(&fresh, Controller::Cpu, "cpu.shares", "cpu.weight"), shares);
+    assert_eq!(memory_limit(&fresh), (64 * MIB).to_string());
+}
+
+#[test]
 fn an_impossible_limit_writes_nothing() {
     let fresh = Fresh::new("impossible");
     let error = fresh.0.apply(&memory(64 * MIB, 32 * MIB)).unwrap_err();
