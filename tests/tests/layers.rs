@@ -28,6 +28,7 @@ const LEVELS: &[&[&str]] = &[
         "supervisor",
         "supervision",
         "registry",
+        "test-registry",
         "nri",
         "pods",
         "streaming",
@@ -58,6 +59,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("pods", "records"),
     ("pods", "supervision"),
     ("registry", "tasks"),
+    // For its tests.
+    ("registry", "test-registry"),
     // Its sessions are limited in number like everything that clients begin.
     ("streaming", "tasks"),
     // Only a profile that can be planned with is kept.
@@ -110,7 +113,7 @@ const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
 
 /// The asynchronous crates that may wait for a disk wherever they like: the command line serves one call, and the
 /// bindings do nothing of their own.
-const MAY_WAIT: &[&str] = &["cli", "cri-api", "tests"];
+const MAY_WAIT: &[&str] = &["cli", "cri-api", "tests", "test-registry"];
 
 /// One declared dependency of a crate in the workspace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,6 +3,9 @@
 #![allow(missing_docs, reason = "a test crate has no readers")]
 
 #[cfg(test)]
+use wharf_test_registry::{authority, image, server};
+
+#[cfg(test)]
 mod allocations;
 #[cfg(test)]
 mod answers;
@@ -10,10 +13,6 @@ mod answers;
 mod apparmor;
 #[cfg(test)]
 mod attach;
-#[cfg(test)]
-#[path = "../../../crates/registry/tests/pull/authority.rs"]
-#[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
-mod authority;
 #[cfg(test)]
 mod builtin;
 #[cfg(test)]
@@ -50,10 +49,6 @@ mod hooks;
 mod host_mounts;
 #[cfg(test)]
 mod hostile;
-#[cfg(test)]
-#[path = "../../../crates/registry/tests/pull/image.rs"]
-#[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
-mod image;
 #[cfg(test)]
 mod image_volumes;
 #[cfg(test)]
@@ -94,10 +89,6 @@ mod reach;
 mod refused;
 #[cfg(test)]
 mod registries;
-#[cfg(test)]
-#[path = "../../../crates/registry/tests/pull/server.rs"]
-#[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
-mod server;
 #[cfg(test)]
 mod service;
 #[cfg(test)]

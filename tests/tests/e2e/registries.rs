@@ -46,7 +46,7 @@ async fn refused(client: &Client, server: &Server, words: &[&str]) {
 #[test]
 fn an_authority_of_hosts_toml_is_trusted() {
     run(async |world| {
-        let authority = Authority::new();
+        let authority = Authority::generate();
         let acceptor = authority.server(&["127.0.0.1"], Clients::Anybody);
         let server = Server::tls(content(), acceptor, |_| None).await;
         let (own, settings) =
@@ -55,7 +55,7 @@ fn an_authority_of_hosts_toml_is_trusted() {
         let words = ["`ca` in its hosts.toml", "certificate"];
         hosts(world, "registry.example", &[("hosts.toml", &settings)]);
         refused(&world.client, &server, &words).await;
-        let other = Authority::new().pem();
+        let other = Authority::generate().pem();
         hosts(world, "registry.example", &[("hosts.toml", &trusting), ("ca.pem", &other)]);
         refused(&world.client, &server, &words).await;
         let good = [("hosts.toml", trusting.as_str()), ("ca.pem", &authority.pem())];
@@ -69,7 +69,7 @@ fn an_authority_of_hosts_toml_is_trusted() {
 #[test]
 fn a_registry_gets_the_certificate_that_it_wants() {
     run(async |world| {
-        let authority = Authority::new();
+        let authority = Authority::generate();
         let acceptor = authority.server(&["127.0.0.1"], Clients::Certified);
         let server = Server::tls(content(), acceptor, |_| None).await;
         let settings = format!("server = \"https://{}\"\nca = \"ca.pem\"\n", server.address);
@@ -86,7 +86,7 @@ fn a_registry_gets_the_certificate_that_it_wants() {
 #[test]
 fn mirrors_that_are_of_no_use_are_passed_over() {
     run(async |world| {
-        let (stranger, empty) = (Authority::new(), Server::honest(Content::default()).await);
+        let (stranger, empty) = (Authority::generate(), Server::honest(Content::default()).await);
         let untrusted = stranger.server(&["127.0.0.1"], Clients::Anybody);
         let untrusted = Server::tls(content(), untrusted, |_| None).await;
         let broken = Server::start(content(), |_| Some(Reply::new(503, ""))).await;

@@ -234,7 +234,7 @@ async fn shown_to_localhost(
     token_hosts: &[&str],
     allows: impl Fn(&Request) -> bool + Send + Sync + 'static,
 ) -> (Option<String>, Result<(), String>) {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let (pem, acceptor) = (authority.pem(), authority.server(NAMES, Clients::Anybody));
     let tokens = Server::tls(Content::default(), acceptor.clone(), move |request| {
         Some(if allows(request) { Reply::new(200, r#"{"token":"t1"}"#) } else { Reply::new(401, "") })

@@ -3,23 +3,20 @@
 #![expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 
 #[cfg(test)]
-mod auth;
+use wharf_test_registry::{authority, image, server};
+
 #[cfg(test)]
-mod authority;
+mod auth;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod good;
-#[cfg(test)]
-mod image;
 #[cfg(test)]
 mod mirrors;
 #[cfg(test)]
 mod profiles;
 #[cfg(test)]
 mod proxies;
-#[cfg(test)]
-mod server;
 #[cfg(test)]
 mod shared;
 #[cfg(test)]

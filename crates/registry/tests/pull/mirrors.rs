@@ -75,7 +75,7 @@ async fn two_entries_of_one_host_are_two_when_their_paths_differ() {
 
 #[tokio::test]
 async fn dockers_certificates_are_those_of_the_registry() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let server = Server::tls(content(), authority.server(NAMES, Clients::Certified), |_| None).await;
     let ((certificate, key), pem, host) = (authority.client(), authority.pem(), server.address.to_string());
     let files = [("ca.crt", &pem), ("client.cert", &certificate), ("client.key", &key)];
@@ -213,7 +213,7 @@ async fn refusal(server: SocketAddr, files: &[(&str, &str)], setting: &str) -> S
 
 #[tokio::test]
 async fn tls_with_an_authority_of_our_own() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let server = Server::tls(content(), authority.server(NAMES, Clients::Anybody), |_| None).await;
     let text = format!("server = \"https://{}\"\nca = \"ca.pem\"\n", server.address);
     let pem = authority.pem();
@@ -221,7 +221,7 @@ async fn tls_with_an_authority_of_our_own() {
     let world = World::with(patient(), &files);
     world.pull(&reference()).await.unwrap();
     // The same without the authority, or with a different one.
-    let other = Authority::new().pem();
+    let other = Authority::generate().pem();
     for setting in ["", "ca = \"ca.pem\""] {
         let shown = refusal(server.address, &[("ca.pem", &other)], setting).await;
         assert!(shown.contains("`ca` in its hosts.toml") && shown.contains("certificate"), "{shown}");
@@ -258,7 +258,7 @@ async fn tls_with_a_certificate_that_is_its_own_authority() {
 
 #[tokio::test]
 async fn tls_with_a_certificate_of_our_own() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let server = Server::tls(content(), authority.server(NAMES, Clients::Certified), |_| None).await;
     let ((certificate, key), pem) = (authority.client(), authority.pem());
     let text = format!(
@@ -279,7 +279,7 @@ async fn tls_with_a_certificate_of_our_own() {
 
 #[tokio::test]
 async fn what_else_can_be_wrong_with_tls_is_said() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let other =
         Server::tls(content(), authority.server(&["other.example"], Clients::Anybody), |_| None).await;
     let shown = refusal(other.address, &[("ca.pem", &authority.pem())], "ca = \"ca.pem\"").await;
@@ -296,12 +296,12 @@ async fn what_else_can_be_wrong_with_tls_is_said() {
 
 #[tokio::test]
 async fn a_loopback_registry_is_found_by_either_scheme() {
-    let acceptor = Authority::new().server(NAMES, Clients::Anybody);
+    let acceptor = Authority::generate().server(NAMES, Clients::Anybody);
     let server = Server::tls(content(), acceptor, |_| None).await;
     World::with(short(), &[]).pull(&server.reference(":v1")).await.unwrap();
     // A server for which an authority is configured must prove its identity.
     let host = server.address.to_string();
-    let files = [(format!("{host}/ca.crt"), Authority::new().pem())];
+    let files = [(format!("{host}/ca.crt"), Authority::generate().pem())];
     let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let (_, text) = World::with(short(), &files).fail(&server.reference(":v1")).await;
     assert!(text.contains("certificate"), "{text}");

@@ -78,7 +78,7 @@ fn world(proxies: Proxies, authority: &Authority, hosts: &str) -> World {
 
 #[tokio::test]
 async fn a_registry_is_reached_through_tunnels_of_http_and_socks() {
-    let authority = Authority::new();
+    let authority = Authority::generate();
     let acceptor = authority.server(&["registry.example"], Clients::Anybody);
     let server = Server::tls(content(), acceptor, |_| None).await;
     let (proxy, told) = tunnel(server.address).await;
@@ -113,7 +113,7 @@ async fn a_proxy_is_asked_for_plain_http_with_the_whole_address() {
     })
     .await;
     let proxies = Proxies::parse(&format!("http://me:hunter2@{}", proxy.address), "", "").unwrap();
-    let world = world(proxies, &Authority::new(), "server = \"http://registry.example:80\"\n");
+    let world = world(proxies, &Authority::generate(), "server = \"http://registry.example:80\"\n");
     world.pull(&reference()).await.unwrap();
     assert_eq!(proxy.requests().len(), 3, "manifest, config, layer");
 }
@@ -123,9 +123,9 @@ async fn a_host_that_is_exempt_is_asked_directly_and_a_proxy_that_is_down_is_nam
     let server = Server::honest(content()).await;
     let proxies = Proxies::parse("http://me:hunter2@127.0.0.1:9", "", "").unwrap();
     let hosts = format!("server = \"http://{}\"\n", server.address);
-    world(proxies, &Authority::new(), &hosts).pull(&reference()).await.unwrap();
+    world(proxies, &Authority::generate(), &hosts).pull(&reference()).await.unwrap();
     let proxies = || Proxies::parse("", "http://me:hunter2@127.0.0.1:9", "").unwrap();
-    let (error, text) = world(proxies(), &Authority::new(), "").fail(&reference()).await;
+    let (error, text) = world(proxies(), &Authority::generate(), "").fail(&reference()).await;
     assert_eq!(error.cri_prefix(), Some("RegistryUnavailable"));
     assert!(
         text.contains("cannot connect through the proxy 127.0.0.1:9") && !text.contains("hunter"),

@@ -11,25 +11,25 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto::ring};
 
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// Whether a server requires a client certificate of the same authority.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Clients {
+pub enum Clients {
     Anybody,
     Certified,
 }
 
 /// When a certificate is valid.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Valid {
+pub enum Valid {
     Now,
     /// In a year that has passed.
     Once,
 }
 
 /// A certificate that `openssl req -x509` would make, authority and server in one, and a server that uses it.
-pub(crate) fn self_signed(names: &[&str], valid: Valid) -> (String, TlsAcceptor) {
+pub fn self_signed(names: &[&str], valid: Valid) -> (String, TlsAcceptor) {
     let key = KeyPair::generate().unwrap();
     let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
@@ -46,18 +46,18 @@ pub(crate) fn self_signed(names: &[&str], valid: Valid) -> (String, TlsAcceptor)
 }
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    pub fn generate() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    pub(crate) fn pem(&self) -> String {
+    pub fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// A server with the given names.
-    pub(crate) fn server(&self, names: &[&str], clients: Clients) -> TlsAcceptor {
+    pub fn server(&self, names: &[&str], clients: Clients) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
@@ -79,7 +79,7 @@ impl Authority {
     }
 
     /// A client's certificate and key.
-    pub(crate) fn client(&self) -> (String, String) {
+    pub fn client(&self) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

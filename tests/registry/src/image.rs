@@ -6,34 +6,34 @@ use std::io::Write;
 use sha2::{Digest as _, Sha256};
 use wharf_types::Digest;
 
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-pub(crate) fn sha256(bytes: &[u8]) -> Digest {
+pub fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
 /// A layer: its archive, and the blob that a registry stores.
 #[derive(Clone)]
-pub(crate) struct TestLayer {
-    pub(crate) diff_id: Digest,
-    pub(crate) blob: Vec<u8>,
+pub struct TestLayer {
+    pub diff_id: Digest,
+    pub blob: Vec<u8>,
     /// Its compression, as media types name it.
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
 }
 
 impl TestLayer {
-    pub(crate) fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Digest {
         sha256(&self.blob)
     }
 
     /// A layer of an archive that is not built from a file.
-    pub(crate) fn of(archive: Vec<u8>) -> Self {
+    pub fn of(archive: Vec<u8>) -> Self {
         Self { diff_id: sha256(&archive), blob: archive, kind: "" }
     }
 
-    pub(crate) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/v2/app/blobs/{}", self.digest())
     }
 }
@@ -47,25 +47,25 @@ fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-pub(crate) fn plain(name: &str, content: &[u8]) -> TestLayer {
+pub fn plain(name: &str, content: &[u8]) -> TestLayer {
     TestLayer::of(archive(name, content))
 }
 
-pub(crate) fn gzip(name: &str, content: &[u8]) -> TestLayer {
+pub fn gzip(name: &str, content: &[u8]) -> TestLayer {
     let archive = archive(name, content);
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(&archive).unwrap();
     TestLayer { diff_id: sha256(&archive), blob: encoder.finish().unwrap(), kind: "gzip" }
 }
 
-pub(crate) fn zstd(name: &str, content: &[u8]) -> TestLayer {
+pub fn zstd(name: &str, content: &[u8]) -> TestLayer {
     let archive = archive(name, content);
     let blob = zstd::encode_all(archive.as_slice(), 1).unwrap();
     TestLayer { diff_id: sha256(&archive), blob, kind: "zstd" }
 }
 
 /// Bytes that do not compress.
-pub(crate) fn noise(count: usize) -> Vec<u8> {
+pub fn noise(count: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -78,24 +78,24 @@ pub(crate) fn noise(count: usize) -> Vec<u8> {
 
 /// Documents and blobs by path, as a registry serves them for the repository `app`.
 #[derive(Clone, Default)]
-pub(crate) struct Content {
-    pub(crate) files: BTreeMap<String, (String, Vec<u8>)>,
+pub struct Content {
+    pub files: BTreeMap<String, (String, Vec<u8>)>,
     /// The digest of the manifest.
-    pub(crate) manifest: Option<Digest>,
+    pub manifest: Option<Digest>,
     /// The digest of the config: the image's id.
-    pub(crate) config: Option<Digest>,
+    pub config: Option<Digest>,
 }
 
 impl Content {
     /// An OCI image under a tag.
-    pub(crate) fn oci(tag: &str, layers: &[TestLayer]) -> Self {
+    pub fn oci(tag: &str, layers: &[TestLayer]) -> Self {
         let base = "application/vnd.oci.image.layer.v1.tar";
         let kind = |kind: &str| if kind.is_empty() { base.to_owned() } else { format!("{base}+{kind}") };
         Self::image(tag, layers, OCI_MANIFEST, "application/vnd.oci.image.config.v1+json", kind)
     }
 
     /// A Docker image under a tag.
-    pub(crate) fn docker(tag: &str, layers: &[TestLayer]) -> Self {
+    pub fn docker(tag: &str, layers: &[TestLayer]) -> Self {
         let base = "application/vnd.docker.image.rootfs.diff.tar";
         let kind = |kind: &str| if kind.is_empty() { base.to_owned() } else { format!("{base}.{kind}") };
         Self::image(tag, layers, DOCKER_MANIFEST, "application/vnd.docker.container.image.v1+json", kind)
@@ -138,7 +138,7 @@ impl Content {
     }
 
     /// An artifact of one seccomp profile; `change` makes its manifest another one.
-    pub(crate) fn profile(profile: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
+    pub fn profile(profile: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
         let mut content = Self::default();
         let digest = sha256(profile);
         let config = serde_json::json!({
@@ -160,12 +160,12 @@ impl Content {
     }
 
     /// The digest of the manifest, as the end of a reference.
-    pub(crate) fn pinned(&self) -> String {
+    pub fn pinned(&self) -> String {
         format!("@{}", self.manifest.as_ref().unwrap())
     }
 
     /// Puts an index, which gets the tag, in front of the image, and returns the index's digest.
-    pub(crate) fn indexed(mut self, tag: &str) -> (Self, Digest) {
+    pub fn indexed(mut self, tag: &str) -> (Self, Digest) {
         let manifest = self.manifest.clone().unwrap();
         let size = self.file(&format!("manifests/{manifest}")).1.len();
         let index = serde_json::json!({
@@ -185,16 +185,16 @@ impl Content {
         (self, digest)
     }
 
-    pub(crate) fn put(&mut self, below: &str, kind: &str, bytes: Vec<u8>) {
+    pub fn put(&mut self, below: &str, kind: &str, bytes: Vec<u8>) {
         self.files.insert(format!("/v2/app/{below}"), (kind.to_owned(), bytes));
     }
 
-    pub(crate) fn file(&self, below: &str) -> &(String, Vec<u8>) {
+    pub fn file(&self, below: &str) -> &(String, Vec<u8>) {
         &self.files[&format!("/v2/app/{below}")]
     }
 
     /// The contents of both on one registry.
-    pub(crate) fn with(mut self, other: Self) -> Self {
+    pub fn with(mut self, other: Self) -> Self {
         self.files.extend(other.files);
         self
     }

@@ -13,22 +13,22 @@ use crate::image::{Content, sha256};
 
 /// A client's request.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) method: String,
+pub struct Request {
+    pub method: String,
     /// Path and query.
-    pub(crate) target: String,
+    pub target: String,
     headers: Vec<(String, String)>,
-    pub(crate) body: String,
+    pub body: String,
     /// How many requests with the same method and target came before it.
-    pub(crate) nth: usize,
+    pub nth: usize,
 }
 
 impl Request {
-    pub(crate) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap()
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
@@ -40,7 +40,7 @@ impl Request {
 
 /// What happens after the body.
 #[derive(Debug, Clone)]
-pub(crate) enum Then {
+pub enum Then {
     /// The connection stays open for the next request.
     Keep,
     /// It is closed.
@@ -53,46 +53,46 @@ pub(crate) enum Then {
 
 /// One response.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
+pub struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     length: Option<usize>,
-    pub(crate) then: Then,
+    pub then: Then,
     /// Whether the body waits for a permit of the server's gate.
     gated: bool,
 }
 
 impl Reply {
-    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
         let length = Some(body.len());
         Self { status, headers: Vec::new(), body, length, then: Then::Keep, gated: false }
     }
 
-    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
     /// Announces another length; `None` means that the end of the connection ends the body.
-    pub(crate) fn length(mut self, length: Option<usize>) -> Self {
+    pub fn length(mut self, length: Option<usize>) -> Self {
         self.length = length;
         self
     }
 
-    pub(crate) fn then(mut self, then: Then) -> Self {
+    pub fn then(mut self, then: Then) -> Self {
         self.then = then;
         self
     }
 
-    pub(crate) fn gated(mut self) -> Self {
+    pub fn gated(mut self) -> Self {
         self.gated = true;
         self
     }
 
     /// Announces the full length, sends `count` bytes, and closes the connection.
-    pub(crate) fn cut(mut self, count: usize) -> Self {
+    pub fn cut(mut self, count: usize) -> Self {
         self.body.truncate(count);
         self.then(Then::Close)
     }
@@ -108,8 +108,8 @@ struct Inner {
 }
 
 /// A server; it ends when dropped.
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+pub struct Server {
+    pub address: SocketAddr,
     inner: Arc<Inner>,
     accepting: JoinHandle<()>,
 }
@@ -122,19 +122,19 @@ impl Drop for Server {
 
 impl Server {
     /// Serves content, except where the script says otherwise.
-    pub(crate) async fn start(
+    pub async fn start(
         content: Content,
         script: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
         Self::start_with(content, Box::new(script), None).await
     }
 
-    pub(crate) async fn honest(content: Content) -> Self {
+    pub async fn honest(content: Content) -> Self {
         Self::start(content, |_| None).await
     }
 
     /// The same over TLS.
-    pub(crate) async fn tls(
+    pub async fn tls(
         content: Content,
         tls: TlsAcceptor,
         script: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
@@ -167,22 +167,22 @@ impl Server {
         Self { address, inner, accepting }
     }
 
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Request> {
         self.inner.requests.lock().unwrap().clone()
     }
 
     /// How often a path was requested.
-    pub(crate) fn count(&self, path: &str) -> usize {
+    pub fn count(&self, path: &str) -> usize {
         self.requests().iter().filter(|request| request.path() == path).count()
     }
 
     /// Lets one gated body pass.
-    pub(crate) fn open_gate(&self) {
+    pub fn open_gate(&self) {
         self.inner.gate.add_permits(1);
     }
 
     /// Waits until a path has been requested `count` times.
-    pub(crate) async fn until(&self, path: &str, count: usize) {
+    pub async fn until(&self, path: &str, count: usize) {
         let wait = async {
             while self.count(path) < count {
                 tokio::task::yield_now().await;
@@ -191,7 +191,7 @@ impl Server {
         tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect("the request never came");
     }
 
-    pub(crate) fn reference(&self, rest: &str) -> wharf_types::Reference {
+    pub fn reference(&self, rest: &str) -> wharf_types::Reference {
         format!("{}/app{rest}", self.address).parse().unwrap()
     }
 }
@@ -240,7 +240,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), inner: &Inner) -> Option<Re
 }
 
 /// What an honest registry responds.
-pub(crate) fn honest(content: &Content, request: &Request) -> Reply {
+pub fn honest(content: &Content, request: &Request) -> Reply {
     let Some((kind, bytes)) = content.files.get(request.path()) else {
         let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
         return Reply::new(404, body);
