@@ -192,8 +192,7 @@ impl Engine {
         let images = Images::find(&self.parts.images, config)?;
         let timings = Timings::default();
         let asked = Asked { id, config, images: &images, held };
-        let decide = || self.decide(pod, &asked);
-        let decision = timings.time("description and plan", decide)?;
+        let decision = timings.time("description and plan", || self.decide(pod, &asked))?;
         let (cgroup, log) = self.make(pod, id, &decision, &timings)?;
         let Decision { plan, record, extra: Extra { delegation, .. }, .. } = decision;
         Ok(Prepared { plan, record, cgroup, delegation, leases: images.into_leases(), log, timings })

@@ -50,12 +50,11 @@ impl Engine {
         let started = container.timings().time_async("start, until the program was executed", start).await;
         match started.map_err(Error::from) {
             Ok(started) => self.has_started(pod, container, &started).await,
-            // The supervisor reports whether it runs as soon as it knows.
-            Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) => {
-                Err(error)
-            }
             Err(error) => {
-                self.not_started(pod, container, &error).await;
+                // A supervisor that did not answer reports whether it runs as soon as it knows.
+                if !matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) {
+                    self.not_started(pod, container, &error).await;
+                }
                 Err(error)
             }
         }

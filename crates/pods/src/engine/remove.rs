@@ -56,21 +56,19 @@ impl Engine {
             return Ok(());
         }
         self.tell(Event::RemoveContainer, pod, Some(container)).await?;
-        if let Ok(supervisor) = pod.connection() {
-            match supervisor.remove(id).await {
-                // It will be asked again, or it has the request and handles it later.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
-                {
-                    tracing::warn!(
-                        container = id.short(),
-                        error = chain(&error),
-                        "the pod's supervisor will remove the container later"
-                    );
-                    self.disown(pod, &supervisor, id.as_str());
-                }
-                removed => removed?,
+        if let Ok(supervisor) = pod.connection()
+            && let Err(error) = supervisor.remove(id).await
+        {
+            if !matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) {
+                return Err(error.into());
             }
+            // It will be asked again, or it has the request and handles it later.
+            tracing::warn!(
+                container = id.short(),
+                error = chain(&error),
+                "the pod's supervisor will remove the container later"
+            );
+            self.disown(pod, &supervisor, id.as_str());
         }
         self.delete_container(pod, id, &container.record()).await?;
         let _telling = pod.telling();
