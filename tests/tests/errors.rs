@@ -16,7 +16,7 @@ use wharf_cri_api::v1::{
     ContainerConfig, Device, PodSandboxConfig, SecurityProfile, security_profile::ProfileType,
 };
 use wharf_host::Machine;
-use wharf_planner::{Defaults, Refusal, Request, Unread};
+use wharf_planner::{Defaults, Refusal, Request, Switch, Unread};
 use wharf_supervision::SupervisorError;
 use wharf_types::{ContainerId, ErrorKind, Failure, PodId, StageError, Subject, chain};
 use wharf_wire::v1;
@@ -217,6 +217,7 @@ fn planned(machine: &Machine, device: &str, profile: &str) -> (ErrorKind, ErrorK
         mounted: &[],
         profile: None,
         defaults: &Defaults::default(),
+        unasked_apparmor: Switch::On,
     };
     let Ok(facts) = wharf_host::facts(&request, machine) else { panic!("the facts cannot be had") };
     let kind = |unread: &Unread| Refusal::unread("x", unread.clone()).kind();

@@ -114,6 +114,7 @@ fn decide_container(request: &[u8], filters: &Filters) -> Plan {
         mounted: &[],
         profile: None,
         defaults: &defaults,
+        unasked_apparmor: Switch::On,
     };
     let description = planner::describe(&request, &facts(), &places()).unwrap();
     let plan = planner::plan(&description, filters).unwrap();

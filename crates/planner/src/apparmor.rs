@@ -11,13 +11,15 @@ const FIELD: &str = "apparmor";
 
 /// A request, in whichever field.
 enum Choice {
+    Nothing,
     Unconfined,
     RuntimeDefault,
     Localhost(ProfileName),
 }
 
 /// The profile that confines a container; `None` if nothing does. wharf's own is for those that ask for no other, and
-/// not for the privileged; where there is no AppArmor, it has no effect, as the kubelet expects.
+/// not for the privileged; where there is no AppArmor, it has no effect, as the kubelet expects. `unasked` says whether
+/// those get it that ask for nothing at all.
 ///
 /// # Errors
 /// [`Refusal`] for a profile of the node that cannot be given. Whether it is loaded is known when the container is
@@ -25,12 +27,14 @@ enum Choice {
 pub(crate) fn profile(
     context: &LinuxContainerSecurityContext,
     modules: SecurityModules,
+    unasked: Switch,
 ) -> Result<Option<ProfileName>, Refusal> {
     match (choice(context)?, modules.apparmor) {
-        (Choice::RuntimeDefault, Switch::On) if !context.privileged => {
+        (Choice::Nothing, _) if unasked == Switch::Off => Ok(None),
+        (Choice::Nothing | Choice::RuntimeDefault, Switch::On) if !context.privileged => {
             Ok(Some(ProfileName::default_profile()))
         }
-        (Choice::RuntimeDefault | Choice::Unconfined, _) => Ok(None),
+        (Choice::Nothing | Choice::RuntimeDefault | Choice::Unconfined, _) => Ok(None),
         (Choice::Localhost(name), Switch::On) => Ok(Some(name)),
         (Choice::Localhost(name), Switch::Off) => {
             let problem = format!("profile {name} has no effect on this node: `wharf doctor` says why");
@@ -69,7 +73,8 @@ fn by_type(profile: &SecurityProfile) -> Result<Choice, Refusal> {
 fn by_name(context: &LinuxContainerSecurityContext) -> Result<Choice, Refusal> {
     const FIELD: &str = "apparmor_profile";
     match context.apparmor_profile.as_str() {
-        "" | "runtime/default" => Ok(Choice::RuntimeDefault),
+        "" => Ok(Choice::Nothing),
+        "runtime/default" => Ok(Choice::RuntimeDefault),
         "unconfined" => Ok(Choice::Unconfined),
         name if name.starts_with("localhost/") => named(FIELD, name),
         other => Err(Refusal::field(FIELD, format!("{other:?} is not a known form"))),
@@ -88,6 +93,13 @@ mod tests {
 
     const ON: SecurityModules = SecurityModules { apparmor: Switch::On, selinux: Switch::Off };
     const OFF: SecurityModules = SecurityModules { apparmor: Switch::Off, ..ON };
+
+    fn profile(
+        context: &LinuxContainerSecurityContext,
+        modules: SecurityModules,
+    ) -> Result<Option<ProfileName>, Refusal> {
+        super::profile(context, modules, Switch::On)
+    }
 
     fn by_type(profile_type: ProfileType, reference: &str) -> LinuxContainerSecurityContext {
         let (profile_type, localhost_ref) = (profile_type.into(), reference.to_owned());
@@ -125,6 +137,16 @@ mod tests {
             ..by_name("localhost/old")
         };
         assert_eq!(profile(&both, ON), Ok(None), "the newer field comes first");
+    }
+
+    #[test]
+    fn who_asks_for_nothing_can_do_without() {
+        let unasked = |context| super::profile(&context, ON, Switch::Off).unwrap();
+        assert_eq!(unasked(by_name("")), None);
+        for asked in [by_name("runtime/default"), by_type(ProfileType::RuntimeDefault, "")] {
+            assert_eq!(unasked(asked), Some(ProfileName::default_profile()));
+        }
+        assert!(unasked(by_name("localhost/mine")).is_some());
     }
 
     #[test]

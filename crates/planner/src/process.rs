@@ -31,7 +31,7 @@ pub(crate) fn describe(
     let score = i32::try_from(request.resources().oom_score_adj)
         .map_err(|_range| Refusal::field("oom_score_adj", "it is out of range"))?;
     let cwd = container_path("working_dir", Path::new(working_directory(request)))?;
-    let profile = apparmor::profile(security, facts.modules)?;
+    let profile = apparmor::profile(security, facts.modules, request.unasked_apparmor)?;
     let mut process = oci::Process::default();
     process
         .set_terminal(Some(request.container.tty))

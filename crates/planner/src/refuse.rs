@@ -49,7 +49,7 @@ pub fn container(
     }
     context.seccomp.as_ref().map_or(Ok(()), seccomp_profile)?;
     cgroup_view::of(context)?;
-    apparmor::profile(context, modules)?;
+    apparmor::profile(context, modules, Switch::On)?;
     if !context.privileged {
         selinux(context.selinux_options.as_ref(), modules)?;
     }

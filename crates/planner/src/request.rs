@@ -34,6 +34,9 @@ pub struct Request<'a> {
     pub defaults: &'a Defaults,
     /// The seccomp profile from a registry that the request names.
     pub profile: Option<&'a [u8]>,
+    /// Whether it gets wharf's AppArmor profile without asking for one: the supervisors of earlier releases cannot give
+    /// any.
+    pub unasked_apparmor: Switch,
 }
 
 impl<'a> Request<'a> {

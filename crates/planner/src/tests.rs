@@ -39,7 +39,8 @@ impl Asked {
     pub(crate) fn request(&self) -> Request<'_> {
         let Self { pod_id, pod, id, container, image, mounted, profile, defaults, .. } = self;
         let profile = profile.as_deref();
-        Request { pod_id, pod, id, container, image, mounted, profile, defaults }
+        let unasked_apparmor = Switch::On;
+        Request { pod_id, pod, id, container, image, mounted, profile, defaults, unasked_apparmor }
     }
 
     pub(crate) fn linux(&mut self) -> &mut LinuxContainerConfig {

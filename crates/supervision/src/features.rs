@@ -1,24 +1,47 @@
 //! The features of a pod's supervisor. For its whole life it is of the release that made the pod, and it announces its
-//! features by name. A plan that needs another feature is refused, with advice.
+//! features by name. A plan that needs another feature is refused, with advice; what wharf adds by itself is left out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use wharf_isolation::{LogLimits, MountPlan, Plan, Source, Traits};
 use wharf_sys::mount::{Attributes, Propagation};
+use wharf_types::PodId;
 use wharf_wire::feature;
 
 use crate::error::SupervisorError;
 
 /// The features that a supervisor has named.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Features(Vec<String>);
+#[derive(Debug, Default, Clone)]
+pub struct Features {
+    names: Vec<String>,
+    /// Whether it has been said that something is left out.
+    said: Arc<AtomicBool>,
+}
 
 impl Features {
     /// The features with these names.
     pub fn new(names: Vec<String>) -> Self {
-        Self(names)
+        Self { names, said: Arc::default() }
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|feature| feature == name)
+        self.names.iter().any(|feature| feature == name)
+    }
+
+    /// Whether what wharf adds by itself, and only this feature makes possible, is to be added. If not, says so once:
+    /// the kubelet keeps a pod that is ready, and so could not start any container in it if that were an error.
+    pub fn add(&self, feature: &str, pod: &PodId) -> bool {
+        let has = self.has(feature);
+        if !has && !self.said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                pod = pod.short(),
+                feature,
+                "the pod's supervisor is of an older release: its new containers go without what wharf now adds, until \
+                 the pod is recreated"
+            );
+        }
+        has
     }
 
     /// Changes a plan so that the supervisor makes the container as intended.
@@ -108,6 +131,14 @@ mod tests {
         let ours = Features::new(wharf_wire::FEATURES.map(str::to_owned).to_vec());
         ours.fit_mounts(&mut mounts).unwrap();
         assert_eq!(read_only(&mounts), [true, true]);
+    }
+
+    #[test]
+    fn what_wharf_adds_by_itself_is_left_out_and_that_is_said_once() {
+        let pod = PodId::from_random([1; 32]);
+        let older = Features::new(vec![feature::VOLUMES.to_owned()]);
+        assert!(older.add(feature::VOLUMES, &pod) && !older.said.load(Ordering::Relaxed));
+        assert!(!older.add(feature::APPARMOR, &pod) && older.clone().said.load(Ordering::Relaxed));
     }
 
     #[test]

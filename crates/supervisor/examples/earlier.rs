@@ -92,7 +92,8 @@ impl Earlier<'_> {
 
     fn note(&self, plan: &v1::Plan) -> Result<(), Failed> {
         let mut plans = OpenOptions::new().create(true).append(true).open(self.directory.join("plans"))?;
-        Ok(writeln!(plans, "{:?}\n{:?}", plan.namespaces, plan.mounts)?)
+        let profile = plan.process.as_ref().map(|process| &process.apparmor_profile);
+        Ok(writeln!(plans, "{:?}\n{:?}\n{profile:?}", plan.namespaces, plan.mounts)?)
     }
 }
 

@@ -27,7 +27,9 @@ pub mod v1 {
 /// changes what a supervisor has to do is a [`feature`], so that an older supervisor is not asked for it.
 pub const VERSION: u32 = 1;
 
-/// The names of what a supervisor can do and older ones of the same version cannot. It lists them in its state.
+/// The names of what a supervisor can do and older ones of the same version cannot. It lists them in its state. A
+/// container that asks for what its pod's supervisor cannot do is refused; what wharf adds by itself is left out there,
+/// or no container would start in a pod that is older than the daemon.
 pub mod feature {
     /// It does not begin a request after its deadline, and stops what is not done by then.
     pub const DEADLINES: &str = "deadlines";

@@ -15,7 +15,7 @@ use crate::world::{World, run};
 const COVERED: [&str; 3] = ["/sys/module", "/sys/kernel/security", "/usr/local/sbin"];
 
 /// Starts the daemon anew on a kernel that seems to have AppArmor, with a parser that ends as a shell command says.
-async fn simulate(world: &mut World, end: &str) {
+pub(crate) async fn simulate(world: &mut World, end: &str) {
     for path in COVERED {
         mount(Some("x"), path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     }
@@ -32,7 +32,7 @@ async fn simulate(world: &mut World, end: &str) {
     world.start_again().await;
 }
 
-fn uncover() {
+pub(crate) fn uncover() {
     COVERED.iter().for_each(|path| umount(*path).unwrap());
 }
 

@@ -9,8 +9,11 @@ use std::process::Child;
 
 use nix::sched::{CloneFlags, setns};
 use tonic::Code;
-use wharf_cri_api::v1::PodSandboxState;
+use wharf_cri_api::v1::security_profile::ProfileType;
+use wharf_cri_api::v1::{PodSandboxState, SecurityProfile};
 
+use crate::apparmor::{simulate, uncover};
+use crate::client::security;
 use crate::cni::node;
 use crate::daemon::process_with;
 use crate::place;
@@ -108,6 +111,30 @@ async fn is_served(world: &mut World, lay_out: fn(&Path), files: &str) {
     assert_eq!(refused.code(), Code::Internal, "what it says is passed on: {refused}");
     client.down(&pod).await.unwrap();
     supervisor.wait().unwrap();
+}
+
+/// The kubelet keeps a pod that is ready: if its containers could not be made any more, it would never make another.
+#[test]
+fn a_pod_that_is_older_than_apparmor_gets_no_profile_that_nobody_asked_for() {
+    run(async |world| {
+        let pod = world.client.run(&world.client.pod("earlier")).await.unwrap();
+        let mut supervisor = make_earlier(world, &pod, with_one_file_system).await;
+        simulate(world, "exit 0").await;
+        let client = &world.client;
+        let mut asks = client.container("asks", "true");
+        let profile_type = ProfileType::RuntimeDefault.into();
+        security(&mut asks).apparmor = Some(SecurityProfile { profile_type, ..Default::default() });
+        let error = client.create(&pod, &asks).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert!(error.message().contains("cannot do AppArmor profiles: recreate the pod"), "{error}");
+        client.create(&pod, &client.container("main", "true")).await.unwrap();
+        let plan = fs::read_to_string(world.dir.join("state/pods").join(&pod).join("plans")).unwrap();
+        assert!(plan.ends_with("Some(\"\")\n"), "no profile: {plan}");
+        assert!(world.daemon.has_logged("its new containers go without what wharf now adds"));
+        uncover();
+        client.down(&pod).await.unwrap();
+        supervisor.wait().unwrap();
+    });
 }
 
 #[test]

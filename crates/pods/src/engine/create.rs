@@ -16,9 +16,10 @@ use wharf_nri::api::Event;
 use wharf_nri::{Changes, ContainerView, Shown};
 use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request, Switch};
 use wharf_records::{ContainerFacts, ContainerRecord, save_spec};
-use wharf_supervision::HeldPaths;
+use wharf_supervision::Connection;
 use wharf_tasks::Underway;
 use wharf_types::{ContainerId, ContainerState, Timings};
+use wharf_wire::feature;
 use wharf_wire::v1::{self, Created};
 
 use super::plugins::{ASKING, show_pod};
@@ -48,8 +49,7 @@ struct Asked<'a> {
     id: &'a ContainerId,
     config: &'a ContainerConfig,
     images: &'a Images,
-    /// What the pod's supervisor holds.
-    held: &'a HeldPaths,
+    supervisor: &'a Connection,
 }
 
 /// Every decision about a container, before anything is made.
@@ -144,8 +144,8 @@ impl Engine {
         config: ContainerConfig,
     ) -> Result<Arc<Container>, Error> {
         let own = id.clone();
-        let held = pod.connected().await?.held();
-        let prepare = move |engine: &Self, pod: &Pod| engine.prepare(pod, &own, &config, &held);
+        let supervisor = pod.connected().await?;
+        let prepare = move |engine: &Self, pod: &Pod| engine.prepare(pod, &own, &config, &supervisor);
         let mut prepared = self.blocking(pod, prepare).await?;
         let created = self.first_process(pod, &mut prepared).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
@@ -186,12 +186,12 @@ impl Engine {
         pod: &Pod,
         id: &ContainerId,
         config: &ContainerConfig,
-        held: &HeldPaths,
+        supervisor: &Connection,
     ) -> Result<Prepared, Error> {
         planner::check(config, &pod.namespaces(), self.machine.modules)?;
         let images = Images::find(&self.parts.images, config)?;
         let timings = Timings::default();
-        let asked = Asked { id, config, images: &images, held };
+        let asked = Asked { id, config, images: &images, supervisor };
         let decision = timings.time("description and plan", || self.decide(pod, &asked))?;
         let (cgroup, log) = self.make(pod, id, &decision, &timings)?;
         let Decision { plan, record, extra: Extra { delegation, .. }, .. } = decision;
@@ -226,7 +226,11 @@ impl Engine {
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
         let (defaults, profile) = (&self.options.defaults, images.profile.as_deref().map(str::as_bytes));
-        let request = Request { pod_id, pod, id, container, image, mounted, profile, defaults };
+        let has_apparmor = self.machine.modules.apparmor == Switch::On;
+        let add = || asked.supervisor.features().add(feature::APPARMOR, pod_id);
+        let unasked_apparmor = (has_apparmor && add()).into();
+        let request =
+            Request { pod_id, pod, id, container, image, mounted, profile, defaults, unasked_apparmor };
         let mut description = host::describe(&request, &self.machine, &places, &self.additions)?;
         let show = |made: &Description| asked.show(of, cgroup, made);
         let inject = |made: &mut Description, names: &[String]| self.additions.devices(made, names);
@@ -235,7 +239,7 @@ impl Engine {
     }
 
     fn places(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Places, Error> {
-        let (layout, held) = (&self.parts.layout, asked.held);
+        let (layout, held) = (&self.parts.layout, asked.supervisor.held());
         let files = held.path(v1::Held::Files).unwrap_or_else(|| earlier::files(layout, pod.id()));
         let site = Site {
             snapshots: &self.parts.snapshots,
@@ -243,7 +247,7 @@ impl Engine {
             image: &asked.images.own,
             cgroup: &self.parts.cgroups.at(cgroup),
             pod_files: &files,
-            namespaces: places::pins(layout, pod.id(), held)?,
+            namespaces: places::pins(layout, pod.id(), &held)?,
         };
         Ok(site.places()?)
     }
