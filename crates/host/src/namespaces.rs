@@ -115,17 +115,19 @@ impl Template {
         }
     }
 
-    /// Sets sysctls in a network namespace that exists.
+    /// Sets sysctls of the network namespace among these, if they have one.
     ///
     /// # Errors
     /// One cannot be set to its value.
-    pub fn set_sysctls(&self, net: BorrowedFd<'_>, sysctls: &BTreeMap<String, String>) -> Result<(), Error> {
-        if sysctls.is_empty() {
-            return Ok(());
-        }
+    pub fn set_sysctls(
+        &self,
+        NewNamespaces { net, user, .. }: &NewNamespaces,
+        sysctls: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let Some(net) = net.as_ref().filter(|_| !sysctls.is_empty()) else { return Ok(()) };
         let set = || {
             setns(net, CloneFlags::CLONE_NEWNET).stage(STAGE)?;
-            self.0.sysctls.set(sysctls, None)
+            self.0.sysctls.set(sysctls, user.as_ref().map(OwnedFd::as_fd))
         };
         thread::scope(|scope| {
             let setting = thread::Builder::new().spawn_scoped(scope, set).stage(STAGE)?;

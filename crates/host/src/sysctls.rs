@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use wharf_planner::{Refusal, sysctl_path};
+use wharf_planner::{Refusal, is_in_user_namespace, sysctl_path};
 use wharf_sys::fs::{Resolve, open_below, write_fd};
 use wharf_sys::mount::{Attributes, new_filesystem};
 use wharf_sys::user_namespace;
@@ -67,8 +67,7 @@ impl Sysctls {
         wanted.iter().try_for_each(|(key, value)| {
             let set = || set(procfs.as_fd(), key, value);
             let done = match user {
-                // Whose limit it is depends on the user namespace of who opens it.
-                Some(user) if key.starts_with("user.") => user_namespace::inside(user, set),
+                Some(user) if is_in_user_namespace(key) => user_namespace::inside(user, set),
                 Some(user) => set().or_else(|error| match error.errno {
                     Errno::EACCES => user_namespace::inside(user, set),
                     _ => Err(error),

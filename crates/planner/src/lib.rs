@@ -55,7 +55,7 @@ pub use mounts::{ETC_FILES, SHM};
 pub use namespaces::{Kind as NamespaceKind, NamespacePlan};
 pub use plan::plan;
 pub use pod::files::{FilesPlan, HostNames, Shm, names_resolved};
-pub use pod::sysctls::sysctl_path;
+pub use pod::sysctls::{is_in_user_namespace, sysctl_path};
 pub use pod::{
     NetworkPlan, PodPlan, cgroup, cgroup_parent, check as check_pod, namespaces_of, plan as plan_pod,
 };

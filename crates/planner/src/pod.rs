@@ -56,7 +56,7 @@ pub fn plan(config: &PodSandboxConfig, names: HostNames, defaults: &Defaults) ->
     let asked = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
     let sysctls = sysctls::plan(&asked, &sysctls::scopes(&own, ids.as_ref()), defaults)?;
     let files = files::plan(config, &options, ids, names, defaults)?;
-    let Sysctls { early, late } = sysctls;
+    let Sysctls { early, late } = sysctls.within(ids.map(|ids| ids.groups));
     let namespaces = NamespacePlan { own, hostname: files.hostname.clone(), sysctls: early, ids };
     let network = NetworkPlan { ports: ports::plan(config)?, sysctls: late };
     Ok(PodPlan { namespaces, files, network })

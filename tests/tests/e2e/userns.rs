@@ -229,6 +229,7 @@ fn the_pods_own_namespaces_are_its_roots_to_change() {
             ("kernel.shm_rmid_forced", "1"),
             ("kernel.domainname", "nis"),
             ("user.max_net_namespaces", "5"),
+            ("net.ipv4.ping_group_range", "0 1000"),
         ];
         let hosts = || std::fs::read_to_string("/proc/sys/user/max_net_namespaces").unwrap();
         let of_host = hosts();
@@ -243,6 +244,7 @@ fn the_pods_own_namespaces_are_its_roots_to_change() {
         assert_eq!(client.output(&id, values).await, "77\n1\nnis");
         assert_eq!(client.output(&id, "cat /proc/sys/user/max_net_namespaces").await, "5");
         assert_eq!(hosts(), of_host);
+        assert_eq!(client.output(&id, "cat /proc/sys/net/ipv4/ping_group_range").await, "0\t1000");
         client.output(&id, "ip address add 10.250.0.1/32 dev lo; hostname changed").await;
         assert_eq!(
             client.output(&id, "hostname; ip -o address show dev lo | grep -c 10.250").await,

@@ -5,14 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wharf_types::IdMaps;
+use wharf_types::{IdMaps, IdRange};
 
 use crate::namespaces::Kind;
 use crate::{Defaults, Refusal};
 
 /// What a pod with its own network may do without being root in it, as with other runtimes.
 const USUAL: [(&str, &str); 2] =
-    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+    [("net.ipv4.ip_unprivileged_port_start", "0"), (PING_GROUPS, "0 2147483647")];
+
+/// The groups that may open ICMP sockets: the first and the last.
+const PING_GROUPS: &str = "net.ipv4.ping_group_range";
 
 /// The kind of namespace that a sysctl belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +37,29 @@ pub(crate) struct Sysctls {
     /// When it has its network, except for the usual ones: a sysctl of an interface exists only then, and whoever
     /// connects the pod may have set another value.
     pub(crate) late: BTreeMap<String, String>,
+}
+
+impl Sysctls {
+    /// The same for a pod whose namespace has these groups. The kernel refuses a range that goes beyond them, as the
+    /// usual one does.
+    pub(crate) fn within(mut self, groups: Option<IdRange>) -> Self {
+        let Some(groups) = groups else { return self };
+        let wanted = [&mut self.early, &mut self.late].into_iter().filter_map(|all| all.get_mut(PING_GROUPS));
+        for range in wanted {
+            if let Some((first, last)) = range.trim().split_once(char::is_whitespace)
+                && last.trim().parse().is_ok_and(|last: u32| last >= groups.count())
+            {
+                *range = format!("{first} {}", groups.count() - 1);
+            }
+        }
+        self
+    }
+}
+
+/// Whether the kernel reads a sysctl as something of the user namespace of who opens it or writes to it.
+#[must_use]
+pub fn is_in_user_namespace(key: &str) -> bool {
+    key.starts_with("user.") || key == PING_GROUPS
 }
 
 /// The sysctls of a pod that asks for these and has these scopes. The request's come before the node's, and these
@@ -228,6 +254,31 @@ mod tests {
         let asked = BTreeMap::from([("user.max_net_namespaces".to_owned(), "9".to_owned())]);
         let planned = plan(&asked, &own, &Defaults::default()).unwrap();
         assert_eq!(planned, Sysctls { early: asked, late: BTreeMap::new() });
+    }
+
+    #[test]
+    fn groups_that_may_ping_are_those_of_the_pods_user_namespace() {
+        let range = wharf_types::IdRange::new(100_000, 65_536).unwrap();
+        let planned = |value: &str, groups| {
+            let asked = BTreeMap::from([(PING_GROUPS.to_owned(), value.to_owned())]);
+            let Sysctls { early, late } =
+                plan(&asked, &[Scope::Of(Kind::Net)].into(), &Defaults::default()).unwrap().within(groups);
+            assert_eq!(early[PING_GROUPS], late[PING_GROUPS]);
+            early[PING_GROUPS].clone()
+        };
+        for (value, cut) in [
+            ("0 1000", "0 1000"),
+            ("0 65535", "0 65535"),
+            ("0\t65536", "0 65535"),
+            (USUAL[1].1, "0 65535"),
+            // The kernel's word for nobody, and what it refuses.
+            ("1 0", "1 0"),
+            ("70000 80000", "70000 65535"),
+            ("x", "x"),
+        ] {
+            assert_eq!(planned(value, Some(range)), cut);
+            assert_eq!(planned(value, None), value);
+        }
     }
 
     #[test]

@@ -7,14 +7,15 @@
 //! the supervisor makes it for the first of them.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
+use wharf_host::namespaces::NewNamespaces;
 use wharf_host::{self as host, directories, earlier, files};
-use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
+use wharf_network::{Attachment, Dns, StatsSocket};
 use wharf_nri::Window;
 use wharf_nri::api::Event;
 use wharf_planner::{self as planner, NetworkPlan, PodKey, PodPlan};
@@ -26,8 +27,8 @@ use super::Engine;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::{Pod, State};
 
-/// A network namespace, and what is needed there.
-type Unconnected = (OwnedFd, NetworkPlan);
+/// Namespaces with a network among them, and what is needed there.
+type Unconnected = (Arc<NewNamespaces>, NetworkPlan);
 
 /// How far a pod came on one thread: each change of threads takes as long as some of its stages.
 enum Built {
@@ -101,7 +102,7 @@ impl Engine {
             Built::Unanswered(ips) => self.complete_pod(pod, ips).await?,
             Built::Unconnected(network) => {
                 let joined = pod.timings().time_async("network", self.join_network(pod, network));
-                self.complete_pod(pod, joined.await?.ips).await?
+                self.complete_pod(pod, joined.await?).await?
             }
         };
         *pod.write_state() = State { ips, ready: true };
@@ -121,10 +122,10 @@ impl Engine {
     async fn join_network(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
-        (netns, plan): Unconnected,
-    ) -> Result<PodAddresses, Error> {
+        (namespaces, plan): Unconnected,
+    ) -> Result<Vec<IpAddr>, Error> {
         let _turn = self.network_turns.make().await;
-        self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd(), &plan)).await
+        self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, &namespaces, &plan)).await
     }
 
     /// Decides everything about a pod. What its request names must be here.
@@ -139,8 +140,8 @@ impl Engine {
             Some(network) => match self.network_turns.make_now() {
                 None => return Ok(Built::Unconnected(network)),
                 Some(_turn) => {
-                    let join = || self.join_network_blocking(pod, network.0.as_fd(), &network.1);
-                    pod.timings().time("network", join)?.ips
+                    let join = || self.join_network_blocking(pod, &network.0, &network.1);
+                    pod.timings().time("network", join)?
                 }
             },
         };
@@ -164,13 +165,11 @@ impl Engine {
         let start = || self.program.start(&directory);
         let (process, socket) = timings.time("start of the supervisor", start)?;
         *pod.supervisor() = Some(process);
-        let namespaces = timings.time("end of the namespaces", || making.end(files))?;
-        let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
-        let netns = netns.stage("keeping the pod's network namespace")?;
-        *pod.unheld() = Some(Arc::new(namespaces));
+        let namespaces = Arc::new(timings.time("end of the namespaces", || making.end(files))?);
+        *pod.unheld() = Some(Arc::clone(&namespaces));
         // The supervisor responds while the pod is being connected to its network.
         self.watch_over(pod, Some(socket));
-        Ok(netns.map(|netns| (netns, network)))
+        Ok(namespaces.net.is_some().then_some((namespaces, network)))
     }
 
     /// Intent first: what is made after the record is found by it.
@@ -197,9 +196,10 @@ impl Engine {
     fn join_network_blocking(
         &self,
         pod: &Pod,
-        netns: BorrowedFd<'_>,
+        namespaces: &NewNamespaces,
         NetworkPlan { ports, sysctls }: &NetworkPlan,
-    ) -> Result<PodAddresses, Error> {
+    ) -> Result<Vec<IpAddr>, Error> {
+        let Some(netns) = namespaces.net.as_ref().map(AsFd::as_fd) else { return Ok(Vec::new()) };
         let pin = &self.parts.layout.namespace(pod.id(), "net");
         let metadata = pod.config().metadata.clone().unwrap_or_default();
         let dns = pod.config().dns_config.clone().unwrap_or_default();
@@ -219,8 +219,8 @@ impl Engine {
         if !self.parts.network.counts(pod.id()) {
             *pod.network_stats() = Some(StatsSocket::open(netns).stage("counting the pod's traffic")?);
         }
-        self.template.set_sysctls(netns, sysctls)?;
-        Ok(addresses)
+        self.template.set_sysctls(namespaces, sysctls)?;
+        Ok(addresses.ips)
     }
 
     /// Stops a pod: kills its processes and releases its addresses; its containers stay listed. Unknown and stopped
