@@ -15,6 +15,7 @@ use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::{LayerLease, Store};
 use wharf_records::{ContainerFacts, ContainerRecord, Recovered, Word, decide};
 use wharf_state::ExitRecord;
+use wharf_tasks::Stopping;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
 
 use crate::error::Error;
@@ -37,6 +38,8 @@ pub struct Container {
     log_path: String,
     /// Held by a change of the container, so that changes come one after another. See `lock` for the order.
     changing: tokio::sync::Mutex<()>,
+    /// Its calls to stop.
+    stopping: Stopping,
     timings: Timings,
     /// Keeps the images' layers while they may be mounted.
     _layers: Layers,
@@ -124,6 +127,7 @@ impl Container {
             pid: AtomicI32::new(0),
             meter: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
+            stopping: Stopping::default(),
             timings: Timings::default(),
             _layers: layers,
         }
@@ -160,6 +164,11 @@ impl Container {
     /// Waits for its turn to change the container. See `lock` for the order.
     pub(crate) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.changing.lock().await
+    }
+
+    /// Those who want it to stop.
+    pub(crate) fn stopping(&self) -> &Stopping {
+        &self.stopping
     }
 
     /// Its cgroup, if there is one.

@@ -1,13 +1,14 @@
 //! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as
 //! somebody wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), limits on what goes on at
-//! a time ([`Crowd`], [`Turns`]), what may be stuck ([`Aside`]), and what needs a thread of its own ([`Threads`]). What
-//! the work does is for others to say.
+//! a time ([`Crowd`], [`Turns`]), ends that callers ask for more than once ([`Stopping`]), what may be stuck ([`Aside`]),
+//! and what needs a thread of its own ([`Threads`]). What the work does is for others to say.
 
 mod aside;
 mod crowd;
 mod demand;
 mod joins;
 mod persist;
+mod stopping;
 mod thread;
 mod turns;
 
@@ -16,5 +17,6 @@ pub use crowd::{Crowd, CrowdLimits, Crowded, Member};
 pub use demand::Demand;
 pub use joins::{Call, Joins, spawn};
 pub use persist::persist;
+pub use stopping::Stopping;
 pub use thread::{ThreadError, Threads};
 pub use turns::{Turn, Turns};

@@ -171,6 +171,39 @@ fn stop_gives_the_grace_and_then_kills() {
     });
 }
 
+/// The kubelet repeats the call when the grace period changes, and after its own timeout.
+#[test]
+fn a_container_gets_its_stop_signal_once_and_the_newest_grace() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("again")).await.unwrap();
+        let script = "trap 'echo asked >>/tmp/asked' TERM; touch /tmp/asked; while :; do sleep 0.05; done";
+        let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
+        let asked = async |times: usize| {
+            until("the signal has arrived", async || {
+                let asked =
+                    client.exec(&id, "cat /tmp/asked", 5).await.ok().filter(|done| done.exit_code == 0)?;
+                (asked.stdout == b"asked\n".repeat(times)).then_some(())
+            })
+            .await;
+        };
+        asked(0).await;
+        let start = Instant::now();
+        let gone = tokio::time::timeout(Duration::from_millis(500), client.stop_container(&id, 2)).await;
+        assert!(gone.is_err(), "its caller went away");
+        let (kept, ()) = tokio::join!(client.stop_container(&id, 1000), async {
+            asked(1).await;
+            tokio::time::sleep_until((start + Duration::from_secs(4)).into()).await;
+            // The call with a grace of two seconds has killed nothing, and nobody has sent another signal.
+            asked(1).await;
+            client.stop_container(&id, 1).await.unwrap();
+        });
+        kept.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
+    });
+}
+
 #[test]
 fn lists_are_filtered() {
     run(async |world| {

@@ -98,7 +98,8 @@ impl Engine {
     }
 
     /// Stops a container: sends its stop signal, then SIGKILL after `grace`, and returns when the process has exited.
-    /// Unknown and exited containers are success.
+    /// Unknown and exited containers are success. A further call sends no second signal: many programs take that as an
+    /// order to exit at once. Its `grace` replaces that of the calls before it.
     ///
     /// # Errors
     /// DeadlineExceeded if the kernel does not let it die.
@@ -113,22 +114,14 @@ impl Engine {
         (pod, container): InPod,
         grace: Duration,
     ) -> Result<(), Error> {
-        self.end(&pod, &container, grace).await?;
+        if !container.is_exited() {
+            container.stopping().wait(grace, self.end_by_itself(&pod, &container)).await;
+        }
+        // What is left after that is killed.
+        if !container.is_exited() {
+            self.kill(&pod, &container).await?;
+        }
         self.tell(Event::StopContainer, &pod, Some(&container)).await
-    }
-
-    async fn end(&self, pod: &Pod, container: &Container, grace: Duration) -> Result<(), Error> {
-        if container.is_exited() {
-            return Ok(());
-        }
-        if !grace.is_zero() {
-            // What is left after that is killed.
-            drop(tokio::time::timeout(grace, self.end_by_itself(pod, container)).await);
-            if container.is_exited() {
-                return Ok(());
-            }
-        }
-        self.kill(pod, container).await
     }
 
     /// Sends a container its stop signal, and waits for it to exit; one that was not started is not waited for.
@@ -137,7 +130,7 @@ impl Engine {
             // The container's state can be known a moment before the supervisor accepts requests.
             pod.contact().settled().await;
             let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
-            self.signal(pod, container, Signal::of_number(number)).await;
+            container.stopping().tell(self.signal(pod, container, Signal::of_number(number))).await;
             container.exited().await;
         }
     }
