@@ -466,7 +466,8 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Reply<UpdatePodSandboxResourcesResponse> {
-        // The pod's cgroup belongs to the kubelet, which has already set it.
+        // The pod's cgroup belongs to the kubelet, which sets it afterwards: a failure means that the new size is
+        // refused.
         let request = request.into_inner();
         let update = self.engine.update_pod(&request.pod_sandbox_id, [request.overhead, request.resources]);
         update.await.map_err(status::of)?;

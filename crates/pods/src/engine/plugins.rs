@@ -30,7 +30,7 @@ impl Engine {
         self.parts.plugins.tell(event, id, show).await.stage(ASKING)
     }
 
-    /// Tells plugins of what the kubelet has set on a pod's own cgroup: overhead and resources.
+    /// Tells plugins of what the kubelet is about to set on a pod's own cgroup: overhead and resources.
     ///
     /// # Errors
     /// NotFound; the plugin that refuses.
