@@ -1,5 +1,6 @@
 //! The facts about this machine on which a container's description depends, gathered once, as data.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, DirEntry, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -25,7 +26,7 @@ use crate::error::Error;
 const RESOLV_CONF_LIMIT_BYTES: usize = 1 << 20;
 /// The longest seccomp profile, in bytes.
 const PROFILE_LIMIT_BYTES: usize = 1 << 20;
-/// How many directories `/dev` may have: there are some for each processor, bus and disk.
+/// How many directories `/dev`, or one below it, may have: there are some for each processor, bus and disk.
 const DEVICE_DIRECTORIES_MAX: usize = 16_384;
 
 /// What does not change while the kernel runs.
@@ -172,14 +173,11 @@ fn devices(asked: &Device) -> Result<Vec<DeviceNode>, Unread> {
         let node = node(target, &status).ok_or_else(|| Unread::invalid("is not a device"))?;
         return Ok(vec![node]);
     }
-    let mut nodes = Vec::new();
-    for entry in entries(&source).map_err(|error| unread(&error))? {
-        let name = format!("{target}/{}", entry.file_name().to_string_lossy());
-        let name = ContainerPath::new(&name).map_err(Unread::invalid)?;
-        let status = present(std::fs::metadata(entry.path())).map_err(|error| unread(&error))?;
-        nodes.extend(status.and_then(|status| node(name, &status)));
-    }
-    Ok(nodes)
+    // As with other runtimes: what other file systems mount there, and the console, are left out.
+    const LEFT_OUT: [&str; 8] = ["pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev"];
+    let is_left_out = |path: &Path| LEFT_OUT.iter().any(|name| path.file_name() == Some(OsStr::new(name)));
+    let name = |path: &Path| format!("{target}/{}", path.strip_prefix(&source).unwrap_or(path).display());
+    devices_below(&source, is_left_out, name, |error, _path| unread(error))
 }
 
 fn entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
@@ -214,30 +212,36 @@ fn node(path: ContainerPath, status: &Metadata) -> Option<DeviceNode> {
 /// The machine's devices, those in directories of `/dev` included, except the ones that every container has itself.
 fn host_devices() -> Result<Vec<DeviceNode>, Unread> {
     const OWN: [&str; 6] = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx"];
+    let is_own = |path: &Path| OWN.iter().any(|own| path == Path::new(own));
+    devices_below(Path::new("/dev"), is_own, |path| path.display().to_string(), of_machine)
+}
+
+/// The devices in a directory and in those below it, with their paths in a container. What a link leads to is found
+/// where it is, or not meant.
+fn devices_below(
+    root: &Path,
+    is_left_out: impl Fn(&Path) -> bool,
+    name: impl Fn(&Path) -> String,
+    failed: impl Fn(&io::Error, &Path) -> Unread,
+) -> Result<Vec<DeviceNode>, Unread> {
     let mut found = Vec::new();
-    let mut directories = vec![PathBuf::from("/dev")];
+    let mut directories = vec![root.to_owned()];
     let mut next = 0;
     while let Some(directory) = directories.get(next).cloned() {
-        let listed = present(entries(&directory)).map_err(|error| of_machine(&error, &directory))?;
+        let listed = present(entries(&directory)).map_err(|error| failed(&error, &directory))?;
         next += 1;
-        for entry in listed.into_iter().flatten() {
-            let path = entry.path();
-            let kind = present(entry.file_type()).map_err(|error| of_machine(&error, &path))?;
-            // What a link leads to is found where it is.
-            let Some(kind) = kind.filter(|kind| !kind.is_symlink()) else { continue };
-            if OWN.iter().any(|own| path == Path::new(own)) {
-                continue;
-            }
-            if kind.is_dir() {
+        for path in listed.into_iter().flatten().map(|entry| entry.path()).filter(|path| !is_left_out(path)) {
+            let status = present(std::fs::symlink_metadata(&path)).map_err(|error| failed(&error, &path))?;
+            let Some(status) = status else { continue };
+            if status.is_dir() {
                 directories.push(path);
                 continue;
             }
-            let status = present(std::fs::metadata(&path)).map_err(|error| of_machine(&error, &path))?;
-            let name = ContainerPath::new(&path.to_string_lossy()).map_err(Unread::invalid)?;
-            found.extend(status.and_then(|status| node(name, &status)));
+            let name = ContainerPath::new(&name(&path)).map_err(Unread::invalid)?;
+            found.extend(node(name, &status));
         }
         if directories.len() > DEVICE_DIRECTORIES_MAX {
-            let problem = format!("/dev has more than {DEVICE_DIRECTORIES_MAX} directories");
+            let problem = format!("{} has more than {DEVICE_DIRECTORIES_MAX} directories", root.display());
             return Err(Unread { kind: wharf_types::ErrorKind::ResourceExhausted, problem });
         }
     }
@@ -310,10 +314,20 @@ mod tests {
         let numbers = |node: &DeviceNode| (node.path.to_string(), node.major, node.minor);
         assert_eq!(null.iter().map(numbers).collect::<Vec<_>>(), [("/dev/x".to_owned(), 1, 3)]);
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero")).unwrap();
-        std::fs::write(dir.path().join("file"), "").unwrap();
+        let place = |name: &str| dir.path().join(name);
+        for directory in ["bus/usb", "pts"] {
+            std::fs::create_dir_all(place(directory)).unwrap();
+        }
+        for name in ["zero", "bus/usb/zero", "pts/zero", "bus/console"] {
+            let (kind, mode) = (SFlag::S_IFCHR, nix::sys::stat::Mode::S_IRUSR);
+            nix::sys::stat::mknod(&place(name), kind, mode, nix::sys::stat::makedev(1, 5)).unwrap();
+        }
+        std::os::unix::fs::symlink("zero", place("link")).unwrap();
+        std::os::unix::fs::symlink("/dev/net", place("net")).unwrap();
+        std::fs::write(place("file"), "").unwrap();
         let all = devices(&asked(dir.path().to_str().unwrap())).unwrap();
-        assert_eq!(all.iter().map(numbers).collect::<Vec<_>>(), [("/dev/x/zero".to_owned(), 1, 5)]);
+        let below = ["/dev/x/zero", "/dev/x/bus/usb/zero"].map(|path| (path.to_owned(), 1, 5));
+        assert_eq!(all.iter().map(numbers).collect::<Vec<_>>(), below);
         for bad in ["/dev/no-such", dir.path().join("file").to_str().unwrap(), "/dev/\0"] {
             let error = devices(&asked(bad)).unwrap_err();
             assert_eq!(error.kind, wharf_types::ErrorKind::InvalidArgument, "{error:?}");
