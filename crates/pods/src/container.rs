@@ -61,12 +61,7 @@ impl Drop for Layers {
         if let (Some((leases, store)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn_blocking(move || {
                 drop(leases);
-                if let Err(error) = store.sweep() {
-                    tracing::warn!(
-                        error = wharf_types::chain(&error),
-                        "layers that no image uses could not be removed"
-                    );
-                }
+                store.sweep_and_log();
             });
         }
     }

@@ -22,8 +22,8 @@ use wharf_records::Event;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
-use wharf_tasks::{Aside, Demand, Turns};
-use wharf_types::{StageError, chain};
+use wharf_tasks::{Aside, Demand, Threads, Turns, pool};
+use wharf_types::{PodId, StageError, chain};
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
@@ -87,14 +87,8 @@ pub struct Parts {
     pub plugins: Arc<Plugins>,
 }
 
-/// The number of threads that the runtime's pool for blocking work should have.
-pub const BLOCKING_THREADS: usize = 64;
 /// How long killed processes may take to exit.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// How many threads of the pool may wait for the disk of logs.
-const LOGS_THREADS: usize = 8;
-/// How long to wait for that disk.
-const LOGS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// All pods.
 #[derive(Debug)]
@@ -119,6 +113,8 @@ pub struct Engine {
     table: Table,
     /// Limits concurrent calls of network plugins, which may hang.
     network_turns: Turns,
+    /// Pods and containers are made in them, for the directories of the host may never respond.
+    making: Threads<PodId>,
 }
 
 impl Engine {
@@ -146,15 +142,15 @@ impl Engine {
             program,
             filters: Filters::default(),
             commands: Commands::default(),
-            logs: Aside::new(LOGS_THREADS, LOGS_PATIENCE),
+            logs: Aside::new(pool::LOGS, pool::LOGS_PATIENCE),
             events: Events::new(),
             measurements: Demand::default(),
             machine: Machine::look()?,
             additions,
             template: Template::make()?,
             table: Table::default(),
-            // Together three quarters of the pool.
-            network_turns: Turns::new(BLOCKING_THREADS * 3 / 8),
+            network_turns: Turns::new(pool::NETWORK),
+            making: Threads::with_pool("making", pool::MAKING_LIMITS, pool::MAKING),
         }))
     }
 

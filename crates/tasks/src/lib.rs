@@ -1,13 +1,14 @@
 //! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as
-//! somebody wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), limits on what goes on at
-//! a time ([`Crowd`], [`Turns`]), ends that callers ask for more than once ([`Stopping`]), what may be stuck ([`Aside`]),
-//! and what needs a thread of its own ([`Threads`]). What the work does is for others to say.
+//! somebody wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), limits on what goes on
+//! at a time ([`Crowd`], [`Turns`]), ends that callers ask for more than once ([`Stopping`]), what may be stuck
+//! ([`Aside`]), and what needs a thread of its own ([`Threads`]). What the work does is for others to say.
 
 mod aside;
 mod crowd;
 mod demand;
 mod joins;
 mod persist;
+pub mod pool;
 mod stopping;
 mod thread;
 mod turns;

@@ -1,11 +1,13 @@
 //! Blocking work that may take minutes, or that changes what is a thread's own, such as its namespaces. It gets a
-//! thread of its own: the pool for blocking work is small, and everything else needs it.
+//! thread of its own: the pool for blocking work is small, and everything else needs it. Work that only may be stuck
+//! gets a thread of the pool as long as little of it is at work.
 
+use std::borrow::Cow;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use wharf_types::{ErrorKind, Failure};
 
@@ -20,6 +22,8 @@ pub struct Threads<K: Eq + Hash + Clone> {
     name: &'static str,
     working: Crowd<K>,
     ended: Arc<Notify>,
+    /// Threads of the pool that this work may have, because one that begins costs time.
+    pooled: Arc<Semaphore>,
 }
 
 /// Why work was not done in a thread.
@@ -29,7 +33,7 @@ pub enum ThreadError {
     #[error("{what}: no thread was free within {} s: {}", PATIENCE.as_secs(), others(*.crowded))]
     Busy {
         /// The work.
-        what: String,
+        what: Cow<'static, str>,
         /// Of which there are too many.
         crowded: Crowded,
     },
@@ -37,7 +41,7 @@ pub enum ThreadError {
     #[error("{what}: a thread of its own")]
     Thread {
         /// The work.
-        what: String,
+        what: Cow<'static, str>,
         /// Why there is none.
         source: std::io::Error,
     },
@@ -76,29 +80,50 @@ impl<K: Eq + Hash + Clone + Send + 'static> Threads<K> {
     /// Threads with this name for people. Whoever finds too many of them at work waits.
     #[must_use]
     pub fn new(name: &'static str, limits: CrowdLimits) -> Self {
-        Self { name, working: Crowd::new(limits), ended: Arc::default() }
+        Self::with_pool(name, limits, 0)
     }
 
-    /// Does work in a thread of its own; `what` is that work, for people.
+    /// The same for work that changes nothing of its thread: so much of it at a time is done on the pool.
+    #[must_use]
+    pub fn with_pool(name: &'static str, limits: CrowdLimits, pooled: usize) -> Self {
+        let pooled = Arc::new(Semaphore::new(pooled));
+        Self { name, working: Crowd::new(limits), ended: Arc::default(), pooled }
+    }
+
+    /// Does work in a thread; `what` is that work, for people.
     ///
     /// # Errors
     /// [`ThreadError`].
     pub async fn run<T: Send + 'static>(
         &self,
         key: &K,
-        what: String,
+        what: impl Into<Cow<'static, str>>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ThreadError> {
+        let what = what.into();
         let place = match self.enter(key).await {
             Ok(place) => place,
             Err(crowded) => return Err(ThreadError::Busy { what, crowded }),
         };
-        let (done, waiting) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(self.name.to_owned());
         let work = move || {
             let result = work();
             drop(place);
-            drop(done.send(result));
+            result
+        };
+        if let Ok(turn) = Arc::clone(&self.pooled).try_acquire_owned() {
+            let pooled = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                work()
+            });
+            let failed = |ended| ThreadError::Thread { what, source: std::io::Error::other(ended) };
+            return pooled.await.map_err(failed);
+        }
+        let (done, waiting) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(self.name.to_owned());
+        let runtime = tokio::runtime::Handle::current();
+        let work = move || {
+            let _runtime = runtime.enter();
+            drop(done.send(work()));
         };
         if let Err(source) = thread.spawn(work) {
             return Err(ThreadError::Thread { what, source });
@@ -173,6 +198,20 @@ mod tests {
         let panicked = threads.run(&'a', what(), || -> u8 { panic!("on purpose") }).await.unwrap_err();
         assert!(format!("{panicked:?}").contains("the thread apart panicked"), "{panicked:?}");
         threads.run(&'a', what(), || ()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn little_of_it_is_done_on_the_pool() {
+        let limits = CrowdLimits { of_one: 9, of_all: 9 };
+        let threads = Arc::new(Threads::with_pool("apart", limits, 1));
+        let is_apart = || std::thread::current().name() == Some("apart");
+        assert!(!threads.run(&'a', "work", is_apart).await.unwrap());
+        let stuck = hang(&threads, 'a').await;
+        assert!(threads.run(&'b', "work", is_apart).await.unwrap());
+        stuck.end().await;
+        let panicked = threads.run(&'a', "work", || -> u8 { panic!("on purpose") }).await.unwrap_err();
+        assert!(format!("{panicked:?}").contains("on purpose"), "{panicked:?}");
+        assert!(!threads.run(&'a', "work", is_apart).await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]

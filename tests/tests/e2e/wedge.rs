@@ -2,16 +2,17 @@
 //! far as calls for them are concerned.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
+use nix::mount::MsFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::Code;
-use wharf_cri_api::v1::{ContainerState, LinuxContainerResources, PodSandboxState, VersionRequest};
+use wharf_cri_api::v1::{ContainerState, LinuxContainerResources, Mount, PodSandboxState, VersionRequest};
 
 use crate::daemon::{is_alive, process_with};
 use crate::world::{World, run, until};
@@ -351,5 +352,68 @@ fn a_supervisor_that_cannot_die_makes_a_stop_fail_in_time() {
         client.down(&stuck).await.unwrap();
         fs::remove_dir(directory).unwrap();
         world.is_clean().await;
+    });
+}
+
+/// A file system whose server never responds, until this is dropped.
+struct Unresponsive {
+    _server: OwnedFd,
+    place: PathBuf,
+}
+
+impl Unresponsive {
+    fn mount(place: PathBuf) -> Self {
+        fs::create_dir(&place).unwrap();
+        let server: OwnedFd = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap().into();
+        let options = format!("fd={},rootmode=40755,user_id=0,group_id=0", server.as_raw_fd());
+        let none = MsFlags::empty();
+        nix::mount::mount(Some("silent"), &place, Some("fuse"), none, Some(&*options)).unwrap();
+        Self { _server: server, place }
+    }
+}
+
+impl Drop for Unresponsive {
+    fn drop(&mut self) {
+        // Whoever waits gets an error when the server is gone, too.
+        nix::mount::umount2(&self.place, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[test]
+fn directories_of_the_host_that_do_not_respond_hold_up_only_who_mounts_them() {
+    /// More than the threads of the pool.
+    const STUCK: usize = 90;
+    run(async |world| {
+        let client = &world.client;
+        let healthy = client.run(&client.pod("healthy")).await.unwrap();
+        let runs = client.launch(&healthy, &client.container("main", "sleep 1000")).await.unwrap();
+        let pods = join_all(
+            (0..STUCK).map(async |number| client.run(&client.pod(&format!("stuck-{number}"))).await.unwrap()),
+        );
+        let pods = pods.await;
+        let silent = Unresponsive::mount(world.dir.join("silent"));
+        let mut config = client.container("main", "sleep 1000");
+        let host_path = silent.place.join("x").to_str().unwrap().to_owned();
+        config.mounts.push(Mount { host_path, container_path: "/x".into(), ..Mount::default() });
+        let creations = join_all(pods.iter().map(|pod| client.create(pod, &config)));
+        let others = async {
+            let threads = || fs::read_dir(format!("/proc/{}/task", world.daemon.pid())).unwrap().count();
+            until("all of them wait", async || (threads() > STUCK).then_some(())).await;
+            client.container_stats(&runs).await;
+            let next = client.run(&client.pod("next")).await.unwrap();
+            client.launch(&next, &client.container("main", "sleep 1001")).await.unwrap();
+            client.stop_container(&runs, 0).await.unwrap();
+            client.down(&next).await.unwrap();
+        };
+        let mut creations = std::pin::pin!(creations);
+        tokio::select! {
+            answers = &mut creations => panic!("{answers:?}"),
+            () = others => {}
+        }
+        drop(silent);
+        for error in creations.await {
+            assert!(error.unwrap_err().message().contains("silent"));
+        }
+        fs::remove_dir(world.dir.join("silent")).unwrap();
     });
 }

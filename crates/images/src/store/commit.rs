@@ -320,7 +320,7 @@ impl Shared {
     /// Gives up layers that were made visible for an image that could not be committed. Leased ones are removed later.
     fn forsake(&self, names: &[String]) {
         self.write().doom(names);
-        self.sweep_or_warn();
+        self.sweep_and_log();
     }
 
     fn write_content(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {

@@ -44,7 +44,7 @@ impl Store {
             }
         }
         drop(writer);
-        shared.sweep_or_warn();
+        shared.sweep_and_log();
         tracing::info!(image = %image.id(), "image removed");
         Ok(true)
     }
@@ -57,6 +57,11 @@ impl Store {
     /// [`StoreError::Mounts`] if the kernel does not say what is mounted; nothing is removed.
     pub fn sweep(&self) -> Result<Usage, StoreError> {
         self.shared.sweep()
+    }
+
+    /// Sweeps, and logs the result. If that fails, the next sweep removes what is left.
+    pub fn sweep_and_log(&self) {
+        self.shared.sweep_and_log();
     }
 }
 
@@ -81,13 +86,14 @@ impl Shared {
         Ok(removed.iter().map(|(_, usage)| *usage).sum())
     }
 
-    /// Sweeps. If that fails, the next sweep removes what is left.
-    pub(super) fn sweep_or_warn(&self) {
-        if let Err(error) = self.sweep() {
-            tracing::warn!(
-                error = wharf_types::chain(&error),
-                "layers that no image uses are not removed yet"
-            );
+    pub(super) fn sweep_and_log(&self) {
+        match self.sweep() {
+            Ok(Usage { inodes: 0, .. }) => {}
+            Ok(Usage { bytes, .. }) => tracing::info!(bytes, "removed layers that no image uses"),
+            Err(error) => {
+                let error = wharf_types::chain(&error);
+                tracing::warn!(error, "layers that no image uses could not be removed");
+            }
         }
     }
 }

@@ -145,8 +145,10 @@ impl Engine {
     ) -> Result<Arc<Container>, Error> {
         let own = id.clone();
         let supervisor = pod.connected().await?;
-        let prepare = move |engine: &Self, pod: &Pod| engine.prepare(pod, &own, &config, &supervisor);
-        let mut prepared = self.blocking(pod, prepare).await?;
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        let prepare = move || engine.prepare(&of, &own, &config, &supervisor);
+        let prepared = self.making.run(pod.id(), "preparing the container", prepare).await;
+        let mut prepared = prepared.stage("making the container")??;
         let created = self.first_process(pod, &mut prepared).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);
@@ -226,9 +228,7 @@ impl Engine {
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
         let (defaults, profile) = (&self.options.defaults, images.profile.as_deref().map(str::as_bytes));
-        let has_apparmor = self.machine.modules.apparmor == Switch::On;
-        let add = || asked.supervisor.features().add(feature::APPARMOR, pod_id);
-        let unasked_apparmor = (has_apparmor && add()).into();
+        let unasked_apparmor = self.unasked_apparmor(of, asked);
         let request =
             Request { pod_id, pod, id, container, image, mounted, profile, defaults, unasked_apparmor };
         let mut description = host::describe(&request, &self.machine, &places, &self.additions)?;
@@ -236,6 +236,12 @@ impl Engine {
         let inject = |made: &mut Description, names: &[String]| self.additions.devices(made, names);
         let changes = self.parts.plugins.adjust(&mut description, show, inject).stage(ASKING)?;
         Ok((description, changes))
+    }
+
+    /// Whether a container gets an AppArmor profile that it does not ask for.
+    fn unasked_apparmor(&self, pod: &Pod, asked: &Asked<'_>) -> Switch {
+        let has_apparmor = self.machine.modules.apparmor == Switch::On;
+        (has_apparmor && asked.supervisor.features().add(feature::APPARMOR, pod.id())).into()
     }
 
     fn places(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Places, Error> {

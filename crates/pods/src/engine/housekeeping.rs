@@ -12,7 +12,7 @@ use wharf_types::chain;
 
 use super::Engine;
 use crate::container::Container;
-use crate::error::{Stage, blocking};
+use crate::error::blocking;
 use crate::pod::Pod;
 
 /// The shortest interval between measurements of writable layers while somebody asks for them; the kubelet checks for
@@ -135,15 +135,8 @@ impl Engine {
     /// Removes layers that neither an image nor a container needs.
     async fn sweep_layers(&self) {
         let images = Arc::clone(&self.parts.images);
-        let swept = blocking(move || images.sweep().stage("removing layers of no image"));
-        match swept.await {
-            Ok(freed) if freed.inodes > 0 => {
-                tracing::info!(bytes = freed.bytes, "removed layers that no image uses")
-            }
-            Ok(_nothing) => {}
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "layers that no image uses could not be removed")
-            }
+        if let Err(error) = tokio::task::spawn_blocking(move || images.sweep_and_log()).await {
+            tracing::warn!(%error, "layers that no image uses could not be removed");
         }
     }
 }

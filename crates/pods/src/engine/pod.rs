@@ -97,7 +97,8 @@ impl Engine {
     /// Builds a pod. As long as the window is held, no NRI plugin comes that has not been told of the pod.
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Window<'_>, Error> {
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        let ips = match blocking(move || engine.build_blocking(&of)).await? {
+        let built = self.making.run(pod.id(), "building it", move || engine.build_blocking(&of)).await;
+        let ips = match built.stage("making the pod")?? {
             Built::Whole(ips) => ips,
             Built::Unanswered(ips) => self.complete_pod(pod, ips).await?,
             Built::Unconnected(network) => {
@@ -201,8 +202,9 @@ impl Engine {
     ) -> Result<Vec<IpAddr>, Error> {
         let Some(netns) = namespaces.net.as_ref().map(AsFd::as_fd) else { return Ok(Vec::new()) };
         let pin = &self.parts.layout.namespace(pod.id(), "net");
-        let metadata = pod.config().metadata.clone().unwrap_or_default();
-        let dns = pod.config().dns_config.clone().unwrap_or_default();
+        let config = pod.config();
+        let metadata = config.metadata.clone().unwrap_or_default();
+        let dns = config.dns_config.clone().unwrap_or_default();
         let attachment = Attachment {
             id: pod.id(),
             name: &metadata.name,
@@ -211,9 +213,9 @@ impl Engine {
             netns,
             pin,
             ports,
-            annotations: &pod.config().annotations,
+            annotations: &config.annotations,
             dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
-            cgroup_parent: planner::cgroup_parent(pod.config()).unwrap_or_default(),
+            cgroup_parent: planner::cgroup_parent(config).unwrap_or_default(),
         };
         let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
         if !self.parts.network.counts(pod.id()) {

@@ -49,10 +49,11 @@ impl Engine {
     ) -> Result<(), Error> {
         // Any call that holds up a change of the container, such as a start that hangs, ends with it.
         let id = container.id();
+        let name = id.as_str();
         self.stop((pod.clone(), container.clone()), Duration::ZERO).await?;
         let _order = container.change().await;
         // It was removed while this call waited for its turn.
-        if pod.container(id.as_str()).is_none() {
+        if pod.container(name).is_none() {
             return Ok(());
         }
         self.tell(Event::RemoveContainer, pod, Some(container)).await?;
@@ -68,13 +69,13 @@ impl Engine {
                 error = chain(&error),
                 "the pod's supervisor will remove the container later"
             );
-            self.disown(pod, &supervisor, id.as_str());
+            self.disown(pod, &supervisor, name);
         }
         self.delete_container(pod, id, &container.record()).await?;
         let _telling = pod.telling();
         self.parts.plugins.forget_container(id);
         if self.table.remove_container(pod, container) {
-            self.events.tell(ContainerEventType::ContainerDeletedEvent, id.as_str(), pod);
+            self.events.tell(ContainerEventType::ContainerDeletedEvent, name, pod);
         }
         Ok(())
     }
