@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::mount::FsOpenFlags;
 
 use crate::error::{Named, Result};
-use crate::fs::open;
+use crate::fs::{open, proc_path};
 use crate::mount::{self, Attributes, Depth, Propagation};
 
 /// The directories of an overlay.
@@ -35,7 +35,9 @@ struct Parts<'a> {
     user_namespace: Option<BorrowedFd<'a>>,
 }
 
-/// How many layers fit into one option. Each is the number of a descriptor, and fsconfig(2) takes 255 bytes.
+/// How many bytes fsconfig(2) takes.
+const STRING_LIMIT: usize = 255;
+/// How many layers fit into that. Each is the number of a descriptor.
 const JOINED_LIMIT: usize = 63;
 
 impl Overlay<'_> {
@@ -166,8 +168,8 @@ fn new_context() -> Result<OwnedFd> {
 
 fn finish(context: &OwnedFd, own: Option<[&Path; 2]>) -> Result<OwnedFd> {
     if let Some([upper, work]) = own {
-        set(context, "upperdir", upper)?;
-        set(context, "workdir", work)?;
+        // Open until the mount is made.
+        let _held = [set_long(context, "upperdir", upper)?, set_long(context, "workdir", work)?];
         rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
             .named("fsconfig", || "overlay, volatile".into())?;
     }
@@ -192,6 +194,16 @@ fn mount_over(place: &Path, options: &str) -> Result<OwnedFd> {
 
 fn directory(path: &Path) -> Result<OwnedFd> {
     open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+}
+
+/// The same for a path that may be too long for the call. Then it is named by a descriptor of it.
+fn set_long(context: &OwnedFd, key: &str, path: &Path) -> Result<Option<OwnedFd>> {
+    if path.as_os_str().len() <= STRING_LIMIT {
+        return set(context, key, path).map(|()| None);
+    }
+    let opened = directory(path)?;
+    set(context, key, &proc_path(opened.as_fd()))?;
+    Ok(Some(opened))
 }
 
 fn set(context: &OwnedFd, key: &str, path: &Path) -> Result<()> {
@@ -245,6 +257,26 @@ mod tests {
     #[test]
     fn layers_are_merged_in_order() {
         assert_eq!(merged(|overlay, place| overlay.detached(place)), ("a,:b".into(), vec!["new".into()]));
+    }
+
+    /// Those of a container are longer than those of layers: with some data roots only they are too long.
+    #[test]
+    fn upper_directories_may_have_long_paths() {
+        for bytes in [STRING_LIMIT, STRING_LIMIT + 1, 2 * STRING_LIMIT] {
+            let temp = tempfile::tempdir().unwrap();
+            let mut long = temp.path().to_owned();
+            while long.as_os_str().len() + "/upper".len() < bytes {
+                let left = bytes - "/upper".len() - long.as_os_str().len();
+                long.push("x".repeat((left - 1).clamp(1, 100)));
+            }
+            let [lower, upper, work] = [temp.path().join("lower"), long.join("upper"), long.join("work")];
+            [&lower, &upper, &work].into_iter().for_each(|path| fs::create_dir_all(path).unwrap());
+            assert!(upper.as_os_str().len() >= bytes);
+            let overlay = Overlay { lowers: &[&lower], upper: &upper, work: &work, user_namespace: None };
+            let root = overlay.detached(&upper).unwrap();
+            fs::create_dir(proc_path(root.as_fd()).join("new")).unwrap();
+            assert!(upper.join("new").is_dir());
+        }
     }
 
     #[test]
