@@ -19,27 +19,36 @@ use crate::files;
 use crate::group::Cgroup;
 use crate::limits::{Io, Limits};
 use crate::plan::io::Scheduler;
-use crate::plan::{Missing, Present, Step, Write, beyond_defaults, plan};
+use crate::plan::{Missing, Place, Present, Step, Write, beyond_defaults, plan, twice};
 
 impl Cgroup {
-    /// Sets limits on a new cgroup. After an error some of them are set: remove the cgroup.
+    /// Sets limits on a new cgroup. If it is enclosed, this makes the one inside, with the same limits. After an error
+    /// some of them are set: remove the cgroup.
     ///
     /// # Errors
     /// [`Error::InvalidLimit`], [`Error::NoController`], or [`Error::Write`] with the value that the kernel refused.
     pub fn apply(&self, limits: &Limits) -> Result<(), Error> {
-        let devices = self.plan_devices(limits)?;
+        let devices = self.plan_devices(limits, None)?;
         // Nobody has limited its memory yet, so that need not be read.
-        for step in self.plan(&beyond_defaults(limits), None)? {
-            self.run(&step)?;
+        let steps = self.plan(&beyond_defaults(limits), None)?;
+        let inside = self.inside();
+        match &inside {
+            None => self.run_all(&steps)?,
+            Some(_) => self.run_all(&twice::at(Place::Above, steps.clone()))?,
         }
         match devices {
             // Whatever its list is, its parent's or everything, what it allows is taken back first.
-            Some(Devices::List(directory, wanted)) => {
-                write_list(&directory, &wanted.writes_from(&DeviceList::everything()))
+            Some(Devices::List(directories, wanted)) => {
+                let writes = wanted.writes_from(&DeviceList::everything());
+                directories.iter().try_for_each(|directory| write_list(directory, &writes))?;
             }
-            Some(Devices::Program(directory, program)) => set_program(&directory, &program),
-            None => Ok(()),
+            Some(Devices::Program(directory, program)) => set_program(&directory, &program)?,
+            None => {}
         }
+        let Some(inside) = inside else { return Ok(()) };
+        // It begins with the device list of the one above, whose program is asked for it, too.
+        self.cgroups().create(inside.path())?;
+        self.run_all(&twice::at(Place::Inside, steps))
     }
 
     /// Changes limits of a cgroup in use: all of them or none. Unset limits stay as they are.
@@ -48,13 +57,18 @@ impl Cgroup {
     /// Those of [`Cgroup::apply`]. The old values are then restored, except one that the kernel no longer accepts (a
     /// memory limit below the present usage).
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
-        let devices = self.plan_devices(limits)?;
-        let mut undo = Vec::new();
-        let mut result = Ok(());
+        let inside = self.inside();
+        let devices = self.plan_devices(limits, inside.as_ref())?;
         // Read only where one of the two limits is given, and the other follows from it.
         let alone = limits.memory_swap_limit_bytes.unwrap_or_default() == 0;
         let memory = if alone { self.memory_of_v1()? } else { None };
-        for step in self.plan(limits, memory)? {
+        let steps = match inside {
+            None => self.plan(limits, memory)?,
+            Some(_) => self.plan_twice(limits, memory)?,
+        };
+        let mut undo = Vec::new();
+        let mut result = Ok(());
+        for step in steps {
             // The old values are read before the step runs: when a pair fails, one half may have been written.
             result = self.remember(&step).and_then(|old| {
                 undo.push(old);
@@ -66,7 +80,7 @@ impl Cgroup {
         }
         // Last, because both forms of device rules undo themselves.
         if let (Ok(()), Some(devices)) = (&result, devices) {
-            result = self.set_devices(&devices);
+            result = devices.set();
         }
         if result.is_err() {
             undo.into_iter().rev().for_each(|old| restore(&old));
@@ -89,6 +103,46 @@ impl Cgroup {
         plan(limits, Present { home: &home, cpu_max: cpu_max.as_deref(), memory, unified, scheduler })
     }
 
+    /// Plans a change of an enclosed cgroup. What is decided by present values follows from those above: the container
+    /// may have changed those inside.
+    fn plan_twice(&self, limits: &Limits, memory: Option<(i64, i64)>) -> Result<Vec<Step>, Error> {
+        let mut twice = Vec::new();
+        for step in self.plan(&self.with_whole_quota(limits)?, memory)? {
+            let cpuset = match &step {
+                Step::One(write) if write.controller == Some(Controller::Cpuset) => {
+                    self.held_by_v1(Controller::Cpuset, &write.file)?
+                }
+                _ => None,
+            };
+            twice.extend(twice::change(step, cpuset.as_deref()));
+        }
+        Ok(twice)
+    }
+
+    /// The limits with quota and period if v1 has one of them to change: inside, the other one may be the container's.
+    fn with_whole_quota(&self, limits: &Limits) -> Result<Limits, Error> {
+        let quota = limits.cpu_quota_us.filter(|quota| *quota != 0);
+        let period = limits.cpu_period_us.filter(|period| *period != 0);
+        let held = |name| Ok::<_, Error>(self.held_by_v1(Controller::Cpu, name)?.unwrap_or_default());
+        Ok(match (quota, period) {
+            (Some(_), None) => {
+                Limits { cpu_period_us: held("cpu.cfs_period_us")?.trim().parse().ok(), ..limits.clone() }
+            }
+            (None, Some(_)) => {
+                Limits { cpu_quota_us: held("cpu.cfs_quota_us")?.trim().parse().ok(), ..limits.clone() }
+            }
+            _ => limits.clone(),
+        })
+    }
+
+    /// What a file has if its controller is in a v1 hierarchy.
+    fn held_by_v1(&self, controller: Controller, file: &str) -> Result<Option<String>, Error> {
+        match self.home(controller) {
+            Some((Kind::V1, directory)) => files::read_if_there(&directory.join(file)),
+            _ => Ok(None),
+        }
+    }
+
     fn scheduler(&self) -> Scheduler {
         let has_bfq = self.home(Controller::Io).is_some_and(|(kind, directory)| match kind {
             Kind::V1 => directory.join("blkio.bfq.weight").exists(),
@@ -98,11 +152,16 @@ impl Cgroup {
     }
 
     fn memory_of_v1(&self) -> Result<Option<(i64, i64)>, Error> {
-        let Some((Kind::V1, directory)) = self.home(Controller::Memory) else { return Ok(None) };
-        let held =
-            |name| Ok(files::read_if_there(&directory.join(name))?.and_then(|text| text.trim().parse().ok()));
+        let held = |name| {
+            let text = self.held_by_v1(Controller::Memory, name)?;
+            Ok::<_, Error>(text.and_then(|text| text.trim().parse().ok()))
+        };
         let both: Option<i64> = held("memory.memsw.limit_in_bytes")?;
         Ok(held("memory.limit_in_bytes")?.zip(both))
+    }
+
+    fn run_all(&self, steps: &[Step]) -> Result<(), Error> {
+        steps.iter().try_for_each(|step| self.run(step))
     }
 
     fn run(&self, step: &Step) -> Result<(), Error> {
@@ -131,9 +190,11 @@ impl Cgroup {
     }
 
     fn file(&self, write: &Write) -> Result<PathBuf, Error> {
+        let inside = if write.place == Place::Inside { self.inside() } else { None };
+        let at = inside.as_ref().unwrap_or(self);
         let directory = match write.controller {
-            Some(controller) => self.home(controller).map(|(_, directory)| directory),
-            None => self.unified(),
+            Some(controller) => at.home(controller).map(|(_, directory)| directory),
+            None => at.unified(),
         };
         directory.map(|directory| directory.join(&write.file)).ok_or(Error::NoHierarchy)
     }
@@ -158,11 +219,15 @@ impl Cgroup {
         Ok(old)
     }
 
-    /// Converts the rules to this node's form, before anything is written.
-    fn plan_devices(&self, limits: &Limits) -> Result<Option<Devices>, Error> {
+    /// Converts the rules to this node's form, before anything is written. On v1 a cgroup inside has a list of its own.
+    fn plan_devices(&self, limits: &Limits, inside: Option<&Self>) -> Result<Option<Devices>, Error> {
         let Some(rules) = &limits.devices else { return Ok(None) };
         match (self.home(Controller::Devices), self.unified()) {
-            (Some((_, directory)), _) => Ok(Some(Devices::List(directory, DeviceList::of_rules(rules)?))),
+            (Some((_, directory)), _) => {
+                let inside = inside.and_then(|inside| inside.home(Controller::Devices));
+                let directories = [directory].into_iter().chain(inside.map(|(_, inside)| inside)).collect();
+                Ok(Some(Devices::List(directories, DeviceList::of_rules(rules)?)))
+            }
             (None, Some(directory)) => load(directory, rules).map(Some),
             (None, None) => {
                 let limit = "devices".to_owned();
@@ -170,19 +235,21 @@ impl Cgroup {
             }
         }
     }
-
-    fn set_devices(&self, devices: &Devices) -> Result<(), Error> {
-        match devices {
-            Devices::List(directory, wanted) => set_list(directory, wanted),
-            Devices::Program(directory, program) => set_program(directory, program),
-        }
-    }
 }
 
-/// Device rules in the kernel's form, with the directory that they are for.
+/// Device rules in the kernel's form, with the directories that they are for, outermost first.
 enum Devices {
-    List(PathBuf, DeviceList),
+    List(Vec<PathBuf>, DeviceList),
     Program(PathBuf, DeviceProgram),
+}
+
+impl Devices {
+    fn set(&self) -> Result<(), Error> {
+        match self {
+            Self::List(directories, wanted) => set_lists(directories, wanted),
+            Self::Program(directory, program) => set_program(directory, program),
+        }
+    }
 }
 
 /// A file's value before an update.
@@ -220,14 +287,26 @@ fn load(directory: PathBuf, rules: &[DeviceRule]) -> Result<Devices, Error> {
     }
 }
 
-fn set_list(directory: &Path, wanted: &DeviceList) -> Result<(), Error> {
-    let held = read_list(directory)?;
-    let result = write_list(directory, &wanted.writes_from(&held));
-    if result.is_err()
-        && let Err(error) =
-            read_list(directory).and_then(|now| write_list(directory, &held.writes_from(&now)))
-    {
-        tracing::warn!(?error, "old device list not restored");
+/// What the outer list loses, the kernel takes from the inner one, too; what it is to get, the outer one must have.
+fn set_lists(directories: &[PathBuf], wanted: &DeviceList) -> Result<(), Error> {
+    let mut held = Vec::new();
+    let mut result = Ok(());
+    for directory in directories {
+        let before = read_list(directory)?;
+        result = write_list(directory, &wanted.writes_from(&before));
+        held.push((directory, before));
+        if result.is_err() {
+            break;
+        }
+    }
+    if result.is_err() {
+        for (directory, before) in &held {
+            let restored =
+                read_list(directory).and_then(|now| write_list(directory, &before.writes_from(&now)));
+            if let Err(error) = restored {
+                tracing::warn!(?error, ?directory, "old device list not restored");
+            }
+        }
     }
     result
 }

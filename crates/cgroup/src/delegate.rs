@@ -14,17 +14,20 @@ const USUAL: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
 
 /// How many cgroups a container may make, and how deep: each costs the kernel memory that no limit counts as its own.
 /// Commands (exec) have cgroups there, too.
-const BOUNDS: [(&str, &str); 2] = [("cgroup.max.descendants", "4096"), ("cgroup.max.depth", "32")];
+const BOUNDS: [(&str, u32); 2] = [("cgroup.max.descendants", 4096), ("cgroup.max.depth", 32)];
+
+/// Bounds the cgroups below one, of which `own` are wharf's, one below the other.
+pub(crate) fn bound(directory: &Path, own: u32) -> Result<(), Error> {
+    BOUNDS.iter().try_for_each(|(name, most)| files::write(&directory.join(name), &(most + own).to_string()))
+}
 
 /// Makes a user the owner of a cgroup's directory, and of its files that are no limits. The group stays.
 ///
 /// The files of the limits stay root's. That binds nobody who is root in the host's user namespace: such a container
 /// needs no capability to write them from a cgroup below, since the kernel draws the boundary at the writer's cgroup
-/// namespace. The pod's own limits, one level above, bind it all the same.
+/// namespace. What binds it all the same are the limits one level above: its own, if its cgroup is enclosed, else its
+/// pod's.
 pub(crate) fn to(directory: &Path, uid: u32) -> Result<(), Error> {
-    for (name, value) in BOUNDS {
-        files::write(&directory.join(name), value)?;
-    }
     let list = files::read_if_there(Path::new(LIST))?;
     give(directory, list.as_deref().unwrap_or(USUAL), uid)
 }

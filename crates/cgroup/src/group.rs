@@ -26,16 +26,30 @@ pub struct Entry {
     pub tasks: Vec<PathBuf>,
 }
 
-/// The cgroup of a pod or container, in every hierarchy. Its path and nothing else: there is one for each container.
+/// The cgroup of a pod or container, in every hierarchy. Its path and little else: there is one for each container.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     path: CgroupPath,
     cgroups: Cgroups,
+    /// Whether its processes are in another one below it: see `enclosed`.
+    is_enclosed: bool,
 }
 
 impl Cgroup {
     pub(crate) fn new(path: CgroupPath, cgroups: Cgroups) -> Self {
-        Self { path, cgroups }
+        Self { path, cgroups, is_enclosed: false }
+    }
+
+    /// The same cgroup, with its processes in another one below it that has the same limits. So a container that is the
+    /// host's root user cannot lift its limits, whatever it mounts.
+    #[must_use]
+    pub fn enclosed(self) -> Self {
+        Self { is_enclosed: true, ..self }
+    }
+
+    /// The cgroup below it that has its processes, if they are not in it itself.
+    pub(crate) fn inside(&self) -> Option<Self> {
+        self.is_enclosed.then(|| Self::new(self.path.inside(), self.cgroups.clone()))
     }
 
     /// The path it was made with.
@@ -55,25 +69,38 @@ impl Cgroup {
         self.cgroups.can_delegate()
     }
 
-    /// Gives the cgroup to a user, who may then make cgroups below it, within bounds, and move its processes there. Its
-    /// limits are not given away; but a process that is root on the host can change them from below.
+    /// Gives the cgroup that has the processes to a user, who may then make cgroups below it, within bounds, and move
+    /// the processes there. Its limits are not given away; but a process that is root on the host can change them from
+    /// below, unless the cgroup is enclosed.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn delegate(&self, uid: u32) -> Result<(), Error> {
-        self.unified().map_or(Ok(()), |directory| delegate::to(&directory, uid))
+        let Some(directory) = self.unified() else { return Ok(()) };
+        let Some(inside) = self.inside() else {
+            delegate::bound(&directory, 0)?;
+            return delegate::to(&directory, uid);
+        };
+        delegate::bound(&directory, 1)?;
+        inside.delegate(uid)
     }
 
     /// How a process enters.
     #[must_use]
     pub fn entry(&self) -> Entry {
+        if let Some(inside) = self.inside() {
+            return inside.entry();
+        }
         let tasks = self.v1().map(|hierarchy| self.directory(hierarchy).join("tasks"));
         Entry { directory: self.unified(), tasks: tasks.collect() }
     }
 
-    /// Its directory in each v1 hierarchy, by the name of that hierarchy's mount; empty on v2.
+    /// The directory with its processes in each v1 hierarchy, by the name of that hierarchy's mount; empty on v2.
     #[must_use]
     pub fn v1_directories(&self) -> Vec<(String, PathBuf)> {
+        if let Some(inside) = self.inside() {
+            return inside.v1_directories();
+        }
         let name = |mount: &Path| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.v1().map(|hierarchy| (name(&hierarchy.mount), self.directory(hierarchy))).collect()
     }
@@ -90,15 +117,22 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Late`] if some are left, [`Error::Parse`] if the kernel lists a process that this process cannot see.
     pub fn kill(&self, patience: Duration) -> Result<(), Error> {
+        let inside = self.inside();
+        let thaw_inside = || inside.as_ref().map_or(Ok(()), Self::thaw_by_v1);
+        // The container itself may have frozen that one.
+        thaw_inside()?;
         self.tracker().kill(patience)?;
-        // On hybrid, v1's freezer holds back even SIGKILL.
-        if let Some((Kind::V1, directory)) = self.home(Controller::Freezer) {
-            match files::write(&directory.join("freezer.state"), "THAWED") {
-                Err(Error::Write { source, .. }) if is_gone(&source) => {}
-                thawed => thawed?,
-            }
+        self.thaw_by_v1()?;
+        thaw_inside()
+    }
+
+    /// Thaws what v1's freezer has frozen, which holds back even SIGKILL, also on hybrid.
+    fn thaw_by_v1(&self) -> Result<(), Error> {
+        let Some((Kind::V1, directory)) = self.home(Controller::Freezer) else { return Ok(()) };
+        match files::write(&directory.join("freezer.state"), "THAWED") {
+            Err(Error::Write { source, .. }) if is_gone(&source) => Ok(()),
+            thawed => thawed,
         }
-        Ok(())
     }
 
     /// Waits until no process is left in the cgroup and below it.
@@ -153,15 +187,18 @@ impl Cgroup {
         self.cgroups.hierarchies().iter().try_for_each(|hierarchy| self.tree(hierarchy).remove(&deadline))
     }
 
-    /// The file whose line `oom_kill N` counts the OOM-killed processes of this cgroup and its descendants; `None` on a
-    /// node without the memory controller.
+    /// The file whose line `oom_kill N` counts the OOM-killed processes of this cgroup and, on v2, its descendants;
+    /// `None` on a node without the memory controller.
     ///
     /// On v2 this is `memory.events`, not `memory.events.local`: a container may have moved its processes to cgroups
-    /// below.
+    /// below. On v1 a kill counts only in the cgroup of the killed process, whichever limit was the reason.
     #[must_use]
     pub fn oom_file(&self) -> Option<PathBuf> {
-        let (kind, directory) = self.home(Controller::Memory)?;
-        Some(directory.join(if kind == Kind::V1 { "memory.oom_control" } else { "memory.events" }))
+        match (self.home(Controller::Memory)?, self.inside()) {
+            ((Kind::Unified, directory), _) => Some(directory.join("memory.events")),
+            ((Kind::V1, _), Some(inside)) => inside.oom_file(),
+            ((Kind::V1, directory), None) => Some(directory.join("memory.oom_control")),
+        }
     }
 
     /// The count in [`Cgroup::oom_file`] since the cgroup was made; `None` on a node without the memory controller.
@@ -177,8 +214,8 @@ impl Cgroup {
         }
     }
 
-    /// The directory whose `cgroup.kill`, or `cgroup.procs` on a kernel without it, reaches every process; the cgroup
-    /// of an exec is a child of it. It is the unified one on hybrid and v2.
+    /// The directory whose `cgroup.kill`, or `cgroup.procs` of it and of those below it on a kernel without that,
+    /// reaches every process. It is the unified one on hybrid and v2.
     #[must_use]
     pub fn kill_directory(&self) -> PathBuf {
         self.directory(self.cgroups.tracker())

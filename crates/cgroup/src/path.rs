@@ -73,6 +73,11 @@ impl CgroupPath {
         Self::new(&format!("{}/{name}", self.0))
     }
 
+    /// The child for the processes of an enclosed cgroup.
+    pub(crate) fn inside(&self) -> Self {
+        Self(format!("{}/container", self.0))
+    }
+
     /// The path as text, with its leading slash and without a trailing one.
     #[must_use]
     pub fn as_str(&self) -> &str {

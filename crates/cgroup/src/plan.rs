@@ -9,6 +9,7 @@ use crate::limits::{Io, Limits};
 use io::Scheduler;
 
 pub(crate) mod io;
+pub(crate) mod twice;
 mod unified;
 mod v1;
 
@@ -24,9 +25,19 @@ pub(crate) enum Missing {
     Skip,
 }
 
+/// Which of the two cgroups of an enclosed one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The one whose limits hold; the only one of any other cgroup.
+    Above,
+    /// The one below it, with the processes.
+    Inside,
+}
+
 /// One value for one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Write {
+    pub(crate) place: Place,
     /// The controller whose directory has the file; `None` is the unified directory.
     pub(crate) controller: Option<Controller>,
     pub(crate) file: String,
@@ -140,13 +151,8 @@ fn hugepages(limits: &Limits, suffix: &str, steps: &mut Vec<Step>) -> Result<(),
             return Err(Error::InvalidLimit { limit, reason: "a page size is written like 2MB" });
         }
         for middle in ["", "rsvd."] {
-            steps.push(Step::One(Write {
-                controller: Some(Controller::Hugetlb),
-                file: format!("hugetlb.{size}.{middle}{suffix}"),
-                value: limit.limit_bytes.to_string(),
-                missing: Missing::Skip,
-                none: None,
-            }));
+            let file = format!("hugetlb.{size}.{middle}{suffix}");
+            steps.push(Step::One(Write::new(Controller::Hugetlb, &file, limit.limit_bytes).or_skip()));
         }
     }
     Ok(())
@@ -154,8 +160,13 @@ fn hugepages(limits: &Limits, suffix: &str, steps: &mut Vec<Step>) -> Result<(),
 
 impl Write {
     fn new(controller: Controller, file: &str, value: impl ToString) -> Self {
+        Self { controller: Some(controller), ..Self::unified(file, value) }
+    }
+
+    /// For a file of the unified directory.
+    fn unified(file: &str, value: impl ToString) -> Self {
         let (file, value) = (file.to_owned(), value.to_string());
-        Self { controller: Some(controller), file, value, missing: Missing::Fail, none: None }
+        Self { place: Place::Above, controller: None, file, value, missing: Missing::Fail, none: None }
     }
 
     fn or_skip(self) -> Self {

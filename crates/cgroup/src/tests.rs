@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::{Cgroup, CgroupPath, Cgroups, Entry};
 
+mod enclosed;
 mod filters;
 mod life;
 mod limits;

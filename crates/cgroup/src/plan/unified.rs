@@ -1,6 +1,6 @@
 //! The files of v2.
 
-use super::{Missing, PERIOD_US, Present, Step, Write, v1};
+use super::{PERIOD_US, Present, Step, Write, v1};
 use crate::detect::{Controller, Kind};
 use crate::error::Error;
 use crate::limits::Limits;
@@ -104,8 +104,7 @@ pub(super) fn plan_files(limits: &Limits, present: Present<'_>, steps: &mut Vec<
         if let Some(controller) = elsewhere(file, present) {
             return Err(Error::NotUnified { file: file.clone(), controller });
         }
-        let (file, value) = (file.clone(), value.clone());
-        steps.push(Step::One(Write { controller: None, file, value, missing: Missing::Fail, none: None }));
+        steps.push(Step::One(Write::unified(file, value)));
     }
     Ok(())
 }

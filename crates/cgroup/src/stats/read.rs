@@ -23,7 +23,7 @@ impl Cgroup {
     pub fn metered_stats(&self, extent: Extent, meter: &mut Meter) -> Stats {
         let reading = &mut Reading::of(self, extent);
         let (memory, swap) = self.memory_stats(reading, meter);
-        Stats {
+        let mut stats = Stats {
             cpu: self.cpu_stats(reading),
             memory,
             swap,
@@ -31,6 +31,32 @@ impl Cgroup {
             io: self.io_stats(reading),
             io_pressure: reading.pressure(self.cgroups().unified(), usage("io.pressure")),
             hugepages: self.hugepage_stats(reading),
+        };
+        if let Some(inside) = self.inside().filter(|_| extent == Extent::Everything) {
+            inside.complete(&mut stats);
+        }
+        stats
+    }
+
+    /// Adds to the statistics of an enclosed cgroup what the kernel counts only in the one inside.
+    fn complete(&self, stats: &mut Stats) {
+        let reading = &mut Reading::of(self, Extent::Everything);
+        // Both have the same quota and the same periods, in which either may be throttled, or both.
+        let mut cpu = CpuStats::default();
+        let quota = self.cgroups().home(Controller::Cpu);
+        reading.pairs(quota, metric("cpu.stat"), |key, value| throttled(&mut cpu, key, value));
+        let greater = |above: &mut Option<u64>, inside: Option<u64>| {
+            *above = above.zip(inside).map(|(above, inside)| above.max(inside));
+        };
+        greater(&mut stats.cpu.periods, cpu.periods);
+        greater(&mut stats.cpu.throttled_periods, cpu.throttled_periods);
+        greater(&mut stats.cpu.throttled_ns, cpu.throttled_ns);
+        // A limit is hit in one of them. A killed process is counted where it was.
+        let home = self.cgroups().home(Controller::Memory).filter(|home| home.kind == Kind::V1);
+        if home.is_some() {
+            let hits = reading.number(home, metric("memory.failcnt"));
+            stats.memory.limit_hits = stats.memory.limit_hits.zip(hits).map(|(above, inside)| above + inside);
+            stats.memory.oom_kills = oom_kills_v1(reading, home);
         }
     }
 
@@ -144,6 +170,16 @@ fn used(cpu: &mut CpuStats, key: &str, microseconds: u64) {
     *time = Some(microseconds.saturating_mul(1000));
 }
 
+fn oom_kills_v1<'a>(reading: &mut Reading<'a>, home: Option<&'a Hierarchy>) -> Option<u64> {
+    let mut kills = None;
+    reading.pairs(home, metric("memory.oom_control"), |key, value| {
+        if key == "oom_kill" {
+            kills = Some(value);
+        }
+    });
+    kills
+}
+
 /// Reads v1's controller; returns the inactive page cache as well.
 fn memory_v1<'a>(
     reading: &mut Reading<'a>,
@@ -158,11 +194,7 @@ fn memory_v1<'a>(
         limit_hits: reading.number(home, metric("memory.failcnt")),
         ..MemoryStats::default()
     };
-    reading.pairs(home, metric("memory.oom_control"), |key, value| {
-        if key == "oom_kill" {
-            memory.oom_kills = Some(value);
-        }
-    });
+    memory.oom_kills = oom_kills_v1(reading, home);
     let text = reading.text(home, usage("memory.stat")).unwrap_or_default();
     let rest = parse::memory_stat_v1(text, &mut memory);
     let least = MemoryLimits { memory: rest.least_limit, both: rest.least_both_limit };

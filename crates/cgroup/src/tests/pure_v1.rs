@@ -3,7 +3,7 @@
 
 use super::{Fresh, PATIENCE, Shell};
 use crate::detect::{Hierarchy, Kind};
-use crate::{Cgroup, Cgroups, Controller};
+use crate::{Cgroup, Cgroups, Controller, Limits};
 
 /// The cgroup as a node without a unified hierarchy would see it.
 fn seen_by_v1(fresh: &Fresh) -> Cgroup {
@@ -52,4 +52,17 @@ fn what_somebody_froze_is_thawed_to_die_on_hybrid_too() {
     v1.freeze(PATIENCE).unwrap();
     fresh.0.kill(PATIENCE).unwrap();
     assert_eq!(shell.end(), Some(9));
+}
+
+#[test]
+fn an_enclosed_cgroup_that_is_frozen_inside_dies_too() {
+    let fresh = Fresh::new("v1-enclosed");
+    let v1 = seen_by_v1(&fresh).enclosed();
+    v1.apply(&Limits { pids_limit: Some(20), ..Limits::default() }).unwrap();
+    let mut shell = Shell::idle(&v1.entry());
+    assert_eq!(v1.pids().unwrap(), [shell.pid()]);
+    v1.inside().unwrap().freeze(PATIENCE).unwrap();
+    v1.kill(PATIENCE).unwrap();
+    assert_eq!(shell.end(), Some(9));
+    v1.remove(PATIENCE).unwrap();
 }
