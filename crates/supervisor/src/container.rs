@@ -171,7 +171,7 @@ impl Container {
     }
 
     fn open_entries(&self) -> wharf_sys::Result<Vec<OwnedFd>> {
-        let own = (!self.has_unified()).then(|| self.plan.cgroup.kill_directory.as_path());
+        let own = (!self.has_unified()).then(|| leaf::parent(&self.plan.cgroup));
         let entries = self.plan.cgroup.entries.iter().map(HostPath::as_path);
         let shared = entries.filter(|entry| own.is_none() || entry.parent() != own);
         shared.map(|entry| wharf_sys::fs::open(entry, OFlag::O_WRONLY)).collect()

@@ -20,11 +20,14 @@ const ROUNDS: usize = 64;
 const FREEZER_ROUNDS: usize = 64;
 
 /// Sends SIGKILL to every process in a cgroup directory and below it. `entries` are the files through which a process
-/// enters the container's other cgroups; one of these may be v1's freezer.
+/// enters the container's other cgroups; one of these may be v1's freezer, or in it below the directory.
 pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
-    let freezers: Vec<PathBuf> = entries
-        .iter()
-        .filter_map(|entry| Some(entry.as_path().parent()?.join("freezer.state")))
+    let entered = || entries.iter().filter_map(|entry| entry.as_path().parent());
+    let whole = entered().filter_map(Path::parent).find(|above| *above == directory);
+    let freezers: Vec<PathBuf> = whole
+        .into_iter()
+        .chain(entered())
+        .map(|cgroup| cgroup.join("freezer.state"))
         .filter(|state| state.exists())
         .collect();
     if let Err(error) = write_value(directory.join("cgroup.kill"), "1") {

@@ -31,9 +31,9 @@ enum Entry {
 }
 
 impl Leaf {
-    /// Makes the cgroup below that of the exec's container.
+    /// Makes the cgroup below that of the container's first process.
     pub(crate) fn make(container: &CgroupPlan, exec: u64) -> Result<Self> {
-        let path = container.kill_directory.as_path().join(format!("exec-{exec}"));
+        let path = parent(container).join(format!("exec-{exec}"));
         let made = std::fs::create_dir(&path);
         made.named("mkdir", || format!("{}, the exec's cgroup", path.display()))?;
         let opened = match container.directory {
@@ -63,6 +63,17 @@ impl Leaf {
             Entry::Tasks(tasks) => Some(tasks.as_fd()),
             Entry::Directory(_) => None,
         }
+    }
+}
+
+/// The directory of the container's first process in the hierarchy in which execs have cgroups of their own. It is that
+/// through which the container is killed, or one below it.
+pub(crate) fn parent(container: &CgroupPlan) -> &Path {
+    let whole = container.kill_directory.as_path();
+    let mut entered = container.entries.iter().filter_map(|entry| entry.as_path().parent());
+    match &container.directory {
+        Some(directory) => directory.as_path(),
+        None => entered.find(|entered| entered.starts_with(whole)).unwrap_or(whole),
     }
 }
 
@@ -109,6 +120,26 @@ mod tests {
         discard(&leaf.path);
         assert!(!leaf.path.exists());
         remove(&leaf.path).unwrap();
+    }
+
+    #[test]
+    fn a_cgroup_is_made_where_the_first_process_is() {
+        let host = |path: &str| HostPath::new(path).unwrap();
+        let of = |directory: Option<&str>, entries: &[&str]| CgroupPlan {
+            directory: directory.map(host),
+            entries: entries.iter().map(|entry| host(entry)).collect(),
+            kill_directory: host("/freezer/c"),
+            oom_file: None,
+        };
+        let v1 = |inside| of(None, &["/cpu/c/tasks", inside]);
+        for (plan, expected) in [
+            (of(Some("/unified/c/container"), &["/cpu/c/container/tasks"]), "/unified/c/container"),
+            (v1("/freezer/c/tasks"), "/freezer/c"),
+            (v1("/freezer/c/container/tasks"), "/freezer/c/container"),
+            (v1("/freezer/cc/tasks"), "/freezer/c"),
+        ] {
+            assert_eq!(parent(&plan), Path::new(expected));
+        }
     }
 
     #[test]
