@@ -7,6 +7,7 @@ see_cgroups() {
     see 'a container has a cgroup of its own' own_cgroup
     see 'limits are in the files of v2' limits_are_set
     see 'a container sees its limits, and cannot change them' limits_from_inside
+    see 'a container that mounts its cgroups lifts no limit' lifts_nothing
     see 'pids.max ends forking' forks_end
     see 'limits stay when systemd is loaded anew' limits_outlive_systemd
     see 'limits are changed in use' limits_change
@@ -36,9 +37,11 @@ limited_container() {
         "unified": {"pids.max": "40", "memory.high": "60000000", "memory.oom.group": "1"}}}}'
 }
 
-# directory POD NAME: prints the directory of a container's cgroup.
+# directory POD NAME: prints the directory of a container's cgroup. Its processes may be in another one below it.
 directory() {
-    cgroup_of "$(status "$(of "$1" "$2")" .info.pid)"
+    local of_process
+    of_process=$(cgroup_of "$(status "$(of "$1" "$2")" .info.pid)")
+    echo "${of_process%/container}"
 }
 
 own_cgroup() {
@@ -66,6 +69,37 @@ limits_from_inside() {
     [[ $(inside "$id" cat /sys/fs/cgroup/memory.max) = 67108864 ]]
     not inside "$id" sh -c 'echo max >/sys/fs/cgroup/memory.max'
     [[ $(inside "$id" grep Cpus_allowed_list /proc/self/status) = *[[:space:]]0 ]]
+}
+
+# The container has no profiles, and the machine's programs. The kernel keeps it from the files at the root of its cgroup
+# namespace, but not in another one that begins further down.
+lifts_nothing() {
+    local id own
+    container cgroups lifts '{"mounts": [{"host_path": "/", "container_path": "/host", "readonly": true}],
+        "linux": {"resources": {"memory_limit_in_bytes": 67108864},
+            "security_context": {"seccomp": {"profile_type": 1}, "apparmor": {"profile_type": 1}}}}' sh -c 'mkdir /m
+        L=/host/lib/x86_64-linux-gnu
+        export U="$L/ld-linux-x86-64.so.2 --library-path $L /host/usr/bin/unshare"
+        $U -U -r -C -m sh -c "mount -t cgroup2 none /m && cat /m/memory.max && mkdir /m/below &&
+            echo \$\$ >/m/below/cgroup.procs && \$U -C sh -c \"echo max >/m/memory.max\""
+        exec sleep 1000000'
+    id=$(of cgroups lifts)
+    attempt 100 runs_sleep "$id"
+    own=$(directory cgroups lifts)
+    [[ $(crictl logs "$id") = 67108864 ]]
+    holds "$own/container" memory.max=max
+    holds "$own" memory.max=67108864
+    not inside "$id" dd if=/dev/zero of=/dev/null bs=100M count=1
+    [[ $(inside "$id" cat /proc/self/cgroup) = 0::/exec-* ]]
+    crictl update --memory 100663296 "$id"
+    holds "$own/container" memory.max=100663296
+    holds "$own" memory.max=100663296
+    crictl rm --force "$id"
+    [[ ! -e $own ]]
+}
+
+runs_sleep() {
+    [[ $(tr '\0' ' ' <"/proc/$(status "$1" .info.pid)/cmdline") = 'sleep '* ]]
 }
 
 forks_end() {
@@ -126,7 +160,7 @@ exec_cgroup() {
     [[ $(cgroup_of "$pid") = "$own"/* ]]
     kill "$pid"
     wait $! || true
-    attempt 50 no_children "$own"
+    attempt 50 no_children "$own/container"
 }
 
 no_children() {

@@ -1,11 +1,30 @@
-//! Delegating a container's cgroup to the container's user.
+//! Keeping a container out of the cgroup with its limits, and giving its cgroup to its user.
 
-use wharf_cgroup::Cgroup;
+use wharf_cgroup::{Cgroup, CgroupPath, Cgroups, Limits};
 use wharf_cri_api::v1::NamespaceOption;
-use wharf_planner::{Switch, user_namespace};
-use wharf_types::Stage as _;
+use wharf_planner::{Description, Switch, is_enclosed, user_namespace};
+use wharf_types::{Stage as _, StageError};
 
 use crate::error::Error;
+use crate::places::cgroup_places;
+
+/// Describes a container as enclosed if it could lift its limits otherwise; returns whether it is. `path` is that of
+/// the cgroup with the limits, which need not exist.
+///
+/// # Errors
+/// Those of [`Site::places`](crate::Site::places).
+pub fn enclose(
+    description: &mut Description,
+    limits: &Limits,
+    cgroups: &Cgroups,
+    path: &CgroupPath,
+) -> Result<bool, StageError> {
+    let is_enclosed = is_enclosed(description, limits);
+    if is_enclosed {
+        description.extra.cgroup = cgroup_places(&cgroups.at(path).enclosed())?;
+    }
+    Ok(is_enclosed)
+}
 
 /// Gives a cgroup to the user of its container, if the container is to manage what is below it. `uid` is a number of
 /// the container's user namespace.

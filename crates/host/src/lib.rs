@@ -27,7 +27,7 @@ mod sysctls;
 mod yaml;
 
 pub use additions::{Additions, AdditionsConfig, describe};
-pub use cgroups::delegate;
+pub use cgroups::{delegate, enclose};
 pub use error::Error;
 pub use facts::{Machine, facts, names};
 pub use hooks::Hooked;

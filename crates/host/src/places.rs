@@ -50,7 +50,8 @@ impl Site<'_> {
     }
 }
 
-fn cgroup_places(cgroup: &Cgroup) -> Result<CgroupPlaces, StageError> {
+/// The places of a cgroup's processes and limits.
+pub(crate) fn cgroup_places(cgroup: &Cgroup) -> Result<CgroupPlaces, StageError> {
     let entry = cgroup.entry();
     let v1 = cgroup.v1_directories().into_iter();
     Ok(CgroupPlaces {

@@ -17,6 +17,7 @@ mod cgroup_view;
 pub mod defaults;
 mod description;
 mod devices;
+mod enclosure;
 mod environment;
 mod key;
 mod limits;
@@ -49,6 +50,7 @@ pub use oci_spec::image::Config as ImageConfig;
 
 pub use defaults::Defaults;
 pub use description::{Description, Extra, Seccomp, describe};
+pub use enclosure::is_enclosed;
 pub use key::{ContainerKey, PodKey};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use prost::Message;
-use wharf_cgroup::CgroupPath;
+use wharf_cgroup::{Cgroup, CgroupPath};
 use wharf_cri_api::v1::ContainerConfig;
 use wharf_state::record::{self, Durability, Format, Staged};
 use wharf_state::records::{self, Content, ContentError};
@@ -69,6 +69,9 @@ pub struct ContainerRecord {
     /// The hooks of its runtime spec and what they are told of it, as JSON; empty if it has none.
     #[prost(string, tag = "14")]
     pub hooks: String,
+    /// Whether its processes are in a cgroup below its cgroup.
+    #[prost(bool, tag = "15")]
+    pub is_enclosed: bool,
 }
 
 impl Content for ContainerRecord {
@@ -90,6 +93,12 @@ impl ContainerRecord {
         self.uid = identity.uid;
         self.gid = identity.gid;
         self.groups = identity.groups;
+    }
+
+    /// Its cgroup as it is used, of which the path alone does not tell where the processes are.
+    #[must_use]
+    pub fn of_cgroup(&self, cgroup: Cgroup) -> Cgroup {
+        if self.is_enclosed { cgroup.enclosed() } else { cgroup }
     }
 
     /// Whether the container was completely made.

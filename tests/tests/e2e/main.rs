@@ -60,6 +60,8 @@ mod layouts;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod line;
 #[cfg(test)]
 mod logs;

@@ -493,7 +493,7 @@ pub(super) fn capabilities(asked: &mut Asked, add: &str, drop: &str, ambient: &s
     });
 }
 
-pub(super) fn privileged(asked: &mut Asked) {
+pub(crate) fn privileged(asked: &mut Asked) {
     asked.linux().security_context =
         Some(LinuxContainerSecurityContext { privileged: true, ..LinuxContainerSecurityContext::default() });
 }
@@ -547,7 +547,7 @@ fn pods_namespaces(asked: &mut Asked, options: NamespaceOption) {
     });
 }
 
-pub(super) fn users(asked: &mut Asked, length: u32) {
+pub(crate) fn users(asked: &mut Asked, length: u32) {
     let userns_options = user_namespace(length);
     pods_namespaces(asked, NamespaceOption { userns_options, ..NamespaceOption::default() });
 }

@@ -7,7 +7,7 @@ use wharf_sys::mount::Attributes;
 use wharf_types::{Failure, ProfileName};
 
 use super::Asked;
-use crate::{Description, Filters, cdi, describe, limits, plan};
+use crate::{Description, Filters, cdi, describe, is_enclosed, limits, plan};
 
 /// The result of a request: its description, limits and plan, or the reason for its refusal.
 pub(super) fn lines(asked: &Asked) -> Vec<String> {
@@ -21,6 +21,7 @@ pub(super) fn lines(asked: &Asked) -> Vec<String> {
         lines.extend(of_plan(&plan));
         lines.push(format!("stop signal: {}", description.extra.stop_signal));
         lines.push(format!("delegation of the cgroup: {:?}", description.extra.delegation));
+        lines.push(format!("enclosed: {}", is_enclosed(&description, &limits)));
         Ok::<_, crate::Refusal>(lines)
     };
     decide().unwrap_or_else(|refusal| vec![format!("{:?}: {refusal}", refusal.kind())])

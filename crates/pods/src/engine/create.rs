@@ -205,14 +205,15 @@ impl Engine {
     fn decide(&self, pod: &Pod, asked: &Asked<'_>) -> Result<Decision, Error> {
         let Asked { id, config, images, .. } = asked;
         let path = self.container_cgroup(pod, id)?;
-        let (description, changes) = self.describe(pod, asked, &path)?;
+        let (mut description, changes) = self.describe(pod, asked, &path)?;
         let blame = |refusal| match changes.blame(refusal) {
             Ok(error) => Error::at(ASKING, error),
             Err(refusal) => refusal.into(),
         };
-        let plan = planner::plan(&description, &self.filters).map_err(blame)?;
         let limits = planner::limits(&description.resources()).map_err(blame)?;
-        let mut record = intent(config, images, &path);
+        let is_enclosed = host::enclose(&mut description, &limits, &self.parts.cgroups, &path)?;
+        let plan = planner::plan(&description, &self.filters).map_err(blame)?;
+        let mut record = ContainerRecord { is_enclosed, ..intent(config, images, &path) };
         changes.note_in(&mut record.config, &description);
         let Description { spec, extra } = description;
         let (spec, hooks) = planner::to_saved(spec, extra.seccomp)?;
@@ -277,6 +278,7 @@ impl Engine {
         let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));
         let cgroup = timings.time("cgroup and limits", || {
             let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
+            let cgroup = decision.record.of_cgroup(cgroup);
             cgroup.apply(&decision.limits).stage("setting the container's limits")?;
             Ok::<_, Error>(cgroup)
         })?;
