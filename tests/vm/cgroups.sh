@@ -248,7 +248,7 @@ managed_cgroup() {
 hosts_cgroups() {
     local id
     id=$(wharf run --detach --name seen --cgroupns host "$image" sleep 100000)
-    [[ $(inside "$id" cat /proc/1/cgroup) = 0::/wharf/*/"$id" ]]
+    [[ $(inside "$id" cat /proc/1/cgroup) = 0::/wharf/*/"$id"* ]]
     inside "$id" test -d /sys/fs/cgroup/system.slice
     refused 'Read-only file system' inside "$id" mkdir /sys/fs/cgroup/made
     wharf rm --force seen
