@@ -10,6 +10,7 @@ see_apparmor() {
     see 'the words Unconfined and privileged mean no profile' no_profile
     see 'a profile of the node confines, by the newer field and by the older' nodes_profile
     see 'a profile that is not loaded fails the container, and is named' missing_profile
+    see "a beginning of the kernel's word for no profile names none" no_word_for_none
     see 'a container with CAP_SYS_ADMIN mounts nothing' no_mounts
     see 'a sysctl is not written, even if its file can be' no_sysctls
     see 'a container that sees the host neither signals nor traces it' no_neighbours
@@ -82,6 +83,14 @@ PROFILE
 missing_profile() {
     refused 'is not loaded on this node: load it with apparmor_parser' \
         container apparmor missing '{"linux": {"security_context": {"apparmor": {"profile_type": 2, "localhost_ref": "no-such"}}}}'
+}
+
+no_word_for_none() {
+    local name
+    for name in u unconfine unconfined; do
+        refused "is no profile, but the kernel's word for none" container apparmor none \
+            "{\"linux\": {\"security_context\": {\"apparmor\": {\"profile_type\": 2, \"localhost_ref\": \"$name\"}}}}"
+    done
 }
 
 no_mounts() {

@@ -168,7 +168,16 @@ mod tests {
 
     #[test]
     fn nobody_becomes_unconfined_by_the_name_of_a_profile() {
-        for name in ["", "unconfined", " unconfined", "mine//&unconfined", ":root:unconfined", "a\nb"] {
+        for name in [
+            "",
+            "u",
+            "unconfine",
+            "unconfined",
+            " unconfined",
+            "mine//&unconfined",
+            ":root:unconfined",
+            "a\nb",
+        ] {
             for context in [by_type(ProfileType::Localhost, name), by_name(&format!("localhost/{name}"))] {
                 assert!(profile(&context, ON).is_err(), "{name:?}");
             }

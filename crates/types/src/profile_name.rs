@@ -7,11 +7,14 @@ use crate::{ErrorKind, Failure};
 /// The longest name, in bytes. The kernel would cut off what does not fit in a page.
 const LIMIT_BYTES: usize = 1024;
 
+/// The kernel's word for no profile.
+const UNCONFINED: &str = "unconfined";
+
 /// wharf's own profile, for containers that ask for no other.
 pub const DEFAULT_PROFILE: &str = "wharf-default";
 
-/// The name of one AppArmor profile in the kernel's root policy namespace. It is never `unconfined`, and no combination
-/// of profiles: whoever may name a profile must not be able to name the lack of one.
+/// The name of one AppArmor profile in the kernel's root policy namespace. It is never `unconfined`, nor what the
+/// kernel reads as that, and no combination of profiles: whoever may name a profile must not be able to name the lack of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileName(String);
 
@@ -33,9 +36,14 @@ pub enum ProfileNameError {
         /// The text.
         name: String,
     },
-    /// It is the kernel's word for no profile.
-    #[error("\"unconfined\" is no profile: ask for the type Unconfined")]
-    Unconfined,
+    /// To the kernel it means no profile.
+    #[error(
+        "{name:?} is no profile, but the kernel's word for none, or its beginning: ask for the type Unconfined"
+    )]
+    Unconfined {
+        /// The text.
+        name: String,
+    },
 }
 
 impl Failure for ProfileNameError {
@@ -49,7 +57,8 @@ impl ProfileName {
     ///
     /// # Errors
     /// [`ProfileNameError`] for everything that the kernel would read as something other than this one name: it skips
-    /// spaces around a name, a colon begins the name of a policy namespace, and `//&` stacks profiles.
+    /// spaces around a name, a colon begins the name of a policy namespace, `//&` stacks profiles, and a beginning of
+    /// `unconfined` is that whole word unless a profile has just this name (`aa_lookupn_profile`).
     pub fn new(name: &str) -> Result<Self, ProfileNameError> {
         let is_malformed = name.trim() != name
             || name.starts_with([':', '&'])
@@ -57,7 +66,9 @@ impl ProfileName {
             || name.contains(char::is_control);
         match name {
             "" => Err(ProfileNameError::Empty),
-            "unconfined" => Err(ProfileNameError::Unconfined),
+            name if UNCONFINED.starts_with(name) => {
+                Err(ProfileNameError::Unconfined { name: name.to_owned() })
+            }
             long if long.len() > LIMIT_BYTES => Err(ProfileNameError::TooLong { bytes: long.len() }),
             name if is_malformed => Err(ProfileNameError::Malformed { name: name.to_owned() }),
             name => Ok(Self(name.to_owned())),
@@ -115,8 +126,17 @@ mod tests {
             assert_eq!(ProfileName::new(name), Err(ProfileNameError::Malformed { name: name.to_owned() }));
         }
         assert_eq!(ProfileName::new(""), Err(ProfileNameError::Empty));
-        assert_eq!(ProfileName::new("unconfined"), Err(ProfileNameError::Unconfined));
         let bytes = LIMIT_BYTES + 1;
         assert_eq!(ProfileName::new(&"n".repeat(bytes)), Err(ProfileNameError::TooLong { bytes }));
+    }
+    #[test]
+    fn no_beginning_of_unconfined_is_a_name() {
+        for length in 1..=UNCONFINED.len() {
+            let name = UNCONFINED[..length].to_owned();
+            assert_eq!(ProfileName::new(&name), Err(ProfileNameError::Unconfined { name }));
+        }
+        for name in ["U", "uncle", "unconfined2", "unconfined//mine", "confined"] {
+            assert_eq!(ProfileName::new(name).unwrap().as_str(), name);
+        }
     }
 }
