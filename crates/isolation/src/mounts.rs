@@ -19,7 +19,7 @@ use crate::plan::{Ids, MountPlan, Source};
 use crate::pod::Users;
 use crate::procfs;
 use crate::root::{Make, Root, is_directory};
-use crate::volumes;
+use crate::volumes::{self, Copies};
 
 /// A detached copy of each bound tree. `None` for a new file system, and until it is made for an image or a tree of the
 /// pod.
@@ -164,7 +164,9 @@ pub(crate) fn attach_all(
     origin: &Origin<'_>,
 ) -> Result<(), Error> {
     // Before anything is mounted over the root file system: a volume begins with what is there.
-    plans.iter().zip(&sources.0).try_for_each(|(plan, source)| fill(root, plan, source.as_ref()))?;
+    let mut copies = Copies::default();
+    let mut sources_of = plans.iter().zip(&sources.0);
+    sources_of.try_for_each(|(plan, source)| fill(root, plan, source.as_ref(), &mut copies))?;
     let mut read_only = Vec::new();
     for (plan, source) in plans.iter().zip(sources.0) {
         let fail =
@@ -195,11 +197,11 @@ fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> wharf_sys::Resul
     root.attach(tree.as_fd(), target.as_fd())
 }
 
-fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>) -> Result<(), Error> {
+fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>, copies: &mut Copies) -> Result<(), Error> {
     let (Source::Volume(path), Some(volume)) = (&plan.source, source) else { return Ok(()) };
     let filled = root.ensure(&plan.target, Make::Directory).and_then(|_target| {
         let image = root.open(&plan.target, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        volumes::fill(volume.as_fd(), image.as_fd())
+        volumes::fill(volume.as_fd(), image.as_fd(), copies)
     });
     filled.map_err(|source| Error::Mount { what: path.to_string(), target: plan.target.to_string(), source })
 }

@@ -3,25 +3,47 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, LinkatFlags, Uid, fchownat};
+use nix::unistd::{Gid, LinkatFlags, Uid, Whence, fchownat, lseek};
 use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open_below, open_below_mode};
-use wharf_sys::{Result, xattr};
+use wharf_sys::{Error, Result, xattr};
 
 use crate::root::kind;
 
+/// Into how many of a container's volumes each directory is copied at most. Volumes may lie in one another, and links
+/// may lead several of them to the same place: an image must not have its content copied once for each.
+const COPIES_LIMIT: u8 = 8;
+
+/// How often each directory of the image has been copied.
+#[derive(Debug, Default)]
+pub(crate) struct Copies(HashMap<(u64, u64), u8>);
+
+impl Copies {
+    fn count(&mut self, directory: &FileStat) -> Result<()> {
+        let copies = self.0.entry((directory.st_dev, directory.st_ino)).or_default();
+        if *copies == COPIES_LIMIT {
+            let what = format!("a directory that is in more than {COPIES_LIMIT} volumes");
+            return Err(Error::new("copying", what, Errno::EINVAL));
+        }
+        *copies += 1;
+        Ok(())
+    }
+}
+
 /// Copies the content of one directory into another, empty one: files, owners, modes, times, attributes and hard links.
 /// The number of descriptors does not grow with the tree, and a path longer than the kernel's 4095 bytes is an error.
-pub(crate) fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<()> {
-    let mut copy = Copy { from: image, to: volume, linked: HashMap::new(), directories: Vec::new() };
+pub(crate) fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>, copies: &mut Copies) -> Result<()> {
+    let mut copy = Copy { from: image, to: volume, copies, linked: HashMap::new(), directories: Vec::new() };
     copy.waiting(Path::new(""))?;
     let mut at = 0;
     while let Some(directory) = copy.directories.get(at).cloned() {
@@ -45,6 +67,7 @@ fn below(directory: &Path, name: &Path) -> PathBuf {
 struct Copy<'a> {
     from: BorrowedFd<'a>,
     to: BorrowedFd<'a>,
+    copies: &'a mut Copies,
     /// The first name of each file with several.
     linked: HashMap<(u64, u64), PathBuf>,
     /// All directories, by their paths from the top, each after its parent.
@@ -83,7 +106,7 @@ impl Copy<'_> {
                 nix::sys::stat::mkdirat(&to, name, Mode::S_IRWXU).named("mkdirat", named)?;
                 return self.waiting(path);
             }
-            SFlag::S_IFREG => copy_file(from.as_fd(), to.as_fd(), name)?,
+            SFlag::S_IFREG => copy_file(from.as_fd(), to.as_fd(), name, stat.st_size)?,
             SFlag::S_IFLNK => {
                 let target = nix::fcntl::readlinkat(&from, name).named("readlinkat", named)?;
                 nix::unistd::symlinkat(target.as_os_str(), &to, name).named("symlinkat", named)?;
@@ -106,7 +129,9 @@ impl Copy<'_> {
     fn waiting(&mut self, path: &Path) -> Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let (from, to) = (self.open(self.from, path, flags)?, self.open(self.to, path, flags)?);
-        set_owner(to.as_fd(), Path::new("."), &stat_of(&from)?)?;
+        let stat = stat_of(&from)?;
+        self.copies.count(&stat)?;
+        set_owner(to.as_fd(), Path::new("."), &stat)?;
         copy_attributes(from.as_fd(), to.as_fd())?;
         self.directories.push(path.to_owned());
         Ok(())
@@ -134,12 +159,27 @@ fn names(directory: OwnedFd) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &Path) -> Result<()> {
+/// Copies what a file holds, and leaves its holes out: an image may have files of any size that take no space.
+fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &Path, size: i64) -> Result<()> {
     let read = OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
     let write = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    let named = || name.display().to_string();
     let mut source = File::from(open_below(from, name, read, Resolve::BeneathNoLinks)?);
     let mut copy = File::from(open_below_mode(to, name, write, 0o600, Resolve::BeneathNoLinks)?);
-    std::io::copy(&mut source, &mut copy).map(drop).named("copy_file_range", || name.display().to_string())
+    let mut end = 0;
+    while end < size {
+        let start = match lseek(&source, end, Whence::SeekData) {
+            // Only a hole follows.
+            Err(Errno::ENXIO) => break,
+            other => other.named("lseek", named)?,
+        };
+        end = lseek(&source, start, Whence::SeekHole).named("lseek", named)?;
+        lseek(&source, start, Whence::SeekSet).named("lseek", named)?;
+        lseek(&copy, start, Whence::SeekSet).named("lseek", named)?;
+        let length = (end - start).unsigned_abs();
+        std::io::copy(&mut (&mut source).take(length), &mut copy).named("copy_file_range", named)?;
+    }
+    copy.set_len(size.unsigned_abs()).named("ftruncate", named)
 }
 
 /// The owner first: a change of owner clears the set-user-ID bits.
@@ -174,10 +214,13 @@ fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
 #[expect(clippy::disallowed_methods, reason = "the directories are the test's own")]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
     use super::*;
-    use nix::errno::Errno;
+
+    fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<()> {
+        super::fill(volume, image, &mut Copies::default())
+    }
 
     fn open_directory(path: &Path) -> OwnedFd {
         wharf_sys::fs::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).unwrap()
@@ -212,6 +255,56 @@ mod tests {
         assert_eq!(ino("same"), ino("deep/er/file"));
         let word = xattr::value(open_directory(&volume.join("deep")).as_fd(), "user.word").unwrap();
         assert_eq!(word.unwrap(), b"value");
+    }
+
+    #[test]
+    fn holes_stay_holes() {
+        let temp = tempfile::tempdir().unwrap();
+        let (image, volume) = (temp.path().join("image"), temp.path().join("volume"));
+        [&image, &volume].iter().for_each(|directory| fs::create_dir(directory).unwrap());
+        let parts: [(&str, u64, &[u64]); 4] = [
+            ("empty", 0, &[]),
+            ("hole", 1 << 40, &[]),
+            ("islands", 1 << 40, &[0, 5 << 20, (1 << 40) - 4]),
+            ("whole", 4, &[0]),
+        ];
+        for (name, size, places) in parts {
+            let file = File::create(image.join(name)).unwrap();
+            file.set_len(size).unwrap();
+            places.iter().for_each(|place| file.write_all_at(b"data", *place).unwrap());
+        }
+        fill(open_directory(&volume).as_fd(), open_directory(&image).as_fd()).unwrap();
+        for (name, size, places) in parts {
+            let copy = File::open(volume.join(name)).unwrap();
+            let stat = copy.metadata().unwrap();
+            assert_eq!(stat.len(), size, "{name}");
+            assert!(stat.blocks() <= 3 * 4096 / 512 * 4, "{name} takes {} blocks", stat.blocks());
+            for place in places {
+                let mut read = [0; 4];
+                copy.read_exact_at(&mut read, *place).unwrap();
+                assert_eq!(&read, b"data", "{name} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_is_copied_into_a_few_volumes_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir_all(temp.path().join("image/outer/inner")).unwrap();
+        fs::write(temp.path().join("image/outer/inner/file"), "content").unwrap();
+        let mut copies = Copies::default();
+        let mut copy = |n: u8, part: &str| {
+            let volume = temp.path().join(n.to_string());
+            fs::create_dir(&volume).unwrap();
+            let (volume, part) = (open_directory(&volume), open_directory(&temp.path().join(part)));
+            super::fill(volume.as_fd(), part.as_fd(), &mut copies)
+        };
+        for (n, part) in ["image", "image/outer", "image/outer/inner"].iter().cycle().take(8).enumerate() {
+            copy(n.try_into().unwrap(), part).unwrap();
+        }
+        let error = copy(8, "image/outer/inner").unwrap_err();
+        assert_eq!(error.errno, Errno::EINVAL);
+        assert!(error.to_string().contains("in more than 8 volumes"), "{error}");
     }
 
     #[test]

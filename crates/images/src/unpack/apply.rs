@@ -79,6 +79,8 @@ struct Apply<'a> {
     parents: Parents,
     usage: Usage,
     entries: u64,
+    /// The sizes of all files with holes: who copies them may have to write the holes, too.
+    hollow_bytes: u64,
     /// What was made since the last check of the disk.
     unchecked: Usage,
     effect: Effect,
@@ -115,6 +117,7 @@ impl<'a> Apply<'a> {
             parents: Parents::new(root, limits.depth)?,
             usage: Usage::default(),
             entries: 0,
+            hollow_bytes: 0,
             unchecked: Usage::default(),
             effect: Effect::Nothing,
         })
@@ -198,9 +201,10 @@ impl<'a> Apply<'a> {
             None => archive
                 .content(|piece| file.write_all(piece).named("write", || bytes(piece)).map_err(failed))?,
             Some(map) => {
-                if map.size_bytes > self.limits.layer_bytes {
+                self.hollow_bytes = self.hollow_bytes.saturating_add(map.size_bytes);
+                if self.hollow_bytes > self.limits.layer_bytes {
                     let limit = self.limits.layer_bytes;
-                    return Err(UnpackError::Limit { what: "bytes in one file with holes", limit });
+                    return Err(UnpackError::Limit { what: "bytes in files with holes", limit });
                 }
                 file.set_len(map.size_bytes)
                     .named("ftruncate", || map.size_bytes.to_string())

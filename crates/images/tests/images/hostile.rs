@@ -189,9 +189,22 @@ fn holes() {
         (
             "a huge file",
             zero(&[("GNU.sparse.size", "99999999999"), ("GNU.sparse.map", "0,4")]),
-            "file with holes",
+            "bytes in files with holes",
+        ),
+        (
+            "huge files together",
+            (0..3).fold(Tar::new(), |tar, n| hollow(tar, n, 30 << 20)).end(),
+            "bytes in files with holes",
         ),
     ]);
+    let rig = Rig::new();
+    rig.unpack_plain(&(0..2).fold(Tar::new(), |tar, n| hollow(tar, n, 30 << 20)).end()).unwrap();
+}
+
+/// Adds a file with four bytes of data in front of a hole.
+fn hollow(tar: Tar, n: u32, size_bytes: u64) -> Tar {
+    let size = size_bytes.to_string();
+    tar.pax(&[("GNU.sparse.size", &size), ("GNU.sparse.map", "0,4")]).file(&n.to_string(), "data")
 }
 
 #[test]
