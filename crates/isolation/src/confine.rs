@@ -9,7 +9,7 @@ use wharf_sys::capabilities::{self, Capabilities};
 use wharf_sys::clone::Child;
 use wharf_sys::error::Named as _;
 use wharf_sys::{keyring, limits, open_files, process, scheduling, seccomp, signals};
-use wharf_types::capability;
+use wharf_types::{OwnerId, capability};
 
 use crate::birth::Inside;
 use crate::error::{Error, Stage};
@@ -95,8 +95,8 @@ fn able_to_load(sets: &Capabilities, process: &Process) -> Capabilities {
 }
 
 /// What the kernel's exec would leave: a user other than root keeps only the ambient capabilities.
-fn effective_for(sets: &Capabilities, uid: u32) -> Capabilities {
-    if uid == 0 {
+fn effective_for(sets: &Capabilities, uid: OwnerId) -> Capabilities {
+    if uid == OwnerId::ROOT {
         return *sets;
     }
     let kept = sets.ambient;
@@ -145,8 +145,8 @@ mod tests {
     #[test]
     fn a_user_other_than_root_keeps_what_is_ambient() {
         let sets = Capabilities { bounding: 15, effective: 7, permitted: 7, inheritable: 3, ambient: 1 };
-        assert_eq!(effective_for(&sets, 0), sets);
+        assert_eq!(effective_for(&sets, OwnerId::ROOT), sets);
         let kept = Capabilities { effective: 1, permitted: 1, ..sets };
-        assert_eq!(effective_for(&sets, 1000), kept);
+        assert_eq!(effective_for(&sets, OwnerId::new(1000).unwrap()), kept);
     }
 }

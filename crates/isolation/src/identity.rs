@@ -5,7 +5,7 @@
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use wharf_types::{ContainerPath, Field, IdMaps};
+use wharf_types::{ContainerPath, Field, IdMaps, OwnerId};
 
 use crate::error::Error;
 use crate::plan::User;
@@ -22,12 +22,12 @@ const HOME_LIMIT_BYTES: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Identity {
     /// The user.
-    pub uid: u32,
+    pub uid: OwnerId,
     /// The primary group.
-    pub gid: u32,
+    pub gid: OwnerId,
     /// All groups, each once, sorted as the kernel keeps them: the primary group, those of the image, those of the
     /// request.
-    pub groups: Vec<u32>,
+    pub groups: Vec<OwnerId>,
     /// The user's home directory in `passwd`.
     pub home: Option<String>,
 }
@@ -38,15 +38,15 @@ impl Identity {
     /// # Errors
     /// The user namespace does not have the user, or one of the groups.
     pub(crate) fn on_host(&self, ids: Option<IdMaps>) -> Result<u32, Error> {
-        let Some(ids) = ids else { return Ok(self.uid) };
-        let missing = |what, id: u32| {
+        let Some(ids) = ids else { return Ok(self.uid.number()) };
+        let missing = |what, id: OwnerId| {
             let problem = "is not in the pod's user namespace, which has fewer ids";
             Error::Identity { what, name: id.to_string(), problem }
         };
         for &group in self.groups.iter().chain([&self.gid]) {
-            ids.groups.on_host(group).ok_or_else(|| missing("group", group))?;
+            ids.groups.on_host(group.number()).ok_or_else(|| missing("group", group))?;
         }
-        ids.users.on_host(self.uid).ok_or_else(|| missing("user", self.uid))
+        ids.users.on_host(self.uid.number()).ok_or_else(|| missing("user", self.uid))
     }
 }
 
@@ -72,16 +72,14 @@ fn read(root: &Root, path: &str) -> Result<String, Error> {
 
 /// A name, or a checked number. Digits are never a name, so that no image can map `1000` to root.
 enum Who<'a> {
-    Id(u32),
+    Id(OwnerId),
     Name(&'a str),
 }
 
 fn parse<'a>(what: &'static str, text: &'a str) -> Result<Who<'a>, Error> {
     let fail = |problem| Error::Identity { what, name: text.chars().take(80).collect(), problem };
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        // To the kernel, u32::MAX means "no change".
-        let id = text.parse::<u32>().ok().filter(|&id| id != u32::MAX);
-        return id.map(Who::Id).ok_or_else(|| fail("is out of range"));
+        return OwnerId::parse(text).map(Who::Id).ok_or_else(|| fail("is out of range"));
     }
     let first = text.chars().next().unwrap_or(' ');
     if Field::new(text).is_none() || first.is_whitespace() || matches!(first, '-' | '+') {
@@ -97,15 +95,18 @@ fn look_up(user: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
         Who::Id(uid) => entry.uid == uid,
         Who::Name(name) => entry.name == name,
     });
-    let missing =
-        |what, name: &str| Error::Identity { what, name: name.to_owned(), problem: "is not in the image" };
+    let missing = |what, name: &str| Error::Identity {
+        what,
+        name: name.to_owned(),
+        problem: "is not in the image, or has no possible number there",
+    };
     let uid = match (&who, &entry) {
         (Who::Id(uid), _) => *uid,
         (Who::Name(_), Some(entry)) => entry.uid,
         (Who::Name(name), None) => return Err(missing("user", name)),
     };
     let gid = if user.group.is_empty() {
-        entry.as_ref().map_or(0, |entry| entry.gid)
+        entry.as_ref().map_or(OwnerId::ROOT, |entry| entry.gid)
     } else {
         match parse("group", &user.group)? {
             Who::Id(gid) => gid,
@@ -133,8 +134,8 @@ fn look_up(user: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
 
 struct PasswdEntry<'a> {
     name: &'a str,
-    uid: u32,
-    gid: u32,
+    uid: OwnerId,
+    gid: OwnerId,
     home: &'a str,
 }
 
@@ -142,18 +143,18 @@ impl<'a> PasswdEntry<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(':');
         let (name, _password) = (fields.next()?, fields.next()?);
-        let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let (uid, gid) = (OwnerId::parse(fields.next()?)?, OwnerId::parse(fields.next()?)?);
         let home = fields.nth(1).unwrap_or("/");
         Some(Self { name, uid, gid, home })
     }
 }
 
 /// The name, number and members of each group.
-fn group_entries(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+fn group_entries(text: &str) -> impl Iterator<Item = (&str, OwnerId, &str)> {
     text.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let (name, _password) = (fields.next()?, fields.next()?);
-        let gid = fields.next()?.parse().ok()?;
+        let gid = OwnerId::parse(fields.next()?)?;
         Some((name, gid, fields.next().unwrap_or("")))
     })
 }
@@ -165,21 +166,29 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nme:x:1000:1001:me:/home/me:/bin/sh\nbad line\n4294967296:x:0:0::/:\n1e3:x:0:0::/:\n";
     const GROUP: &str = "root:x:0:\nextra:x:50000:me,other\nbroken\n";
 
+    fn id(number: u32) -> OwnerId {
+        OwnerId::new(number).unwrap()
+    }
+
+    fn numbers(groups: &[OwnerId]) -> Vec<u32> {
+        groups.iter().map(|group| group.number()).collect()
+    }
+
     fn who(user: &str, group: &str) -> Result<Identity, Error> {
         let user =
-            User { user: user.into(), group: group.into(), additional_groups: vec![1234], strict: false };
+            User { user: user.into(), group: group.into(), additional_groups: vec![id(1234)], strict: false };
         look_up(&user, PASSWD, GROUP)
     }
 
     #[test]
     fn names_and_numbers_are_found() {
         let me = who("me", "").unwrap();
-        assert_eq!((me.uid, me.gid, me.groups.clone()), (1000, 1001, vec![1001, 1234, 50000]));
+        assert_eq!((me.uid, me.gid, numbers(&me.groups)), (id(1000), id(1001), vec![1001, 1234, 50000]));
         assert_eq!(me.home.as_deref(), Some("/home/me"));
         assert_eq!(who("1000", "").unwrap(), me);
-        assert_eq!(who("me", "extra").unwrap().gid, 50000);
-        assert_eq!(who("77", "").unwrap().groups, vec![0, 1234]);
-        assert_eq!(who("", "").unwrap().uid, 0);
+        assert_eq!(who("me", "extra").unwrap().gid, id(50000));
+        assert_eq!(numbers(&who("77", "").unwrap().groups), vec![0, 1234]);
+        assert_eq!(who("", "").unwrap().uid, OwnerId::ROOT);
     }
 
     #[test]
@@ -194,8 +203,9 @@ mod tests {
 
     #[test]
     fn strict_leaves_the_images_groups_out() {
-        let user = User { user: "me".into(), additional_groups: vec![7], strict: true, ..User::default() };
-        assert_eq!(look_up(&user, PASSWD, GROUP).unwrap().groups, vec![7, 1001]);
+        let user =
+            User { user: "me".into(), additional_groups: vec![id(7)], strict: true, ..User::default() };
+        assert_eq!(numbers(&look_up(&user, PASSWD, GROUP).unwrap().groups), vec![7, 1001]);
     }
 
     #[test]
@@ -231,7 +241,20 @@ mod tests {
             assert!(who(bad, "").is_err(), "{bad:?}");
             assert!(who("0", bad).is_err(), "group {bad:?}");
         }
-        assert_eq!(who("00", "").unwrap().uid, 0, "digits are a number");
-        assert_eq!(who("1e3", "").unwrap().uid, 0, "a name that passwd has");
+        assert_eq!(who("00", "").unwrap().uid, OwnerId::ROOT, "digits are a number");
+        assert_eq!(who("1e3", "").unwrap().uid, OwnerId::ROOT, "a name that passwd has");
+    }
+
+    #[test]
+    fn an_image_has_nobody_with_the_kernels_word_for_no_change() {
+        let passwd = "odd:x:4294967295:7::/:\nstray:x:7:4294967295::/:\nme:x:8:8::/:\n";
+        let group = "odd:x:4294967295:me\n";
+        for (user, group_name) in [("odd", ""), ("stray", ""), ("me", "odd"), ("4294967295", "")] {
+            let user = User { user: user.into(), group: group_name.into(), ..User::default() };
+            let error = look_up(&user, passwd, group).unwrap_err();
+            assert!(matches!(error, Error::Identity { .. }), "{error}");
+        }
+        let me = look_up(&User { user: "me".into(), ..User::default() }, passwd, group).unwrap();
+        assert_eq!(numbers(&me.groups), vec![8], "the group without a number is not among them");
     }
 }

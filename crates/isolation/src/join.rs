@@ -67,7 +67,9 @@ fn run(
     let cwd = root::open_cwd(root.as_fd(), &plan.process.cwd)?;
     let inside = root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
     let terminal = open_terminal(plan, &root, origin)?;
-    terminal.iter().try_for_each(|terminal| streams::give(terminal.peer.as_fd(), plan.identity.uid))?;
+    terminal
+        .iter()
+        .try_for_each(|terminal| streams::give(terminal.peer.as_fd(), plan.identity.uid.number()))?;
     let connected = streams::connect(root.as_fd(), streams, terminal.as_ref())?;
     drop((terminal, cwd, root));
     origin.go_on(inside, connected, Runner { process: &plan.process, identity: &plan.identity })

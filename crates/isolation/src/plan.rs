@@ -6,7 +6,7 @@
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::scheduling::Scheduling;
-use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, ProfileName};
+use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, OwnerId, ProfileName};
 
 /// Everything that is needed to make one container and to execute its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,7 +248,7 @@ pub struct User {
     /// A number or a name; empty means the user's primary group.
     pub group: String,
     /// Additional groups.
-    pub additional_groups: Vec<u32>,
+    pub additional_groups: Vec<OwnerId>,
     /// Whether the groups that the image gives the user are left out.
     pub strict: bool,
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use wharf_sys::socket;
-use wharf_types::{ErrorKind, Failure as _, Subject};
+use wharf_types::{ErrorKind, Failure as _, OwnerId, Subject};
 
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
@@ -82,7 +82,10 @@ impl Report {
         Ok(match (bytes.split_first(), descriptor) {
             (Some((&READY, body)), terminal) => {
                 let (ends_ns, identity) = read_ends(body);
-                Self::Ready { identity: read_identity(identity), terminal, ends_ns }
+                match read_identity(identity) {
+                    Some(identity) => Self::Ready { identity, terminal, ends_ns },
+                    None => Self::Closed,
+                }
             }
             (Some((&LINE, _)), Some(line)) => Self::Line { line, sender },
             (Some((&BORN, _)), Some(process)) => Self::Born { process, sender },
@@ -161,21 +164,23 @@ fn read_ends(body: &[u8]) -> (Vec<u64>, &[u8]) {
 /// User, group, the number of groups, the groups, and the home directory if there is one.
 fn identity_bytes(identity: &Identity) -> Vec<u8> {
     let count = u32::try_from(identity.groups.len()).unwrap_or(u32::MAX);
-    let numbers = [identity.uid, identity.gid, count].into_iter().chain(identity.groups.iter().copied());
+    let groups = identity.groups.iter().map(|group| group.number());
+    let numbers = [identity.uid.number(), identity.gid.number(), count].into_iter().chain(groups);
     let mut bytes: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
     bytes.extend(identity.home.iter().flat_map(|home| home.bytes()));
     bytes
 }
 
-fn read_identity(body: &[u8]) -> Identity {
+/// `None` for an id that nobody can have.
+fn read_identity(body: &[u8]) -> Option<Identity> {
     let mut numbers = body.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let mut next = || numbers.next().unwrap_or(0);
-    let (uid, gid, count) = (next(), next(), next());
+    let (uid, gid, count) = (OwnerId::new(next())?, OwnerId::new(next())?, next());
     let count = usize::try_from(count).unwrap_or(0);
-    let groups = numbers.take(count).collect();
+    let groups = numbers.take(count).map(OwnerId::new).collect::<Option<_>>()?;
     let home = body.get(12 + 4 * count..).map(String::from_utf8_lossy);
     let home = home.filter(|home| !home.is_empty()).map(std::borrow::Cow::into_owned);
-    Identity { uid, gid, groups, home }
+    Some(Identity { uid, gid, groups, home })
 }
 
 /// Reports that everything is set up, and when each stage of that ended.
@@ -215,9 +220,9 @@ mod tests {
     #[test]
     fn the_largest_identity_arrives_whole() {
         let identity = Identity {
-            uid: 1000,
-            gid: u32::MAX - 1,
-            groups: (0..4000).collect(),
+            uid: OwnerId::ROOT,
+            gid: OwnerId::new(u32::MAX - 1).unwrap(),
+            groups: (0..4000).filter_map(OwnerId::new).collect(),
             home: Some(format!("/{}", "h".repeat(4095))),
         };
         let (ours, theirs) = socket::pair().unwrap();

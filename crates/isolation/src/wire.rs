@@ -7,7 +7,7 @@
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::scheduling::Scheduling;
-use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange, ProfileName};
+use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange, OwnerId, ProfileName};
 use wharf_wire::v1;
 
 use crate::error::Error;
@@ -148,7 +148,7 @@ fn process_out(process: &Process) -> v1::Process {
         user: Some(v1::User {
             user: process.user.user.clone(),
             group: process.user.group.clone(),
-            additional_groups: process.user.additional_groups.clone(),
+            additional_groups: process.user.additional_groups.iter().map(|id| id.number()).collect(),
             strict: process.user.strict,
         }),
         capabilities: Some(v1::Capabilities {
@@ -377,7 +377,7 @@ fn process_in(process: v1::Process) -> Result<Process, String> {
         user: User {
             user: user.user,
             group: user.group,
-            additional_groups: user.additional_groups,
+            additional_groups: user.additional_groups.into_iter().map(group_in).collect::<Result<_, _>>()?,
             strict: user.strict,
         },
         capabilities: Capabilities {
@@ -399,6 +399,10 @@ fn process_in(process: v1::Process) -> Result<Process, String> {
         seccomp: process.seccomp,
         seccomp_flags: process.seccomp_flags,
     })
+}
+
+fn group_in(id: u32) -> Result<OwnerId, String> {
+    OwnerId::new(id).ok_or_else(|| format!("{id} is no group"))
 }
 
 fn profile_in(name: &str) -> Result<Option<ProfileName>, String> {

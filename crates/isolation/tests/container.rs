@@ -28,7 +28,7 @@ use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::process::{Ended, Reap, await_end, exit_now, signal, wait};
 use wharf_sys::scheduling::Scheduling;
 use wharf_sys::socket;
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, OwnerId};
 
 #[path = "rig/plan.rs"]
 mod rig;
@@ -320,7 +320,8 @@ fn of_the_pods_files_only_those_of_the_plan_are_seen(witness: &SingleThreaded) {
 fn rights_are_those_of_the_plan(witness: &SingleThreaded) {
     let script = "id -u; id -G; ulimit -n; grep -E '^(Cap(Bnd|Eff|Amb)|NoNewPrivs)' /proc/self/status | cut -f2; echo $HOME";
     let outcome = ran(witness, script, |_directory, plan| {
-        plan.process.user = User { user: "me".into(), additional_groups: vec![7], ..User::default() };
+        plan.process.user =
+            User { user: "me".into(), additional_groups: vec![OwnerId::new(7).unwrap()], ..User::default() };
         plan.process.capabilities =
             Capabilities { bounding: 3, effective: 3, permitted: 3, inheritable: 1, ambient: 1 };
         plan.process.no_new_privileges = true;

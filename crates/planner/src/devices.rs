@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use wharf_cgroup::{Access, DeviceRule, DeviceType, default_devices};
 use wharf_cri_api::v1::Int64Value;
 use wharf_isolation::DeviceNode;
-use wharf_types::{ContainerPath, IdMaps, IdRange};
+use wharf_types::{ContainerPath, IdMaps, IdRange, OwnerId};
 
 use crate::plan::container_path;
 use crate::request::{HostFacts, Request, Switch};
@@ -156,9 +156,15 @@ fn node(device: &LinuxDevice) -> Result<DeviceNode, Refusal> {
         major: number(FIELD, device.major())?,
         minor: number(FIELD, device.minor())?,
         mode: device.file_mode().unwrap_or(0o666),
-        uid: device.uid().unwrap_or(0),
-        gid: device.gid().unwrap_or(0),
+        uid: owner(device.uid())?,
+        gid: owner(device.gid())?,
     })
+}
+
+fn owner(id: Option<u32>) -> Result<u32, Refusal> {
+    let id = id.unwrap_or_default();
+    let owner = OwnerId::new(id).map(OwnerId::number);
+    owner.ok_or_else(|| Refusal::spec("linux.devices", format!("a node cannot belong to {id}")))
 }
 
 /// The rules for the cgroup.

@@ -4,6 +4,7 @@
 use oci_spec::runtime as oci;
 use wharf_cri_api::v1::SupplementalGroupsPolicy;
 use wharf_isolation::User;
+use wharf_types::OwnerId;
 
 use crate::description::{Group, Names};
 use crate::request::Request;
@@ -49,10 +50,9 @@ pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refu
     Ok((spec, names))
 }
 
-/// To the kernel, `u32::MAX` means "leave it as it is".
 fn id(field: &'static str, value: i64) -> Result<u32, Refusal> {
-    let id = u32::try_from(value).ok().filter(|&id| id != u32::MAX);
-    id.ok_or_else(|| Refusal::field(field, format!("{value} is out of range")))
+    let id = u32::try_from(value).ok().and_then(OwnerId::new);
+    id.map(OwnerId::number).ok_or_else(|| Refusal::field(field, format!("{value} is out of range")))
 }
 
 enum Who {
@@ -96,6 +96,11 @@ pub(crate) fn plan(spec: &oci::User, names: &Names) -> Result<User, Refusal> {
             ));
         }
     };
-    let additional_groups = spec.additional_gids().clone().unwrap_or_default();
+    let group_of = |&id: &u32| {
+        let group = OwnerId::new(id);
+        group.ok_or_else(|| Refusal::spec("process.user.additionalGids", format!("{id} is no group")))
+    };
+    let additional_groups =
+        spec.additional_gids().iter().flatten().map(group_of).collect::<Result<_, _>>()?;
     Ok(User { user, group, additional_groups, strict: names.strict })
 }

@@ -252,7 +252,11 @@ fn oom_kills(plan: &Outline) -> u64 {
 }
 
 pub(crate) fn wire_identity(identity: &Identity) -> v1::Identity {
-    v1::Identity { uid: identity.uid, gid: identity.gid, groups: identity.groups.clone() }
+    v1::Identity {
+        uid: identity.uid.number(),
+        gid: identity.gid.number(),
+        groups: identity.groups.iter().map(|group| group.number()).collect(),
+    }
 }
 
 /// An exec: a further process in a container.

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use rustix::fs::{Gid, Uid};
+use wharf_types::OwnerId;
 
 use crate::clone::Child;
 use crate::error::{Error, Named, Result};
@@ -20,12 +21,13 @@ pub fn exit_now(code: i32) -> ! {
 ///
 /// # Errors
 /// The kernel's error.
-pub fn become_user(_alone: &Child, uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
+pub fn become_user(_alone: &Child, uid: OwnerId, gid: OwnerId, groups: &[OwnerId]) -> Result<()> {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let who = || format!("{uid}:{gid}");
-    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw_unchecked).collect();
+    let group = |id: OwnerId| Gid::from_raw_unchecked(id.number());
+    let groups: Vec<Gid> = groups.iter().copied().map(group).collect();
     set_thread_groups(&groups).named("setgroups", who)?;
-    let (uid, gid) = (Uid::from_raw_unchecked(uid), Gid::from_raw_unchecked(gid));
+    let (uid, gid) = (Uid::from_raw_unchecked(uid.number()), group(gid));
     set_thread_res_gid(gid, gid, gid).named("setresgid", who)?;
     set_thread_res_uid(uid, uid, uid).named("setresuid", who)
 }

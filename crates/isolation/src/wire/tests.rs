@@ -1,7 +1,7 @@
 //! A plan arrives as it was sent, or is refused.
 
 use super::*;
-use wharf_types::ContainerId;
+use wharf_types::{ContainerId, OwnerId};
 
 fn host(path: &str) -> HostPath {
     HostPath::new(path).unwrap()
@@ -92,7 +92,7 @@ fn process() -> Process {
         user: User {
             user: "me".to_owned(),
             group: "7".to_owned(),
-            additional_groups: vec![8, 9],
+            additional_groups: [8, 9].map(|id| OwnerId::new(id).unwrap()).to_vec(),
             strict: true,
         },
         capabilities: Capabilities { bounding: 1, effective: 2, permitted: 3, inheritable: 4, ambient: 5 },

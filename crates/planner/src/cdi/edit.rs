@@ -5,7 +5,7 @@ use oci_spec::runtime::{
     self as oci, Linux, LinuxDevice, LinuxDeviceType, LinuxIntelRdt, LinuxNetDevice, Process, Spec,
 };
 use wharf_cgroup::{Access, DeviceRule, DeviceType};
-use wharf_types::{ContainerPath, IdMaps, IdRange};
+use wharf_types::{ContainerPath, IdMaps, IdRange, OwnerId};
 
 use super::Addition;
 use super::file::{Edits, Hook, Mount, NO_ACCESS, Node, Rdt};
@@ -38,7 +38,7 @@ fn apply_one(description: &mut Description, edits: &Edits) -> Result<(), String>
         add_node(&mut linux, &process, node, ids)
             .map_err(|problem| format!("node {}: {problem}", node.path))?;
     }
-    add_groups(&mut process, &edits.additional_gids);
+    add_groups(&mut process, &edits.additional_gids)?;
     if let Some(rdt) = &edits.intel_rdt {
         linux.set_intel_rdt(Some(intel_rdt(rdt)));
     }
@@ -68,14 +68,16 @@ fn set_variable(process: &mut Process, extra: &mut Extra, variable: &str) {
     }
 }
 
-fn add_groups(process: &mut Process, groups: &[u32]) {
+fn add_groups(process: &mut Process, groups: &[u32]) -> Result<(), String> {
     let all = process.user_mut().additional_gids_mut().get_or_insert_default();
     for group in groups {
+        let id = OwnerId::new(*group).ok_or_else(|| format!("additionalGids: {group} is no group"))?;
         // The interface takes 0 for "not set".
-        if *group != 0 && !all.contains(group) {
+        if id != OwnerId::ROOT && !all.contains(group) {
             all.push(*group);
         }
     }
+    Ok(())
 }
 
 fn add_node(linux: &mut Linux, process: &Process, node: &Node, ids: Option<IdMaps>) -> Result<(), String> {
@@ -125,7 +127,9 @@ fn owner(asked: Option<u32>, of_program: u32, range: Option<IdRange>) -> Result<
     let wanted = asked.or((of_program > 0).then_some(of_program));
     match (wanted, range) {
         (None, _) => Ok(0),
-        (Some(id), None) => Ok(id),
+        (Some(id), None) => {
+            OwnerId::new(id).map(OwnerId::number).ok_or_else(|| format!("it cannot belong to {id}"))
+        }
         (Some(id), Some(range)) => {
             range.on_host(id).ok_or_else(|| format!("its owner {id} is not in the pod's user namespace"))
         }

@@ -95,6 +95,11 @@ pub(crate) const CASES: &[Case] = &[
         let node = json!({"path": "/dev/x", "type": "c", "major": 1, "minor": 2, "gid": 5});
         add(asked, &json!({"deviceNodes": [node]}));
     }),
+    case("unfit", "an owner that is nobody", |asked| {
+        let node = json!({"path": "/dev/x", "type": "c", "major": 1, "minor": 2, "uid": u32::MAX});
+        add(asked, &json!({"deviceNodes": [node]}));
+    }),
+    case("unfit", "a group that is none", |asked| add(asked, &json!({"additionalGids": [44, u32::MAX]}))),
     case("unfit", "a mount over the root", |asked| {
         add(asked, &json!({"mounts": [{"hostPath": "/", "containerPath": "/usr/../.."}]}));
     }),
