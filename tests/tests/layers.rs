@@ -47,6 +47,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
     ("images", "snapshots"),
     ("host", "planner"),
+    // One run of a program is for all containers that wait for it, and takes nobody's thread.
+    ("host", "tasks"),
     // What a record says is told in the planner's words.
     ("records", "planner"),
     ("nri", "records"),

@@ -99,7 +99,7 @@ impl Additions {
     }
 }
 
-/// Describes a container for this machine, whose kernel then has the AppArmor profile that wharf gives it.
+/// Describes a container for this machine.
 ///
 /// # Errors
 /// The request cannot be fulfilled with what is on the host, or that cannot be read.
@@ -112,7 +112,7 @@ pub fn describe(
     let mut description = planner::describe(request, &facts(request, machine)?, places)?;
     additions.apply(&mut description, request)?;
     let process = description.spec.process().as_ref();
-    apparmor::ensure_loaded(process.and_then(|process| process.apparmor_profile().as_deref()))?;
+    apparmor::look(process.and_then(|process| process.apparmor_profile().as_deref()))?;
     Ok(description)
 }
 

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use wharf_types::lock::lock;
+use wharf_tasks::Single;
 use wharf_types::program::DEFAULT_PATH;
-use wharf_types::{DEFAULT_PROFILE, ErrorKind, Failure, Stage as _, StageError};
+use wharf_types::{DEFAULT_PROFILE, ErrorKind, Failure, ProfileName, Stage as _, StageError};
 
 use crate::program;
 
@@ -20,6 +21,13 @@ const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 /// To compile the profile takes a tenth of a second.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STAGE: &str = "loading wharf's own AppArmor profile";
+
+/// Whether the profile is in the kernel as this process has loaded it, as far as anybody has looked. At first the kernel
+/// has at most that of an earlier release.
+static IS_LOADED: AtomicBool = AtomicBool::new(false);
+
+/// Loads it, for all containers that wait for it: a parser that hangs holds up nobody else.
+static LOADING: LazyLock<Arc<Single>> = LazyLock::new(|| Single::new("profile"));
 
 /// Why the profile could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -41,23 +49,34 @@ pub(crate) fn is_usable() -> bool {
     enabled.is_ok_and(|value| value.starts_with(b"Y")) && Path::new(LOADED).exists() && parser().is_some()
 }
 
-/// Loads wharf's own profile, if that is to confine a container. The first call replaces what an earlier release has
-/// loaded, and others load it again if somebody has unloaded it.
+/// Looks whether the kernel still has wharf's own profile, if that is to confine a container: somebody may have unloaded
+/// it.
 ///
 /// # Errors
-/// What the parser says.
-pub(crate) fn ensure_loaded(profile: Option<&str>) -> Result<(), StageError> {
-    /// Whether this process has loaded it.
-    static DONE: Mutex<bool> = Mutex::new(false);
-    if profile != Some(DEFAULT_PROFILE) {
-        return Ok(());
-    }
-    let mut done = lock(&DONE);
-    if !*done || !is_listed(&std::fs::read_to_string(LOADED).stage(STAGE)?) {
-        load().map_err(|problem| StageError::at(STAGE, ParserError { problem }))?;
-        *done = true;
+/// The kernel's list of profiles cannot be read.
+pub(crate) fn look(profile: Option<&str>) -> Result<(), StageError> {
+    if profile == Some(DEFAULT_PROFILE) && !is_listed(&std::fs::read_to_string(LOADED).stage(STAGE)?) {
+        IS_LOADED.store(false, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Loads wharf's own profile, if that is to confine a container that has been described, and the kernel does not have it.
+/// The caller waits as long as the parser takes, and blocks no thread.
+///
+/// # Errors
+/// What the parser says, or has just said.
+pub async fn ensure_profile(profile: Option<&ProfileName>) -> Result<(), StageError> {
+    let is_own = profile.is_some_and(|profile| profile.as_str() == DEFAULT_PROFILE);
+    if !is_own || IS_LOADED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let load = || {
+        load().map_err(|problem| StageError::at(STAGE, ParserError { problem }))?;
+        IS_LOADED.store(true, Ordering::Relaxed);
+        Ok(())
+    };
+    LOADING.run("loading an AppArmor profile", load).await
 }
 
 fn is_listed(profiles: &str) -> bool {

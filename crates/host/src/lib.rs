@@ -2,8 +2,8 @@
 //! and what the machine adds to them.
 //!
 //! It decides nothing: it gathers what the planner has to know ([`describe`], [`names`]), and makes what the planner
-//! has decided ([`namespaces::Template::begin`], [`files::make`]). All of it blocks. It knows nothing about pods as the
-//! daemon has them: the caller passes plans, paths and contents.
+//! has decided ([`namespaces::Template::begin`], [`files::make`]). All of it blocks, apart from [`ensure_profile`].
+//! It knows nothing about pods as the daemon has them: the caller passes plans, paths and contents.
 
 mod additions;
 mod apparmor;
@@ -27,6 +27,7 @@ mod sysctls;
 mod yaml;
 
 pub use additions::{Additions, AdditionsConfig, describe};
+pub use apparmor::ensure_profile;
 pub use cgroups::{delegate, enclose};
 pub use error::Error;
 pub use facts::{Machine, facts, names};

@@ -1,7 +1,8 @@
 //! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as
 //! somebody wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), limits on what goes on
 //! at a time ([`Crowd`], [`Turns`]), ends that callers ask for more than once ([`Stopping`]), what may be stuck
-//! ([`Aside`]), and what needs a thread of its own ([`Threads`]). What the work does is for others to say.
+//! ([`Aside`]), and what needs a thread of its own ([`Threads`]), once for all ([`Single`]). What the work does is for
+//! others to say.
 
 mod aside;
 mod crowd;
@@ -9,6 +10,7 @@ mod demand;
 mod joins;
 mod persist;
 pub mod pool;
+mod single;
 mod stopping;
 mod thread;
 mod turns;
@@ -18,6 +20,7 @@ pub use crowd::{Crowd, CrowdLimits, Crowded, Member};
 pub use demand::Demand;
 pub use joins::{Call, Joins, spawn};
 pub use persist::persist;
+pub use single::Single;
 pub use stopping::Stopping;
 pub use thread::{ThreadError, Threads};
 pub use turns::{Turn, Turns};

@@ -4,13 +4,14 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use futures_util::future::join_all;
 use nix::mount::{MsFlags, mount, umount};
 use tonic::Code;
 use wharf_cri_api::v1::security_profile::ProfileType;
 use wharf_cri_api::v1::*;
 
 use crate::client::security;
-use crate::world::{World, run};
+use crate::world::{World, run, until};
 
 const COVERED: [&str; 3] = ["/sys/module", "/sys/kernel/security", "/usr/local/sbin"];
 
@@ -54,6 +55,43 @@ fn a_profile_that_cannot_be_loaded_fails_the_container() {
         security(&mut unconfined).apparmor = Some(SecurityProfile { profile_type, ..Default::default() });
         let id = client.launch(&pod, &unconfined).await.unwrap();
         assert_eq!(client.exited(&id).await.exit_code, 3);
+        uncover();
+    });
+}
+
+/// There are more of them than threads for what blocks.
+#[test]
+fn a_parser_that_hangs_holds_up_only_containers_that_need_it() {
+    const WAITING: usize = 66;
+    run(async |world| {
+        let [hang, runs] = ["hang", "runs"].map(|name| world.dir.join(name));
+        let (hanging, counted) = (hang.display(), runs.display());
+        let end = format!("echo run >>{counted}; while [ -e {hanging} ]; do sleep 0.2; done; exit 1");
+        std::fs::write(&hang, "").unwrap();
+        simulate(world, &end).await;
+        let client = &world.client;
+        let mut pods = Vec::new();
+        for n in 0..WAITING {
+            pods.push(client.run(&client.pod(&format!("pod-{n}"))).await.unwrap());
+        }
+        let config = client.container("main", "true");
+        let waiting = join_all(pods.iter().map(|pod| client.create(pod, &config)));
+        let other = async {
+            until("the parser runs", async || runs.exists().then_some(())).await;
+            let other = client.run(&client.pod("other")).await.unwrap();
+            let mut unconfined = client.container("unconfined", "exit 3");
+            let profile_type = ProfileType::Unconfined.into();
+            security(&mut unconfined).apparmor = Some(SecurityProfile { profile_type, ..Default::default() });
+            let id = client.launch(&other, &unconfined).await.unwrap();
+            assert_eq!(client.exited(&id).await.exit_code, 3);
+            std::fs::remove_file(&hang).unwrap();
+        };
+        let (failed, ()) = tokio::join!(waiting, other);
+        for created in failed {
+            let error = created.unwrap_err();
+            assert!(error.message().contains("apparmor_parser failed"), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n", "all share one failure");
         uncover();
     });
 }

@@ -149,6 +149,7 @@ impl Engine {
         let prepare = move || engine.prepare(&of, &own, &config, &supervisor);
         let prepared = self.making.run(pod.id(), "preparing the container", prepare).await;
         let mut prepared = prepared.stage("making the container")??;
+        host::ensure_profile(prepared.plan.process.apparmor.as_ref()).await?;
         let created = self.first_process(pod, &mut prepared).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);
