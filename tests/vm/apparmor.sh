@@ -11,7 +11,7 @@ see_apparmor() {
     see 'a profile of the node confines, by the newer field and by the older' nodes_profile
     see 'a profile that is not loaded fails the container, and is named' missing_profile
     see "a beginning of the kernel's word for no profile names none" no_word_for_none
-    see 'a container with CAP_SYS_ADMIN mounts nothing' no_mounts
+    see 'a container with CAP_SYS_ADMIN mounts nothing with mount(2)' no_mounts
     see 'a sysctl is not written, even if its file can be' no_sysctls
     see 'a container that sees the host neither signals nor traces it' no_neighbours
     see "signals of the runtime and of the container's own arrive" signals_arrive
