@@ -124,6 +124,20 @@ mod tests {
     }
 
     #[test]
+    fn a_value_of_which_the_kernel_takes_a_part_is_the_requests_fault() {
+        let set = |value: &str| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let wanted = BTreeMap::from([("net.core.somaxconn".to_owned(), value.to_owned())]);
+            Sysctls::open().unwrap().set(&wanted, None)
+        };
+        // Threads of their own: they stay in their namespaces.
+        let set = |value| std::thread::scope(|scope| scope.spawn(|| set(value)).join().unwrap());
+        set("9").unwrap();
+        let refused = set("9 8").unwrap_err();
+        assert!(matches!(refused, Error::Refused(Refusal::Field { .. })), "{refused}");
+    }
+
+    #[test]
     fn only_a_few_pods_share_a_procfs() {
         let sysctls = Sysctls::open().unwrap();
         let mut used: Vec<_> = (0..2 * PODS_OF_A_PROCFS + 1).map(|_pod| sysctls.procfs().unwrap()).collect();

@@ -14,7 +14,7 @@ use wharf_cri_api::v1::{Device, SecurityProfile};
 pub use wharf_isolation::LogLimits;
 use wharf_types::{ContainerPath, HostPath};
 
-use crate::pod::sysctls::scope;
+use crate::pod::sysctls::{scope, value_problem};
 use crate::request::Switch;
 use crate::{capabilities, process};
 
@@ -155,7 +155,7 @@ pub fn seccomp(text: &str) -> Result<Option<SecurityProfile>, BadDefault> {
 /// The sysctl of a text `key=value`.
 ///
 /// # Errors
-/// It belongs to no namespace of a pod.
+/// It belongs to no namespace of a pod, or the kernel would not take the value as it is.
 pub fn sysctl(text: &str) -> Result<(String, String), BadDefault> {
     let Some((key, value)) = text.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
         return Err(BadDefault::new(text, "a sysctl is written key=value"));
@@ -164,8 +164,8 @@ pub fn sysctl(text: &str) -> Result<(String, String), BadDefault> {
     if key.contains('/') || scope(key).is_none() {
         return Err(BadDefault::new(text, "it is not a sysctl of a pod's namespaces, written with dots"));
     }
-    if value.is_empty() || value.contains(['\n', '\0']) {
-        return Err(BadDefault::new(text, "the value is empty or has a line break"));
+    if let Some(problem) = value_problem(key, value) {
+        return Err(BadDefault::new(text, format!("{key} {problem}")));
     }
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -292,7 +292,8 @@ mod tests {
             ("net.core.somaxconn", "key=value"),
             ("vm.swappiness=1", "a pod's namespaces"),
             ("net/core/somaxconn=1", "with dots"),
-            ("net.core.somaxconn=", "empty"),
+            ("net.core.somaxconn=", "no value"),
+            ("kernel.domainname=a/b", "64 bytes"),
             ("net.core.somaxconn=1\n2", "line break"),
         ] {
             assert!(words(sysctl(bad)).contains(why), "{bad:?}");

@@ -138,12 +138,17 @@ fn check_log_directory(path: &str) -> Result<(), Refusal> {
 }
 
 fn check_hostname(name: &str) -> Result<(), Refusal> {
-    let is_short = name.len() <= HOSTNAME_LIMIT_BYTES;
-    if is_short && name.bytes().all(|byte| !byte.is_ascii_control() && byte != b'/') {
+    if is_hostname(name) {
         return Ok(());
     }
     let problem = format!("{name:?} is not a hostname of at most {HOSTNAME_LIMIT_BYTES} bytes");
     Err(Refusal::field("hostname", problem))
+}
+
+/// Whether the kernel keeps the name as it is.
+fn is_hostname(name: &str) -> bool {
+    let is_short = name.len() <= HOSTNAME_LIMIT_BYTES;
+    is_short && name.bytes().all(|byte| !byte.is_ascii_control() && byte != b'/')
 }
 
 #[cfg(test)]

@@ -138,11 +138,13 @@ pub fn write_value(path: impl AsRef<Path>, value: &str) -> Result<()> {
 /// Writes `value` to an open kernel file with one write.
 ///
 /// # Errors
-/// The kernel's error; EIO for a short write.
+/// The kernel's error; EINVAL for a short write, because the kernel then makes nothing of the rest.
 pub fn write_fd(fd: BorrowedFd<'_>, value: &str) -> Result<()> {
     match nix::unistd::write(fd, value.as_bytes()) {
         Ok(written) if written == value.len() => Ok(()),
-        Ok(_short) => Err(Error::new("write", format!("{value:?}"), Errno::EIO)),
+        Ok(_short) => {
+            Err(Error::new("write", format!("{value:?}, of which a part was taken"), Errno::EINVAL))
+        }
         Err(errno) => Err(Error::new("write", format!("{value:?}"), errno)),
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_types::{IdMaps, IdRange};
 
+use super::is_hostname;
 use crate::namespaces::Kind;
 use crate::{Defaults, Refusal};
 
@@ -105,11 +106,24 @@ fn is_of_interface(key: &str) -> bool {
 }
 
 fn check(own: &BTreeSet<Scope>, key: &str, value: &str) -> Result<(), Refusal> {
-    if is_own(own, key) && !value.contains(['\n', '\0']) {
-        return Ok(());
+    let problem = match value_problem(key, value) {
+        _ if !is_own(own, key) => "is not a sysctl of a namespace that the pod has of its own",
+        Some(problem) => problem,
+        None => return Ok(()),
+    };
+    Err(Refusal::field("sysctls", format!("{key} {problem}")))
+}
+
+/// What is wrong with a value for which the kernel would set another one or none, and say nothing.
+pub(crate) fn value_problem(key: &str, value: &str) -> Option<&'static str> {
+    let words = value.split_ascii_whitespace().count();
+    match key {
+        _ if value.contains(['\n', '\0']) => Some("cannot have a line break or a NUL in its value"),
+        _ if words == 0 => Some("has no value"),
+        "kernel.domainname" if !is_hostname(value) => Some("is not a name of at most 64 bytes"),
+        PING_GROUPS if words != 2 => Some("is not a range of two groups"),
+        _ => None,
     }
-    let problem = format!("{key} is not a sysctl of a namespace that the pod has of its own");
-    Err(Refusal::field("sysctls", problem))
 }
 
 fn is_own(own: &BTreeSet<Scope>, key: &str) -> bool {
@@ -196,7 +210,17 @@ mod tests {
         assert_eq!(planned(&all, ipc).unwrap()["kernel.shmmax"], "9");
         let usual = ("net.ipv4.ip_unprivileged_port_start", "80");
         assert_eq!(planned(&all, usual).unwrap()[usual.0], "80", "the request's counts");
-        let cases: [(&[Kind], _); 7] = [
+        let uts = [Kind::Uts, Kind::Net];
+        let (long, longest) = ("d".repeat(65), "d".repeat(64));
+        assert_eq!(planned(&uts, ("kernel.domainname", &longest)).unwrap()["kernel.domainname"], longest);
+        let cases: [(&[Kind], _); 14] = [
+            (&all, ("kernel.shmmax", "")),
+            (&all, ("kernel.shmmax", " \t")),
+            (&uts, ("kernel.domainname", &long)),
+            (&uts, ("kernel.domainname", "a\u{1b}b")),
+            (&uts, ("kernel.domainname", "a/b")),
+            (&uts, (PING_GROUPS, "5")),
+            (&uts, (PING_GROUPS, "5 6 7")),
             (&[Kind::Ipc], net),
             (&[Kind::Net], ipc),
             (&all, ("vm.swappiness", "9")),
@@ -274,7 +298,7 @@ mod tests {
             // The kernel's word for nobody, and what it refuses.
             ("1 0", "1 0"),
             ("70000 80000", "70000 65535"),
-            ("x", "x"),
+            ("x y", "x y"),
         ] {
             assert_eq!(planned(value, Some(range)), cut);
             assert_eq!(planned(value, None), value);
