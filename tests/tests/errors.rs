@@ -22,7 +22,7 @@ use wharf_types::{ContainerId, ErrorKind, Failure, PodId, StageError, Subject, c
 use wharf_wire::v1;
 
 /// What the errno of a call means when the request names nothing that the call is about, and when it does.
-const TABLE: [(Errno, ErrorKind, ErrorKind); 12] = [
+const TABLE: [(Errno, ErrorKind, ErrorKind); 13] = [
     (Errno::ENOSPC, ErrorKind::ResourceExhausted, ErrorKind::ResourceExhausted),
     (Errno::EDQUOT, ErrorKind::ResourceExhausted, ErrorKind::ResourceExhausted),
     (Errno::ENOMEM, ErrorKind::ResourceExhausted, ErrorKind::ResourceExhausted),
@@ -32,6 +32,7 @@ const TABLE: [(Errno, ErrorKind, ErrorKind); 12] = [
     (Errno::EACCES, ErrorKind::Internal, ErrorKind::InvalidArgument),
     (Errno::EPERM, ErrorKind::Internal, ErrorKind::InvalidArgument),
     (Errno::EROFS, ErrorKind::Internal, ErrorKind::InvalidArgument),
+    (Errno::EFBIG, ErrorKind::Internal, ErrorKind::InvalidArgument),
     (Errno::EIO, ErrorKind::Internal, ErrorKind::Internal),
     (Errno::ESTALE, ErrorKind::Internal, ErrorKind::Internal),
     (Errno::EBADF, ErrorKind::Internal, ErrorKind::Internal),
@@ -137,11 +138,14 @@ fn named(errno: Errno) -> Causes {
     let container =
         wharf_isolation::Error::ContainerPath { what: "the path", path: "/x".into(), source: call(errno) };
     let part = wharf_isolation::Error::SubPath { target: "/x".into(), path: "y".into(), source: call(errno) };
+    let place =
+        wharf_isolation::Error::MountPoint { what: "tmpfs".into(), target: "/x".into(), source: call(errno) };
     let unread = Unread { kind: wharf_types::failure::named(errno), problem: errno.desc().into() };
     vec![
         ("by a supervisor: a path of the host", Arc::new(sent(&host))),
         ("isolation: a path of the host", Arc::new(host)),
         ("isolation: a path in the container", Arc::new(container)),
+        ("isolation: the place of a mount", Arc::new(place)),
         ("isolation: a part of an image", Arc::new(part)),
         ("host, planner", Arc::new(Refusal::unread("mounts", unread))),
     ]

@@ -29,6 +29,17 @@ pub enum Error {
         #[source]
         source: wharf_sys::Error,
     },
+    /// A mount of the plan, for the place to which it goes: that is the image's, or behind a link of it.
+    #[error("mounting {what} at {target} failed")]
+    MountPoint {
+        /// What was to be mounted.
+        what: String,
+        /// Where in the container.
+        target: String,
+        /// The kernel's error.
+        #[source]
+        source: wharf_sys::Error,
+    },
     /// A path that the request names on the host.
     #[error("host path {path} cannot be used")]
     HostPath {
@@ -120,12 +131,11 @@ impl Failure for Error {
             Self::Stage { stage: birth::STAGE, source } if source.errno == Errno::ENOMEM => {
                 ErrorKind::FailedPrecondition
             }
-            // Links are the image's.
-            Self::Mount { source, .. } if source.errno == Errno::ELOOP => ErrorKind::InvalidArgument,
             Self::Stage { source, .. } | Self::Mount { source, .. } | Self::ImageVolume { source, .. } => {
                 source.errno.kind()
             }
             Self::HostPath { source, .. }
+            | Self::MountPoint { source, .. }
             | Self::ContainerPath { source, .. }
             | Self::SubPath { source, .. } => named(source.errno),
             Self::Identity { .. } | Self::NotMappable { .. } => ErrorKind::InvalidArgument,

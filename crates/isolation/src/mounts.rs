@@ -176,7 +176,7 @@ pub(crate) fn attach_all(
             Some(tree) => tree,
             None => new_filesystem(plan, origin).map_err(fail)?,
         };
-        attach_one(root, plan, &tree).map_err(fail)?;
+        attach_one(root, plan, &tree).map_err(|source| misplaced(plan, source))?;
         if is_new && plan.attributes.has(Attributes::READ_ONLY) {
             read_only.push((tree, fail));
         }
@@ -194,16 +194,28 @@ fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> wharf_sys::Resul
         Source::Filesystem { .. } => root.ensure_without_links(&plan.target, make)?,
         _ => root.ensure(&plan.target, make)?,
     };
-    root.attach(tree.as_fd(), target.as_fd())
+    root.attach(tree.as_fd(), target.as_fd()).map_err(|error| {
+        match (error.errno, make, is_directory(target.as_fd())) {
+            (Errno::EINVAL, Make::File, Ok(true)) => wharf_sys::Error { errno: Errno::EISDIR, ..error },
+            (Errno::EINVAL, Make::Directory, Ok(false)) => {
+                wharf_sys::Error { errno: Errno::ENOTDIR, ..error }
+            }
+            _ => error,
+        }
+    })
+}
+
+fn misplaced(plan: &MountPlan, source: wharf_sys::Error) -> Error {
+    Error::MountPoint { what: describe(&plan.source), target: plan.target.to_string(), source }
 }
 
 fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>, copies: &mut Copies) -> Result<(), Error> {
-    let (Source::Volume(path), Some(volume)) = (&plan.source, source) else { return Ok(()) };
+    let (Source::Volume(_), Some(volume)) = (&plan.source, source) else { return Ok(()) };
     let filled = root.ensure(&plan.target, Make::Directory).and_then(|_target| {
         let image = root.open(&plan.target, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         volumes::fill(volume.as_fd(), image.as_fd(), copies)
     });
-    filled.map_err(|source| Error::Mount { what: path.to_string(), target: plan.target.to_string(), source })
+    filled.map_err(|source| misplaced(plan, source))
 }
 
 fn new_filesystem(plan: &MountPlan, origin: &Origin<'_>) -> wharf_sys::Result<OwnedFd> {

@@ -142,7 +142,7 @@ impl Root {
     /// itself: commands enter the topmost mount, and so does `..` for a process that calls chroot(2).
     pub(crate) fn attach(&self, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> wharf_sys::Result<()> {
         if self.place == place_of(target)? {
-            return Err(wharf_sys::Error::new("move_mount", "over the root of the container", Errno::EBUSY));
+            return Err(wharf_sys::Error::new("move_mount", "over the root of the container", Errno::EINVAL));
         }
         mount::attach(mount, target)
     }

@@ -38,7 +38,7 @@ use rig::{host, inner, mount, plan, pod};
 /// A test: its name and its function.
 type Case = (&'static str, fn(&SingleThreaded));
 
-const CASES: [Case; 19] = [
+const CASES: [Case; 20] = [
     ("a_plan_with_a_bad_part_makes_nothing", a_plan_with_a_bad_part_makes_nothing),
     ("an_outline_is_of_its_plan", an_outline_is_of_its_plan),
     ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
@@ -54,6 +54,7 @@ const CASES: [Case; 19] = [
     ("a_shared_root_is_shared_and_no_other_is", a_shared_root_is_shared_and_no_other_is),
     ("traits_that_the_kernel_refuses_are_named", traits_that_the_kernel_refuses_are_named),
     ("a_missing_source_is_named", a_missing_source_is_named),
+    ("an_image_is_at_fault_for_what_is_in_the_way", an_image_is_at_fault_for_what_is_in_the_way),
     ("an_unknown_user_is_named", an_unknown_user_is_named),
     ("a_working_directory_that_is_a_file_is_named", a_working_directory_that_is_a_file_is_named),
     ("a_missing_program_is_named_and_nothing_runs", a_missing_program_is_named_and_nothing_runs),
@@ -227,8 +228,7 @@ fn no_link_leads_a_mount_over_the_root(witness: &SingleThreaded) {
             symlink("etc/..", directory.join("layer/hole")).unwrap();
             change(directory, plan);
         });
-        let (_kind, message) = outcome.failure.expect("it fails");
-        assert!(message.contains("over the root of the container"), "{message}");
+        fails(&outcome, ErrorKind::InvalidArgument, "over the root of the container");
     }
 }
 
@@ -395,6 +395,36 @@ fn a_missing_source_is_named(witness: &SingleThreaded) {
         plan.mounts.push(mount("/there", Source::Tree(host("/no/such/source"))));
     });
     fails(&outcome, ErrorKind::InvalidArgument, "host path /no/such/source cannot be used");
+}
+
+fn an_image_is_at_fault_for_what_is_in_the_way(witness: &SingleThreaded) {
+    let hosts = |plan: &mut Plan| plan.mounts.push(mount("/etc/hosts", Source::OfPod(host("/memory/hosts"))));
+    let volume = |directory: &Path, plan: &mut Plan| {
+        fs::create_dir(directory.join("volume")).unwrap();
+        plan.mounts.push(mount("/data", Source::Volume(host(directory.join("volume")))));
+    };
+    let outcome = ran(witness, "true", |directory, plan| {
+        fs::create_dir(directory.join("layer/etc/hosts")).unwrap();
+        hosts(plan);
+    });
+    fails(&outcome, ErrorKind::InvalidArgument, "mounting /memory/hosts at /etc/hosts failed");
+    let outcome = ran(witness, "true", |directory, plan| {
+        fs::write(directory.join("layer/data"), "").unwrap();
+        volume(directory, plan);
+    });
+    fails(&outcome, ErrorKind::InvalidArgument, "at /data failed");
+    let outcome = ran(witness, "true", |directory, plan| {
+        symlink("/proc/self/fd", directory.join("layer/data")).unwrap();
+        volume(directory, plan);
+    });
+    // Linux 6.12 and later refuse it.
+    if let Some((kind, message)) = outcome.failure {
+        assert_eq!(kind, ErrorKind::InvalidArgument, "{message}");
+    }
+    let outcome = ran(witness, "true", |directory, _plan| {
+        fs::File::create(directory.join("layer/etc/passwd")).unwrap().set_len(11 << 20).unwrap();
+    });
+    fails(&outcome, ErrorKind::InvalidArgument, "file /etc/passwd in the container cannot be used");
 }
 
 fn an_unknown_user_is_named(witness: &SingleThreaded) {
