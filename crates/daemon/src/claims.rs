@@ -2,7 +2,9 @@
 //! network of a network namespace. Another one would take what belongs to the first one's pods for what a crash has
 //! left, and remove it.
 //!
-//! The kernel releases a claim when its process ends, however it ends.
+//! The kernel releases a claim when its process ends, however it ends. But the file of the claim to a network still
+//! says whose it was: as long as there are pods in that state directory, a wharfd with another one does not take it
+//! over.
 #![expect(clippy::disallowed_methods, reason = "no task exists yet, or nobody else waits")]
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -14,10 +16,16 @@ use std::sync::OnceLock;
 use anyhow::Context;
 use wharf_state::Layout;
 
+mod socket;
+
+use socket::Socket;
+
 /// Where the claims to networks are: only root may write there, so that nobody else can keep wharfd from its network.
 const RUN: &str = "/run";
 /// The longest text in the file of a claim, in bytes.
 const TEXT_LIMIT_BYTES: u64 = 4096;
+/// What precedes the state directory in that text.
+const STATE: &str = ", state ";
 
 /// The claims of this process.
 #[derive(Debug)]
@@ -31,6 +39,7 @@ pub(crate) struct Claims {
 struct Network {
     path: PathBuf,
     _file: File,
+    _socket: Socket,
 }
 
 /// Why there is no claim.
@@ -38,12 +47,14 @@ struct Network {
 pub(crate) enum Unclaimed {
     /// Somebody else has it.
     Taken(anyhow::Error),
+    /// Waiting would not help.
+    Refused(anyhow::Error),
     Failed(anyhow::Error),
 }
 
 impl From<Unclaimed> for anyhow::Error {
     fn from(unclaimed: Unclaimed) -> Self {
-        let (Unclaimed::Taken(error) | Unclaimed::Failed(error)) = unclaimed;
+        let (Unclaimed::Taken(error) | Unclaimed::Refused(error) | Unclaimed::Failed(error)) = unclaimed;
         error
     }
 }
@@ -55,7 +66,7 @@ impl Claims {
         let pods = pods(layout)?;
         let network = match network(Path::new(RUN), layout.state()) {
             Ok(network) => Some(network),
-            Err(taken @ Unclaimed::Taken(_)) => return Err(taken),
+            Err(others @ (Unclaimed::Taken(_) | Unclaimed::Refused(_))) => return Err(others),
             Err(Unclaimed::Failed(error)) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
@@ -99,6 +110,8 @@ fn pods(layout: &Layout) -> Result<File, Unclaimed> {
 
 /// The name of the file is that of the network namespace.
 fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
+    // Before the file: the kernel closes a process's descriptors in order, so who gets the lock can have the socket.
+    let mut socket = Socket::new().context("opening a socket").map_err(Unclaimed::Failed)?;
     let open = || {
         let namespace = std::fs::metadata("/proc/self/ns/net")?.ino();
         let path = run.join(format!("wharf-network-{namespace}.lock"));
@@ -117,12 +130,30 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
              namespace of its own"
         )
     })?;
-    let own = format!("pid {}, state {}\n", std::process::id(), state.display());
+    if let Some(left) = other.split_once(STATE).map(|(_pid, left)| Path::new(left))
+        && has_other_pods(left, state)
+    {
+        return Err(Unclaimed::Refused(anyhow::anyhow!(
+            "this machine's network belongs to the pods in {}: set `state` to that again, or run `wharfd clean` with that \
+             configuration first",
+            left.display()
+        )));
+    }
+    socket.claim()?;
+    let own = format!("pid {}{STATE}{}\n", std::process::id(), state.display());
     let written = file.set_len(0).and_then(|()| file.write_all_at(own.as_bytes(), 0));
     if let Err(error) = written {
         tracing::debug!(%error, "nobody is told who has this machine's network");
     }
-    Ok(Network { path, _file: file })
+    Ok(Network { path, _file: file, _socket: socket })
+}
+
+/// Whether there are pods in a state directory, and it is not the own one under another path.
+fn has_other_pods(left: &Path, own: &Path) -> bool {
+    let pods = |state: &Path| Layout::new(state.to_owned(), PathBuf::new()).pods();
+    let identity = |path: PathBuf| std::fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    let has_pods = std::fs::read_dir(pods(left)).is_ok_and(|mut entries| entries.next().is_some());
+    has_pods && identity(pods(left)) != identity(pods(own))
 }
 
 fn lock(file: &File, taken: impl Fn() -> String) -> Result<(), Unclaimed> {
@@ -155,6 +186,7 @@ mod tests {
 
     #[test]
     fn a_network_namespace_has_one_daemon_and_the_other_is_told_which() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let first = network(dir.path(), Path::new("/run/first")).unwrap();
         let refused = taken(network(dir.path(), Path::new("/run/second")));
@@ -168,6 +200,32 @@ mod tests {
         let left: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["state"]);
+    }
+
+    #[test]
+    fn a_network_is_not_taken_from_the_pods_of_another_state_directory() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let [state, wrong, run] = ["state", "wrong", "run"].map(|name| dir.path().join(name));
+        std::fs::create_dir(&run).unwrap();
+        let claim = |state: &Path| network(&run, state);
+        drop(claim(&state).unwrap());
+        drop(claim(&wrong).unwrap());
+        drop(claim(&state).unwrap());
+        std::fs::create_dir_all(state.join("pods/0123")).unwrap();
+        match claim(&wrong) {
+            Err(Unclaimed::Refused(error)) => {
+                let words = format!("belongs to the pods in {}: set `state` to that", state.display());
+                assert!(error.to_string().contains(&words), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        std::os::unix::fs::symlink(&state, &wrong).unwrap();
+        drop(claim(&wrong).unwrap());
+        std::fs::remove_file(&wrong).unwrap();
+        drop(claim(&state).unwrap());
+        std::fs::remove_dir_all(&state).unwrap();
+        drop(claim(&wrong).unwrap());
     }
 
     #[test]

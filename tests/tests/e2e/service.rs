@@ -1,6 +1,7 @@
 //! wharfd as a service: its limits and those of what it starts, its signals, its exit.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -24,7 +25,7 @@ fn open_files(pid: u32) -> (String, String) {
 
 #[test]
 fn the_daemon_may_open_many_files_and_containers_as_many_as_it_was_given() {
-    let few = |_dir: &std::path::Path| {
+    let few = |_dir: &Path| {
         let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, 300, hard).unwrap();
     };
@@ -70,28 +71,22 @@ fn a_second_daemon_takes_nothing_of_the_first_ones_pods() {
         let client = &world.client;
         let pod = client.run(&client.pod("p")).await.unwrap();
         let id = client.launch(&pod, &client.container("c", "sleep 1000")).await.unwrap();
-        let config = fs::read_to_string(world.dir.join("config.toml")).unwrap();
-        let dir = world.dir.display().to_string();
-        let own = |name: &str| (format!("{dir}/{name}"), format!("{dir}/second-{name}"));
         let seconds = [
-            (&["root", "wharf.sock", "nri.sock"][..], "has the pods of"),
-            (&["root", "state", "wharf.sock", "nri.sock"], "has the network of this machine"),
+            (&["root", "wharf.sock", "nri.sock"][..], "true", "has the pods of"),
+            (&["root", "state", "wharf.sock", "nri.sock"], "true", "has the network of this machine"),
+            (
+                &["root", "state", "wharf.sock", "nri.sock"],
+                "mount -t tmpfs run /run",
+                "with mounts of its own",
+            ),
         ];
         let mut started = Vec::new();
-        for (number, (names, words)) in seconds.into_iter().enumerate() {
-            let text = names
-                .iter()
-                .map(|name| own(name))
-                .fold(config.clone(), |text, (old, new)| text.replace(&old, &new));
-            let file = world.dir.join(format!("second-{number}.toml"));
-            fs::write(&file, text).unwrap();
-            let mut second = place::command(&place::built().wharfd);
-            let second = second
-                .arg("--config")
-                .arg(file)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped());
+        for (number, (names, prepare, words)) in seconds.into_iter().enumerate() {
+            let file = other_config(&world.dir, &format!("second-{number}"), names);
+            let mut second = place::command(Path::new("unshare"));
+            let script = format!("{prepare} && exec \"$0\" --config \"$1\"");
+            let second = second.args(["--mount", "sh", "-c", &script]).arg(place::built().wharfd).arg(file);
+            let second = second.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             started.push((second.spawn().unwrap(), words));
         }
         for (second, words) in started {
@@ -99,9 +94,44 @@ fn a_second_daemon_takes_nothing_of_the_first_ones_pods() {
             let told = String::from_utf8_lossy(&output.stderr);
             assert!(!output.status.success() && told.contains(words), "{words}: {told}");
         }
-        let ping = "ping -c 1 -W 8 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') >/dev/null && echo reached";
-        assert_eq!(client.output(&id, ping).await, "reached");
+        assert_eq!(client.output(&id, PING).await, "reached");
     });
+}
+
+/// It knows none of their pods: what belongs to them would look like what a crash has left.
+#[test]
+fn a_daemon_with_another_state_directory_takes_nothing_of_the_pods_that_are_there() {
+    world::run(async |world| {
+        let pod = world.client.run(&world.client.pod("p")).await.unwrap();
+        let id = world.client.launch(&pod, &world.client.container("c", "sleep 1000")).await.unwrap();
+        world.daemon.end().await;
+        let file = other_config(&world.dir, "wrong", &["root", "state"]);
+        for command in [&[][..], &["clean", "--force"]] {
+            let mut wrong = place::command(&place::built().wharfd);
+            let output = wrong.arg("--config").arg(&file).args(command).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr);
+            let words = format!("belongs to the pods in {}/state", world.dir.display());
+            assert!(!output.status.success() && told.contains(&words), "{told}");
+        }
+        world.start_again().await;
+        assert_eq!(world.client.output(&id, PING).await, "reached");
+    });
+}
+
+/// Reaches the host from inside a pod.
+const PING: &str =
+    "ping -c 1 -W 8 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') >/dev/null && echo reached";
+
+/// A configuration in which some paths in the test's directory begin with another word.
+fn other_config(dir: &Path, word: &str, names: &[&str]) -> PathBuf {
+    let shown = dir.display();
+    let text = fs::read_to_string(dir.join("config.toml")).unwrap();
+    let text = names
+        .iter()
+        .fold(text, |text, name| text.replace(&format!("{shown}/{name}"), &format!("{shown}/{word}-{name}")));
+    let file = dir.join(format!("{word}.toml"));
+    fs::write(&file, text).unwrap();
+    file
 }
 
 #[test]
