@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use wharf_types::PodId;
 
 use crate::BRIEF_PATIENCE;
 use crate::connection::Connection;
@@ -66,6 +67,20 @@ impl ContactWatch {
         // The sender belongs to the pod, so it lives as long as the wait.
         drop(tokio::time::timeout(BRIEF_PATIENCE, settled).await);
         self.now()
+    }
+}
+
+/// Waits for a response of a pod's supervisor, and logs it if that takes long.
+pub async fn patiently<T>(pod: &PodId, answer: impl Future<Output = T>) -> T {
+    tokio::pin!(answer);
+    match tokio::time::timeout(BRIEF_PATIENCE, &mut answer).await {
+        Ok(answered) => answered,
+        Err(_elapsed) => {
+            tracing::warn!(pod = pod.short(), "a pod's supervisor does not respond; waiting for it");
+            let answered = answer.await;
+            tracing::info!(pod = pod.short(), "the pod's supervisor responds again");
+            answered
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use calls::Signal;
 pub use connection::Connection;
-pub use contact::{Contact, ContactWatch};
+pub use contact::{Contact, ContactWatch, patiently};
 pub use error::SupervisorError;
 pub use exec::ExecStreams;
 pub use features::Features;

@@ -14,7 +14,7 @@ use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
 use wharf_records::{Recovered, Word, decide, late_identity, lost_at};
 use wharf_state::{ExitRecord, Layout};
-use wharf_supervision::{BRIEF_PATIENCE, Connection, Contact, Process, Signal, SupervisorError};
+use wharf_supervision::{Connection, Contact, Process, Signal, SupervisorError, patiently};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body};
@@ -116,7 +116,7 @@ impl Engine {
         let supervisor = Arc::new(supervisor);
         let unheld = pod.unheld().clone();
         let hold = unheld.as_deref().map(NewNamespaces::to_hold).unwrap_or_default();
-        let found = patiently(pod, supervisor.greet(&hold)).await?;
+        let found = patiently(pod.id(), supervisor.greet(&hold)).await?;
         *pod.unheld() = None;
         self.reconcile(pod, &supervisor, found).await;
         self.count_traffic(pod, &supervisor).await;
@@ -359,20 +359,6 @@ impl Engine {
         let _order = pod.telling();
         if std::mem::take(&mut pod.write_state().ready) {
             self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id().as_str(), pod);
-        }
-    }
-}
-
-/// Waits for a response, and logs it if that takes long.
-async fn patiently<T>(pod: &Pod, answer: impl Future<Output = T>) -> T {
-    tokio::pin!(answer);
-    match tokio::time::timeout(BRIEF_PATIENCE, &mut answer).await {
-        Ok(answered) => answered,
-        Err(_elapsed) => {
-            tracing::warn!(pod = pod.id().short(), "a pod's supervisor does not respond; waiting for it");
-            let answered = answer.await;
-            tracing::info!(pod = pod.id().short(), "the pod's supervisor responds again");
-            answered
         }
     }
 }
