@@ -2,12 +2,14 @@
 //! of such a pod. Whoever wanted it will make it anew, and its containers must not run beside the new ones.
 //!
 //! They are found in their cgroup, by the directory that each has as its argument. On v1 alone there is no such cgroup,
-//! and they stay.
+//! and they stay. A path says nothing about another mount namespace, or if the file system is not mounted: only that
+//! the file of a supervisor's log has been removed proves that its directory has.
 #![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,18 +28,39 @@ struct Orphan {
     pod: PodId,
     pid: i32,
     process: OwnedFd,
+    directory: Directory,
+}
+
+/// What has become of a pod's directory that is not there.
+#[derive(Debug, PartialEq, Eq)]
+enum Directory {
+    Removed,
+    /// It may exist where this process cannot see it.
+    Unseen,
 }
 
 impl Program {
-    /// Kills supervisors of pods of this directory that are not in it, with all that they supervise. What cannot be
-    /// ended is logged; the next daemon tries again.
-    pub fn end_orphans(&self, pods: &Path) {
+    /// Kills supervisors of pods that have been removed from this directory, with all that they supervise. What cannot
+    /// be ended is logged; the next daemon tries again. Returns the pods that may still have a directory, elsewhere.
+    pub fn end_orphans(&self, pods: &Path) -> Vec<PodId> {
         let orphans = find(&self.cgroups, &self.cgroup_parent, pods).unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "supervisors of pods without a record may be left");
             Vec::new()
         });
+        let mut unseen = Vec::new();
         for orphan in orphans {
             let pod = orphan.pod.short();
+            if orphan.directory == Directory::Unseen {
+                tracing::warn!(
+                    pod,
+                    pid = orphan.pid,
+                    directory = %pods.display(),
+                    "a pod runs whose directory exists, but not here: mount the file system of the state directory again, \
+                     and restart wharfd"
+                );
+                unseen.push(orphan.pod);
+                continue;
+            }
             match orphan.end(&self.cgroups, &self.cgroup_parent) {
                 Ok(()) => tracing::warn!(
                     pod,
@@ -50,6 +73,7 @@ impl Program {
                 ),
             }
         }
+        unseen
     }
 }
 
@@ -77,7 +101,10 @@ fn orphan(pid: i32, pods: &Path) -> Option<Orphan> {
     let directory = pod_directory(&line)?;
     let pod = directory.file_name()?.to_str()?.parse().ok()?;
     let is_gone = || matches!(directory.try_exists(), Ok(false));
-    (directory.parent() == Some(pods) && is_gone()).then_some(Orphan { pod, pid, process })
+    (directory.parent() == Some(pods) && is_gone()).then_some(())?;
+    let log = std::fs::metadata(format!("/proc/{pid}/fd/2")).ok()?;
+    let directory = if log.nlink() == 0 { Directory::Removed } else { Directory::Unseen };
+    Some(Orphan { pod, pid, process, directory })
 }
 
 /// The directory in a supervisor's command line.

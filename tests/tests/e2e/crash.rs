@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::Code;
@@ -186,6 +187,27 @@ fn pods_do_not_outlive_the_loss_of_their_records() {
             until("it has ended", async || process_with(process).is_none().then_some(())).await;
         }
         world.is_clean().await;
+    });
+}
+
+/// They may be used again as soon as it is.
+#[test]
+fn pods_outlive_a_daemon_whose_state_directory_is_not_mounted() {
+    run(async |world| {
+        let pod = world.client.run(&world.client.pod("hidden")).await.unwrap();
+        let main = world.client.container("main", "echo kept >/file; sleep 1000");
+        let id = world.client.launch(&pod, &main).await.unwrap();
+        world.daemon.kill();
+        let state = world.dir.join("state");
+        mount(Some("state"), &state, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        world.start_again().await;
+        assert!(world.client.pods().await.is_empty());
+        assert!(world.daemon.has_logged("a pod runs whose directory exists, but not here"));
+        world.daemon.kill();
+        umount(&state).unwrap();
+        world.start_again().await;
+        let reach = "cat /file; ping -c 1 -W 8 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') >/dev/null && echo reached";
+        assert_eq!(world.client.output(&id, reach).await, "kept\nreached");
     });
 }
 

@@ -223,7 +223,12 @@ impl Engine {
         let swept = blocking(move || {
             // No pod is being made yet.
             let layout = &engine.parts.layout;
-            engine.program.end_orphans(&layout.pods());
+            let unseen = engine.program.end_orphans(&layout.pods());
+            if !unseen.is_empty() {
+                // What looks as if it belonged to nobody may be theirs.
+                unseen.into_iter().for_each(|pod| engine.table.reserve(pod));
+                return Ok(());
+            }
             engine.parts.network.reconcile_builtin(&engine.table.lasting_owners());
             let mut recorded: Vec<ContainerId> = Vec::new();
             for pod in ids::<PodId>(&layout.pods()).stage("listing the pods")? {
