@@ -43,12 +43,12 @@ impl Program {
     /// Kills supervisors of pods that have been removed from this directory, with all that they supervise. What cannot
     /// be ended is logged; the next daemon tries again. Returns the pods that may still have a directory, elsewhere.
     pub fn end_orphans(&self, pods: &Path) -> Vec<PodId> {
-        let orphans = find(&self.cgroups, &self.cgroup_parent, pods).unwrap_or_else(|error| {
+        let supervisors = supervisors(&self.cgroups, &self.cgroup_parent).unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "supervisors of pods without a record may be left");
             Vec::new()
         });
         let mut unseen = Vec::new();
-        for orphan in orphans {
+        for orphan in supervisors.into_iter().filter_map(|pid| orphan(pid, pods)) {
             let pod = orphan.pod.short();
             if orphan.directory == Directory::Unseen {
                 tracing::warn!(
@@ -75,9 +75,29 @@ impl Program {
         }
         unseen
     }
+
+    /// Kills the supervisor of a pod's directory in which somebody has removed its socket: nobody can reach it any
+    /// more, and what it would have to be told would be told to nobody. None is fine.
+    ///
+    /// # Errors
+    /// The supervisors cannot be listed, or this one cannot be killed.
+    pub fn end_unreachable(&self, directory: &Path) -> Result<(), StageError> {
+        for pid in supervisors(&self.cgroups, &self.cgroup_parent)? {
+            if let Some(process) = supervisor_of(pid, |found| found == directory) {
+                tracing::warn!(
+                    pid,
+                    directory = %directory.display(),
+                    "a pod's supervisor cannot be reached, because its socket has been removed: ending it"
+                );
+                process::signal(process.as_fd(), 9).stage("killing a supervisor")?;
+            }
+        }
+        Ok(())
+    }
 }
 
-fn find(cgroups: &Cgroups, parent: &str, pods: &Path) -> Result<Vec<Orphan>, StageError> {
+/// The pids of all supervisors, of whatever state directory.
+fn supervisors(cgroups: &Cgroups, parent: &str) -> Result<Vec<i32>, StageError> {
     const STAGE: &str = "listing the supervisors";
     let path = CgroupPath::new(parent).and_then(|parent| parent.child(NAME)).stage(STAGE)?;
     let cgroup = match cgroups.open(&path) {
@@ -89,22 +109,28 @@ fn find(cgroups: &Cgroups, parent: &str, pods: &Path) -> Result<Vec<Orphan>, Sta
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         other => other.stage(STAGE)?,
     };
-    let orphan = |line: &str| orphan(line.parse().ok()?, pods);
-    Ok(processes.lines().filter_map(orphan).collect())
+    Ok(processes.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-/// The process, if it is a supervisor of a pod that should be in this directory and is not. The pidfd comes first: all
-/// else is about that process, or the process is gone.
+/// The process, if it is a supervisor of a pod that should be in this directory and is not.
 fn orphan(pid: i32, pods: &Path) -> Option<Orphan> {
-    let process = open_pidfd(pid).ok()?;
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let directory = pod_directory(&line)?;
-    let pod = directory.file_name()?.to_str()?.parse().ok()?;
-    let is_gone = || matches!(directory.try_exists(), Ok(false));
-    (directory.parent() == Some(pods) && is_gone()).then_some(())?;
+    let mut pod = None;
+    let process = supervisor_of(pid, |directory| {
+        pod = directory.file_name().and_then(|name| name.to_str()?.parse().ok());
+        directory.parent() == Some(pods) && matches!(directory.try_exists(), Ok(false))
+    })?;
+    let pod = pod?;
     let log = std::fs::metadata(format!("/proc/{pid}/fd/2")).ok()?;
     let directory = if log.nlink() == 0 { Directory::Removed } else { Directory::Unseen };
     Some(Orphan { pod, pid, process, directory })
+}
+
+/// The process, if it is the supervisor of such a directory. The pidfd comes first: all else is about that process, or
+/// the process is gone.
+fn supervisor_of(pid: i32, is_meant: impl FnOnce(&Path) -> bool) -> Option<OwnedFd> {
+    let process = open_pidfd(pid).ok()?;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    is_meant(&pod_directory(&line)?).then_some(process)
 }
 
 /// The directory in a supervisor's command line.

@@ -211,6 +211,25 @@ fn pods_outlive_a_daemon_whose_state_directory_is_not_mounted() {
     });
 }
 
+/// Nobody can reach it any more, so its pod has ended for everybody, and nothing of it may stay.
+#[test]
+fn a_supervisor_whose_socket_was_removed_ends_with_its_containers() {
+    run(async |world| {
+        let pod = world.client.run(&world.client.pod("cut off")).await.unwrap();
+        let id = world.client.launch(&pod, &world.client.container("main", "sleep 1000")).await.unwrap();
+        world.daemon.kill();
+        fs::remove_file(world.dir.join("state/pods").join(&pod).join("shim.sock")).unwrap();
+        world.start_again().await;
+        assert_eq!(world.client.exited(&id).await.reason, "Unknown");
+        for said in ["because its socket has been removed", "a pod's supervisor is gone"] {
+            assert!(world.daemon.has_logged(said), "{said}");
+        }
+        for process in [pod.as_str(), "sleep 1000"] {
+            until("it has ended", async || process_with(process).is_none().then_some(())).await;
+        }
+    });
+}
+
 /// If systemd runs the daemon, its unit is a cgroup, which may be killed as a whole.
 #[test]
 fn a_supervisor_is_not_in_the_cgroup_of_the_daemon() {

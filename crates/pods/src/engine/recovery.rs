@@ -79,7 +79,15 @@ impl Engine {
         }
         self.look_around(&pod).await;
         match self.reach(&pod).await {
-            Reached::Nobody => self.supervisor_gone(&pod).await,
+            Reached::Nobody => {
+                let ended = self.blocking(&pod, |engine, pod| {
+                    Ok(engine.program.end_unreachable(&engine.parts.layout.pod(pod.id()))?)
+                });
+                if let Err(error) = ended.await {
+                    tracing::warn!(pod = pod.id().short(), error = chain(&error), "a supervisor may be left");
+                }
+                self.supervisor_gone(&pod).await;
+            }
             reached => {
                 let socket = match reached {
                     Reached::Supervisor(socket) => Some(socket),

@@ -301,9 +301,13 @@ impl Engine {
         self.pod_stopped(pod);
         pod.execs().clear();
         pod.attached().clear();
-        let containers = pod.containers();
-        let ends = containers.iter().filter(|container| !container.is_exited());
-        futures_util::future::join_all(ends.map(|container| self.end_unwatched(pod, container))).await;
+        let mut ends = pod.containers();
+        ends.retain(|container| !container.is_exited());
+        if !ends.is_empty() {
+            let pod = pod.id().short();
+            tracing::warn!(pod, containers = ends.len(), "a pod's supervisor is gone: ending its containers");
+        }
+        futures_util::future::join_all(ends.iter().map(|container| self.end_unwatched(pod, container))).await;
     }
 
     /// Kills what may be left of a container that has no supervisor any more.
