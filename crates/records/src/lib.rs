@@ -5,6 +5,7 @@
 
 mod container;
 mod decide;
+mod exit;
 mod facts;
 mod pod;
 
@@ -16,6 +17,7 @@ use wharf_types::StageError;
 
 pub use container::{ContainerRecord, UNSEEN, UNSTARTED, load_spec, save_spec};
 pub use decide::{Recovered, Word, decide, late_identity, lost_at};
+pub use exit::exit_at;
 pub use facts::{ContainerFacts, Event, PodFacts};
 pub use pod::PodRecord;
 

@@ -230,6 +230,30 @@ fn a_supervisor_whose_socket_was_removed_ends_with_its_containers() {
     });
 }
 
+/// A guess would last, and restart policies depend on it.
+#[test]
+fn an_exit_that_the_disk_does_not_give_now_is_told_later() {
+    run(async |world| {
+        let pod = world.client.run(&world.client.pod("p")).await.unwrap();
+        let id = world.client.launch(&pod, &world.client.container("main", "sleep 1000")).await.unwrap();
+        world.daemon.kill();
+        let record = world.dir.join("state/pods").join(&pod).join("exits").join(&id);
+        kill(Pid::from_raw(process_with("sleep 1000").unwrap()), Signal::SIGKILL).unwrap();
+        until("its exit is on disk", async || record.exists().then_some(())).await;
+        kill(Pid::from_raw(process_with(&pod).unwrap()), Signal::SIGKILL).unwrap();
+        let aside = world.dir.join("exit");
+        fs::rename(&record, &aside).unwrap();
+        fs::create_dir(&record).unwrap();
+        world.start_again().await;
+        assert!(world.daemon.has_logged("trying again to read how"));
+        let status = world.client.status(&id).await.unwrap();
+        assert_eq!(status.state(), ContainerState::ContainerRunning, "nobody knows how it has ended");
+        fs::remove_dir(&record).unwrap();
+        fs::rename(&aside, &record).unwrap();
+        assert_eq!(world.client.exited(&id).await.exit_code, 137);
+    });
+}
+
 /// If systemd runs the daemon, its unit is a cgroup, which may be killed as a whole.
 #[test]
 fn a_supervisor_is_not_in_the_cgroup_of_the_daemon() {

@@ -144,10 +144,7 @@ impl Engine {
             return Ok(());
         }
         self.kill_container(container).await?;
-        if !container.is_exited() {
-            self.lost(pod, container).await;
-        }
-        Ok(())
+        if container.is_exited() { Ok(()) } else { self.lost(pod, container).await }
     }
 
     /// Sends a signal; returns whether it was sent.

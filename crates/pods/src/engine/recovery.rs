@@ -12,8 +12,7 @@ use std::sync::Arc;
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
 use wharf_planner::ContainerKey;
-use wharf_records::{ContainerRecord, Phase, PodRecord, Unreadable};
-use wharf_state::ExitRecord;
+use wharf_records::{ContainerRecord, Phase, PodRecord, Unreadable, exit_at};
 use wharf_state::records::{Quarantine, ids};
 use wharf_types::{ContainerId, ErrorKind, Failure as _, PodId, chain};
 
@@ -174,7 +173,8 @@ impl Engine {
 
     /// Builds a container from what is left of it on disk and in the kernel.
     fn find(&self, pod: &Pod, id: ContainerId, record: ContainerRecord, cgroup: &CgroupPath) -> Container {
-        let exit = exit_at(&self.parts.layout.exit_record(pod.id(), &id));
+        // A disk that fails is asked again before the container counts as lost.
+        let exit = exit_at(&self.parts.layout.exit_record(pod.id(), &id)).unwrap_or_default();
         let cgroup = self.parts.cgroups.open(cgroup).inspect_err(|error| {
             if error.kind() != ErrorKind::NotFound {
                 tracing::warn!(
@@ -257,19 +257,6 @@ impl Engine {
         });
         if let Err(error) = swept.await {
             tracing::warn!(error = chain(&error), "what an earlier daemon left could not all be removed");
-        }
-    }
-}
-
-/// How a container ended, if that is on disk.
-pub(super) fn exit_at(path: &Path) -> Option<ExitRecord> {
-    match ExitRecord::load(path) {
-        Ok(exit) => Some(exit),
-        Err(error) => {
-            if !error.is_missing() {
-                tracing::warn!(error = chain(&error), "how a container ended cannot be read");
-            }
-            None
         }
     }
 }

@@ -12,14 +12,13 @@ use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::NewNamespaces;
 use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
-use wharf_records::{Recovered, Word, decide, late_identity, lost_at};
+use wharf_records::{Recovered, Word, decide, exit_at, late_identity, lost_at};
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{Connection, Contact, Process, Signal, SupervisorError, patiently};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body};
 
-use super::recovery::exit_at;
 use super::{Engine, KILL_PATIENCE};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
@@ -183,12 +182,11 @@ impl Engine {
 
     /// Gives a container the state that was decided for it.
     async fn settle(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>, word: Word<'_>) {
-        let exit = self.exit_on_disk(pod, container).await;
-        match decide(&container.record(), exit, word) {
+        match decide(&container.record(), None, word) {
             Recovered::Created => container.note_created(),
             Recovered::Running { started_at_ns } => self.started(pod, container, started_at_ns),
             Recovered::Ended(exit) => self.ended(pod, container, exit),
-            Recovered::Lost => self.ended(pod, container, lost_at(wharf_sys::clock::now_ns())),
+            Recovered::Lost => self.lose(pod, container).await,
             Recovered::HalfMade => self.undo_half_made(pod, container),
             Recovered::Unknown => {}
         }
@@ -285,14 +283,31 @@ impl Engine {
 
     /// Notes that a container's processes are gone and nobody reports how: without an exit record on disk, it is
     /// unknown.
-    pub(super) async fn lost(&self, pod: &Pod, container: &Container) {
-        let exit = self.exit_on_disk(pod, container).await;
+    ///
+    /// # Errors
+    /// The disk does not say whether there is one.
+    pub(super) async fn lost(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
+        let path = self.parts.layout.exit_record(pod.id(), container.id());
+        let exit = blocking(move || Ok(exit_at(&path)?)).await?;
         self.ended(pod, container, exit.unwrap_or_else(|| lost_at(wharf_sys::clock::now_ns())));
+        Ok(())
     }
 
-    async fn exit_on_disk(&self, pod: &Pod, container: &Container) -> Option<ExitRecord> {
-        let path = self.parts.layout.exit_record(pod.id(), container.id());
-        blocking(move || Ok(exit_at(&path))).await.ok().flatten()
+    /// The same, as soon as the disk says it.
+    async fn lose(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
+        let Err(error) = self.lost(pod, container).await else { return };
+        let id = container.id().short();
+        tracing::warn!(
+            container = id,
+            error = chain(&error),
+            "a container has ended; trying again to read how"
+        );
+        let (engine, pod, container) = (Arc::clone(self), Arc::clone(pod), Arc::clone(container));
+        tokio::spawn(async move {
+            while !container.is_exited() && engine.lost(&pod, &container).await.is_err() {
+                tokio::time::sleep(PAUSES.1).await;
+            }
+        });
     }
 
     /// Handles the supervisor's end, whether it died or was asked to exit: its containers have ended, or are ended now.

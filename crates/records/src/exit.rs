@@ -1,0 +1,45 @@
+//! How a container ended, for a daemon that was not told.
+
+use std::path::Path;
+
+use wharf_state::ExitRecord;
+use wharf_state::record::Error;
+use wharf_types::{Stage as _, StageError, chain};
+
+/// Reads a container's exit record, if there is one. A damaged one is none, and neither is one that this release cannot
+/// understand: neither will get better.
+///
+/// # Errors
+/// The disk's. It may work again later, and the record may say how the container ended.
+pub fn exit_at(path: &Path) -> Result<Option<ExitRecord>, StageError> {
+    match ExitRecord::load(path) {
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error @ Error::Io { .. }) => Err(error).stage("reading how a container ended"),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "nobody can tell how a container ended");
+            Ok(None)
+        }
+        Ok(exit) => Ok(Some(exit)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::Exit;
+
+    #[test]
+    fn a_disk_that_fails_says_nothing_about_an_exit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("exit");
+        assert_eq!(exit_at(&path).unwrap(), None);
+        let exit = ExitRecord { exit: Exit::Code(7), started_at_ns: 1, finished_at_ns: 2 };
+        exit.save(&path).unwrap();
+        assert_eq!(exit_at(&path).unwrap(), Some(exit));
+        std::fs::write(&path, "7").unwrap();
+        assert_eq!(exit_at(&path).unwrap(), None);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(exit_at(&path).unwrap_err().to_string(), "reading how a container ended");
+    }
+}
