@@ -146,7 +146,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         );
     }
     if let Err(error) = engine.user_namespaces() {
-        tracing::warn!(error = wharf_types::chain(error), "pods cannot have user namespaces");
+        tracing::warn!(error = wharf_types::chain(&*error), "pods cannot have user namespaces");
     }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));
     match engine.recover().await {

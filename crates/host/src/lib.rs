@@ -35,5 +35,5 @@ pub use hooks::Hooked;
 pub use images::{ImageView, Images, check_profile};
 pub use logs::make_log;
 pub use places::{Site, host_path};
-pub use probe::UserNamespaces;
+pub use probe::{Obstacle, UserNamespaces};
 pub use readiness::{Extent, Unready, unready};

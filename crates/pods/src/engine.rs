@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use wharf_cgroup::{Cgroup, CgroupPath, Cgroups};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::Template;
-use wharf_host::{Additions, AdditionsConfig, Machine, UserNamespaces};
+use wharf_host::{Additions, AdditionsConfig, Machine, Obstacle, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
 use wharf_nri::Plugins;
@@ -23,7 +23,7 @@ use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
 use wharf_tasks::{Aside, Demand, Threads, Turns, pool};
-use wharf_types::{PodId, StageError, chain};
+use wharf_types::{PodId, chain};
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
@@ -160,11 +160,11 @@ impl Engine {
         self.additions.problems()
     }
 
-    /// Whether pods can have user namespaces, as was tried when the engine was made.
+    /// Whether pods can have user namespaces, as was tried when the engine was made, or when a pod last asked for one.
     ///
     /// # Errors
     /// The step that failed.
-    pub fn user_namespaces(&self) -> Result<(), &StageError> {
+    pub fn user_namespaces(&self) -> Result<(), Arc<Obstacle>> {
         self.user_namespaces.outcome()
     }
 

@@ -54,7 +54,6 @@ impl Engine {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
         planner::check_pod(&config, self.machine.modules, &self.options.defaults)?;
-        self.user_namespaces.check(&config)?;
         let engine = Arc::clone(self);
         let id =
             self.table.make_pod(key, move || async move { engine.make_pod(config, handler).await }).await?;
@@ -155,6 +154,7 @@ impl Engine {
 
     /// Makes a pod except for its network, if that is its own.
     fn begin_blocking(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Option<Unconnected>, Error> {
+        self.user_namespaces.check(pod.config())?;
         let PodPlan { namespaces, files, network } = self.plan_pod(pod.config())?;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
