@@ -76,7 +76,8 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
             tokio::time::sleep(FINISH_LIMIT).await;
         } => tracing::warn!("stopped waiting for in-flight calls"),
     }
-    Ok(wharf_sys::socket::remove(socket)?)
+    // The socket's file stays for the next daemon, which could not make another on a file system that is full by then.
+    Ok(())
 }
 
 /// The same connections, with a pause after each failed accept. A process that has no descriptor left cannot accept,
@@ -93,7 +94,7 @@ fn unhurried<C>(
     })
 }
 
-/// Binds a socket that only its owner may open, in place of one that a killed daemon left.
+/// Binds a socket that only its owner may open, in place of the one that an earlier daemon left.
 fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     if let Some(parent) = socket.parent() {
         std::fs::create_dir_all(parent)?;
