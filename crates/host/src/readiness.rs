@@ -3,9 +3,9 @@
 //! Without this, a full state directory would show only as failing calls, and the scheduler would send further pods to
 //! the node.
 
-use std::path::Path;
-
+use nix::errno::Errno;
 use nix::sys::statvfs::{FsFlags, statvfs};
+use wharf_state::Layout;
 
 /// The space that one pod's records and files need at most, besides its containers' requests.
 const ROOM_BYTES: u64 = 256 << 10;
@@ -33,19 +33,24 @@ pub enum Extent {
 
 /// Why no pod can be made now, if so: each needs a directory in the state directory.
 #[must_use]
-pub fn unready(state: &Path) -> Option<Unready> {
+pub fn unready(layout: &Layout) -> Option<Unready> {
+    let state = layout.state();
     let unready = |extent, reason, problem: &str| {
         let message = format!("the state directory {} {problem}", state.display());
         Some(Unready { extent, reason, message })
     };
     let everything = |reason, problem: &str| unready(Extent::Everything, reason, problem);
-    match statvfs(state).map(|found| Room::of(&found)) {
+    match statvfs(&layout.pods()).map(|found| Room::of(&found)) {
         Ok(Room::Enough) => None,
         Ok(Room::ReadOnly) => everything("StateDirectoryReadOnly", "is read-only: mount it writable"),
         Ok(Room::Full) => {
             const PROBLEM: &str = "is full: remove pods, or other files from its file system";
             unready(Extent::NewPods, "StateDirectoryFull", PROBLEM)
         }
+        Err(Errno::ENOENT) => everything(
+            "StateDirectoryRemoved",
+            "was removed or emptied: restart wharfd, which ends the pods that were in it",
+        ),
         Err(error) => everything("StateDirectoryUnusable", &format!("cannot be used: {error}")),
     }
 }
@@ -81,9 +86,18 @@ mod tests {
     }
 
     #[test]
-    fn a_state_directory_that_is_not_there_is_of_no_use() {
-        let unready = unready(Path::new("/nowhere")).unwrap();
-        assert_eq!((unready.extent, unready.reason), (Extent::Everything, "StateDirectoryUnusable"));
-        assert!(unready.message.starts_with("the state directory /nowhere cannot be used: "), "{unready:?}");
+    fn a_state_directory_that_was_emptied_is_of_no_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("state"), dir.path().join("root"));
+        let reason = || unready(&layout).map(|unready| (unready.extent, unready.reason));
+        assert_eq!(reason(), Some((Extent::Everything, "StateDirectoryRemoved")));
+        std::fs::create_dir_all(layout.pods()).unwrap();
+        assert_eq!(reason(), None);
+        std::fs::remove_dir(layout.pods()).unwrap();
+        let removed = unready(&layout).unwrap().message;
+        assert!(removed.contains("was removed or emptied: restart wharfd"), "{removed}");
+        std::fs::remove_dir(layout.state()).unwrap();
+        std::fs::write(layout.state(), "").unwrap();
+        assert_eq!(reason(), Some((Extent::Everything, "StateDirectoryUnusable")));
     }
 }

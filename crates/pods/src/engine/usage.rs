@@ -105,7 +105,7 @@ impl Engine {
     /// Why no pod can be made now, if so.
     #[must_use]
     pub fn unready(&self) -> Option<Unready> {
-        wharf_host::unready(self.parts.layout.state())
+        wharf_host::unready(&self.parts.layout)
     }
 
     /// The directory with all writable layers.

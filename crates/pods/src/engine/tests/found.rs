@@ -169,7 +169,8 @@ fn a_state_directory_that_cannot_be_read_keeps_no_daemon_from_starting() {
         let next = world.next_engine();
         std::fs::remove_dir(world.layout().pods()).unwrap();
         next.recover().await.unwrap();
-        assert!(next.pods().is_empty() && next.unready().is_none());
+        assert!(next.pods().is_empty());
+        assert_eq!(next.unready().unwrap().reason, "StateDirectoryRemoved");
     });
 }
 
