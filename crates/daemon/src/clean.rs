@@ -6,14 +6,17 @@
 #![expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use nix::mount::{MntFlags, umount2};
 use wharf_cgroup::{CgroupPath, Cgroups};
-use wharf_types::Failure;
+use wharf_types::{Failure, chain};
 
 use crate::Node;
 use crate::config::Config;
@@ -46,9 +49,13 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     if !running.is_empty() && !arguments.force {
         bail!("pods are running: {}; stop them (wharf stop), or use --force", running.join(", "));
     }
+    let mut partly = Vec::new();
     for pod in &pods {
-        let removed = node.engine.remove_pod(pod.id().as_str()).await;
-        removed.with_context(|| format!("removing the pod {}", name(pod)))?;
+        match node.engine.remove_pod(pod.id().as_str()).await {
+            // Its processes and files go with those of all others.
+            Err(error) if arguments.force => partly.push(format!("{}: {}", name(pod), chain(&error))),
+            removed => removed.with_context(|| format!("removing the pod {}", name(pod)))?,
+        }
     }
     let (network, cgroups, parent) = (node.network, node.cgroups, config.cgroup_parent.clone());
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
@@ -60,14 +67,47 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     let root = node.layout.root();
     let of_images = if arguments.images { &wharf_images::Store::ENTRIES[..] } else { &[] };
     remove_entries(root, ["network", "snapshots"].iter().chain(of_images))?;
+    unmount_below(&node.layout.pods())?;
     remove_entries(node.layout.state(), &["pods", "leases", "quarantine"])?;
     remove(&config.socket, wharf_sys::socket::remove(&config.socket))?;
     for directory in [config.socket.parent().unwrap_or(root), node.layout.state(), root] {
         remove_empty(directory)?;
     }
     node.claims.withdraw()?;
-    writeln!(std::io::stdout(), "removed everything that wharf left on this machine")
-        .context("writing the result")
+    let mut result = "removed everything that wharf left on this machine\n".to_owned();
+    if !partly.is_empty() {
+        result += "\nother programs, such as CNI plugins, may have left something of these pods:\n  ";
+        result = result + &partly.join("\n  ") + "\n";
+    }
+    std::io::stdout().write_all(result.as_bytes()).context("writing the result")
+}
+
+/// Detaches the mounts below a directory: namespaces that are pinned there for plugins.
+fn unmount_below(directory: &Path) -> anyhow::Result<()> {
+    const MOUNTS: &str = "/proc/thread-self/mountinfo";
+    let mounts = std::fs::read(MOUNTS).with_context(|| format!("reading {MOUNTS}"))?;
+    let points =
+        mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let mut points: Vec<PathBuf> = points.map(unescaped).collect();
+    points.retain(|point| point != directory && point.starts_with(directory));
+    // The last mount of several at one place is the uppermost.
+    points.iter().rev().try_for_each(|point| {
+        umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .with_context(|| format!("unmounting {}", point.display()))
+    })
+}
+
+/// A path as it was before the kernel wrote its spaces, tabs, newlines and backslashes as three octal digits.
+fn unescaped(shown: &[u8]) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = shown;
+    while let [first, left @ ..] = rest {
+        let digits = left.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &left[3..] } else { left };
+    }
+    OsString::from_vec(bytes).into()
 }
 
 fn name(pod: &wharf_pods::Pod) -> String {
@@ -118,7 +158,27 @@ fn remove(path: &Path, removed: std::io::Result<()>) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use nix::mount::{MsFlags, mount};
+
     use super::*;
+
+    #[test]
+    fn mounts_below_a_directory_do_not_keep_it() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let pods = dir.path().join("a state\\040").join("pods");
+        let [pin, other] = [pods.join("0123/ns"), dir.path().join("other")];
+        for place in [&pin, &pin, &other] {
+            std::fs::create_dir_all(place).unwrap();
+            mount(Some("pin"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        }
+        unmount_below(&pods).unwrap();
+        std::fs::remove_dir_all(&pods).unwrap();
+        assert_eq!(std::fs::remove_dir(&other).unwrap_err().kind(), ErrorKind::ResourceBusy);
+        umount2(&other, MntFlags::MNT_DETACH).unwrap();
+    }
 
     #[test]
     fn what_belongs_to_others_stays() {
