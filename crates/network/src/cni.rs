@@ -163,6 +163,11 @@ impl Cni {
         let _no_gc = self.garbage.hold_off();
         // An earlier, interrupted attempt may have left anything.
         self.delete(pod.id, Some(pod.pin))?;
+        // Without one of them the others need not begin, and their DEL could not end.
+        network
+            .plugins
+            .iter()
+            .try_for_each(|plugin| self.plugins.program(NetworkConfig::kind(plugin)).map(drop))?;
         let mut record = Record {
             network: network.clone(),
             netns: pod.pin.to_owned(),

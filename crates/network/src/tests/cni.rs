@@ -282,3 +282,15 @@ fn names_that_would_change_the_arguments_are_refused() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert_eq!((host.read("calls").as_str(), host.records()), ("", 0));
 }
+
+#[test]
+fn a_plugin_that_is_missing_leaves_nothing_that_only_it_could_delete() {
+    let host = Host::with_plugin(GOOD);
+    host.configure(json!([{ "type": "one" }, { "type": "missing" }]));
+    let network = host.network();
+    let pod = Pod::new(1);
+    let error = pod.attach(&network).unwrap_err();
+    assert!(wharf_types::chain(&error).contains("the CNI plugin missing was not found"), "{error}");
+    assert_eq!((host.records(), host.read("calls").as_str()), (0, ""));
+    network.detach(&pod.id, Some(&pod.path())).unwrap();
+}
