@@ -2,8 +2,10 @@
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use wharf_cri_api::admin::admin_client::AdminClient;
@@ -13,13 +15,17 @@ use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use wharf_cri_api::v1::{
     Container, ContainerConfig, ContainerStatus, ContainerStatusRequest, Image, ImageSpec,
     ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, PodSandboxStatusRequest,
-    RemovePodSandboxRequest, StopContainerRequest,
+    RemovePodSandboxRequest, StopContainerRequest, VersionRequest,
 };
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
 use crate::args::Socket;
 use crate::error::Error;
 use crate::find::Listing;
+use crate::output::report;
+
+/// How long wharfd may take to respond at all: that waits for nothing but wharfd itself.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was asked for; `None` if it has been removed since it was listed.
 pub(crate) fn still_there<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
@@ -38,26 +44,53 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// Connects, and waits until wharfd responds. If that takes long, it says so.
     pub(crate) async fn connect(socket: &Socket) -> Result<Self, Error> {
+        let (mut daemon, pid) = Self::reach(socket).await?;
+        if let Err(silence) = daemon.greet(pid).await {
+            report(&format!("{silence}\n  waiting for it"));
+            // What is wrong with the answer, if anything, the command itself will find.
+            drop(daemon.runtime.version(VersionRequest::default()).await);
+        }
+        Ok(daemon)
+    }
+
+    /// Connects to a wharfd that responds.
+    pub(crate) async fn connect_now(socket: &Socket) -> Result<Self, Error> {
+        let (mut daemon, pid) = Self::reach(socket).await?;
+        daemon.greet(pid).await?;
+        Ok(daemon)
+    }
+
+    async fn greet(&mut self, pid: i32) -> Result<(), Error> {
+        let answer = self.runtime.version(VersionRequest::default());
+        let answered = tokio::time::timeout(PATIENCE, answer).await;
+        answered.map(drop).map_err(|_elapsed| Error::Unresponsive { pid })
+    }
+
+    /// Connects to whoever listens, and returns its pid.
+    async fn reach(socket: &Socket) -> Result<(Self, i32), Error> {
         let path = socket.path().to_owned();
         // The transport's errors do not distinguish these two from all others.
-        match UnixStream::connect(&path).map_err(|error| error.kind()) {
+        let pid = match UnixStream::connect(&path).map_err(|error| error.kind()) {
             Err(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
                 return Err(Error::NotRunning { socket: path });
             }
             Err(ErrorKind::PermissionDenied) => return Err(Error::Denied { socket: path }),
-            Ok(_) | Err(_) => {}
-        }
+            Ok(stream) => getsockopt(&stream, PeerCredentials).map_or(0, |peer| peer.pid()),
+            Err(_) => 0,
+        };
         let unreachable = |source| Error::Unreachable { socket: path.clone(), source };
         let endpoint = Endpoint::try_from(format!("unix://{}", path.display())).map_err(unreachable)?;
         let channel = endpoint.connect().await.map_err(unreachable)?;
-        Ok(Self {
+        let daemon = Self {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
             images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
             admin: AdminClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
-        })
+        };
+        Ok((daemon, pid))
     }
 
     /// Every pod and container.

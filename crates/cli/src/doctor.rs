@@ -91,7 +91,7 @@ pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, 
 }
 
 async fn ask(socket: &Socket) -> DaemonInfo {
-    let mut daemon = Daemon::connect(socket).await?;
+    let mut daemon = Daemon::connect_now(socket).await?;
     let info = daemon.admin.info(InfoRequest {}).await;
     let info = info.map_err(Error::call("asking wharfd about itself"))?.into_inner();
     Ok((daemon, info))

@@ -16,6 +16,10 @@ pub(crate) enum Error {
     NotRunning { socket: PathBuf },
     #[error("permission denied to connect to wharfd at {}\n  use sudo: only root may control containers", socket.display())]
     Denied { socket: PathBuf },
+    #[error(
+        "wharfd (pid {pid}) does not respond\n  see its log: journalctl -u wharfd; if it was stopped, continue it: kill -CONT {pid}"
+    )]
+    Unresponsive { pid: i32 },
     #[error("cannot connect to wharfd at {}", socket.display())]
     Unreachable { socket: PathBuf, source: tonic::transport::Error },
     #[error("{what}: {}{}", status.message(), advice(status))]

@@ -344,6 +344,24 @@ fn the_doctor_names_a_stopped_supervisor() {
 }
 
 #[test]
+fn a_daemon_that_does_not_respond_is_named() {
+    run(async |world| {
+        world.daemon.stop();
+        let checks: serde_json::Value =
+            serde_json::from_slice(&wharf(world, "--json doctor").stdout).unwrap();
+        let told = checks.as_array().unwrap().iter().find(|check| check["what"] == "wharfd").unwrap();
+        let silence = format!("wharfd (pid {}) does not respond", world.daemon.pid());
+        assert_eq!((&told["verdict"], told["found"].as_str()), (&"fail".into(), Some(&*silence)), "{told:#}");
+        let mut waits = command(world, "pods").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(waits.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains(&silence), "{said}");
+        world.daemon.go_on();
+        assert!(waits.wait().unwrap().success());
+    });
+}
+
+#[test]
 fn a_forwarded_client_that_ends_its_direction_gets_the_answer() {
     run(async |world| {
         // It answers only when it knows that nothing more comes.
