@@ -20,6 +20,7 @@ use nri::Nri;
 mod containers;
 mod keys;
 mod nri;
+mod machine;
 mod values;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";

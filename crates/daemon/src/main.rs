@@ -66,7 +66,10 @@ fn main() -> anyhow::Result<()> {
         use std::io::Write;
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
-            ConfigCommand::Check => "the configuration is valid\n".to_owned(),
+            ConfigCommand::Check => {
+                config.check_machine()?;
+                "the configuration is valid\n".to_owned()
+            }
         };
         return Ok(std::io::stdout().write_all(text.as_bytes())?);
     }

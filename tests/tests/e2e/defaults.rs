@@ -231,7 +231,7 @@ fn images_that_the_node_keeps_are_told_so() {
 /// The end of `wharfd config check` with this text in its file.
 fn check(dir: &Path, text: &str) -> Output {
     let file = dir.join("checked.toml");
-    fs::write(&file, text).unwrap();
+    fs::write(&file, format!("supervisor = {:?}\n{text}", place::built().supervisor)).unwrap();
     let mut command = place::command(&place::built().wharfd);
     command.args(["config", "check", "--config"]).arg(file).output().unwrap()
 }
