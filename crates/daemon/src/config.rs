@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use nri::Nri;
 
 mod containers;
 mod keys;
-mod nri;
 mod machine;
+mod nri;
 mod values;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
@@ -418,7 +419,10 @@ fn drop_ins(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         other => other.with_context(|| format!("reading {}", Path::new(&directory).display()))?,
     };
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    // An editor's lock begins with a dot.
+    let is_hidden = |file: &Path| file.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml") && !is_hidden(file));
+    files.retain(|file| !file.is_dir());
     files.sort();
     Ok(files)
 }
@@ -444,6 +448,8 @@ mod tests {
         std::fs::write(&file, "cgroup_parent = \"/a\"\n[log]\nlevel = \"debug\"\n").unwrap();
         std::fs::create_dir(dir.path().join("c.toml.d")).unwrap();
         std::fs::write(dir.path().join("c.toml.d/10.toml"), "[log]\nformat = \"json\"\n").unwrap();
+        std::os::unix::fs::symlink("root@host.1", dir.path().join("c.toml.d/.#10.toml")).unwrap();
+        std::fs::create_dir(dir.path().join("c.toml.d/20.toml")).unwrap();
         let config = Config::load(Some(&file)).unwrap();
         assert_eq!((config.cgroup_parent.as_str(), config.log.level.as_str()), ("/a", "debug"));
         assert_eq!(config.log.format, LogFormat::Json);

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -148,7 +149,8 @@ const PROBLEM_LEN: usize = 300;
 /// The most files of one directory that are looked at.
 const FILES_MAX: usize = 1024;
 
-/// The files of a directory with one of these extensions, sorted by name; none if there is no such directory.
+/// The files of a directory with one of these extensions, sorted by name; none if there is no such directory. A hidden
+/// one is an editor's.
 fn files(directory: &Path, extensions: &[&str]) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -156,9 +158,12 @@ fn files(directory: &Path, extensions: &[&str]) -> io::Result<Vec<PathBuf>> {
     };
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         let extension = path.extension().and_then(OsStr::to_str);
-        if extension.is_some_and(|extension| extensions.contains(&extension)) {
+        let is_hidden = entry.file_name().as_bytes().starts_with(b".");
+        if !is_hidden && extension.is_some_and(|extension| extensions.contains(&extension)) && !path.is_dir()
+        {
             files.push(path);
         }
         if files.len() > FILES_MAX {
@@ -200,9 +205,10 @@ mod tests {
     #[test]
     fn files_are_found_by_their_extension_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["b.json", "a.yaml", "c.txt", "json", ".json"] {
+        for name in ["b.json", "a.yaml", "c.txt", "json", ".json", ".#b.json"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
+        std::fs::create_dir(dir.path().join("directory.json")).unwrap();
         let names = |extensions: &[&str]| {
             let files = files(dir.path(), extensions).unwrap();
             files
