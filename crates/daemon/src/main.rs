@@ -153,6 +153,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));
     match engine.recover().await {
+    // Before a disk that stalls can keep it from saying anything.
+    let [root, state] = [&config.root, &config.state].map(|path| path.display());
+    tracing::info!(%root, %state, "wharfd starts");
         Ok(()) => drop(tokio::spawn(Arc::clone(&engine).keep_tidy())),
         Err(error) => tracing::error!(
             error = wharf_types::chain(&error),
