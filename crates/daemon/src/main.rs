@@ -10,7 +10,9 @@ mod reload;
 mod serve;
 mod stderr;
 
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ use wharf_state::Layout;
 use crate::claims::{Claims, Unclaimed};
 use crate::config::Config;
 use crate::serve::Services;
+use crate::stderr::Stderr;
 
 /// The daemon of wharf, a Kubernetes container runtime.
 #[derive(Debug, Parser)]
@@ -58,12 +61,21 @@ enum ConfigCommand {
 /// As many parts of the heap as tasks run at once.
 const HEAP_ARENAS: i32 = 2;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     wharf_sys::heap::share(HEAP_ARENAS);
+    let Err(error) = perform() else { return ExitCode::SUCCESS };
+    // A pipe that nobody reads must not keep the process, whose claims the next one waits for.
+    let text = format!("Error: {error:?}\n");
+    let written = Stderr::new(|_lost| String::new()).and_then(|mut stderr| stderr.write_all(text.as_bytes()));
+    // Nobody is left who could be told.
+    drop(written);
+    ExitCode::FAILURE
+}
+
+fn perform() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
     if let Some(Command::Config(command)) = &arguments.command {
-        use std::io::Write;
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
             ConfigCommand::Check => {
@@ -141,6 +153,9 @@ impl Node {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
+    // Before a disk that stalls can keep it from saying anything.
+    let [root, state] = [&config.root, &config.state].map(|path| path.display());
+    tracing::info!(%root, %state, "wharfd starts");
     let Node { images, network, cgroups, plugins, engine, .. } = Node::open(&config).await?;
     let info = admin::info(&config, &cgroups)?;
     if info.bounding_capabilities & wharf_types::capability::SYS_RESOURCE == 0 {
@@ -153,9 +168,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));
     match engine.recover().await {
-    // Before a disk that stalls can keep it from saying anything.
-    let [root, state] = [&config.root, &config.state].map(|path| path.display());
-    tracing::info!(%root, %state, "wharfd starts");
         Ok(()) => drop(tokio::spawn(Arc::clone(&engine).keep_tidy())),
         Err(error) => tracing::error!(
             error = wharf_types::chain(&error),
