@@ -32,7 +32,7 @@ pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
         }
         (None, _) => {
             let stderr = Stderr::new(|lost| {
-                format!("WARN: nobody read {lost} lines of the log, and they are lost\n")
+                format!("WARN: {lost} lines of the log could not be written, and are lost\n")
             })?;
             log.with(fmt::layer().with_writer(Mutex::new(stderr)).with_ansi(false)).init();
         }
