@@ -202,6 +202,7 @@ type Arrival = (UnixStream, Option<(Installed, Process)>);
 
 /// Registers the plugin at the other end of a connection, and serves it in the background from then on.
 async fn welcome(shared: &Arc<Shared>, arrival: Arrival, permit: OwnedSemaphorePermit) {
+    let program = arrival.1.as_ref().map(|(installed, _process)| installed.program.display().to_string());
     match register(shared, arrival).await {
         Ok((plugin, requests)) => {
             tracing::info!(plugin = plugin.name, "an NRI plugin is connected");
@@ -213,7 +214,10 @@ async fn welcome(shared: &Arc<Shared>, arrival: Arrival, permit: OwnedSemaphoreP
                 tracing::info!(plugin = plugin.name, "an NRI plugin is gone");
             });
         }
-        Err(error) => tracing::warn!(error = chain(&error), "an NRI plugin is refused"),
+        Err(error) => {
+            let program = program.as_deref().unwrap_or("one that connected by itself");
+            tracing::warn!(program, error = chain(&error), "an NRI plugin is refused");
+        }
     }
 }
 
