@@ -22,8 +22,8 @@ const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 const PATIENCE: Duration = Duration::from_secs(30);
 const STAGE: &str = "loading wharf's own AppArmor profile";
 
-/// Whether the profile is in the kernel as this process has loaded it, as far as anybody has looked. At first the kernel
-/// has at most that of an earlier release.
+/// Whether the profile is in the kernel as this process has loaded it, as far as anybody has looked. At first the
+/// kernel has at most that of an earlier release.
 static IS_LOADED: AtomicBool = AtomicBool::new(false);
 
 /// Loads it, for all containers that wait for it: a parser that hangs holds up nobody else.
@@ -49,8 +49,8 @@ pub(crate) fn is_usable() -> bool {
     enabled.is_ok_and(|value| value.starts_with(b"Y")) && Path::new(LOADED).exists() && parser().is_some()
 }
 
-/// Looks whether the kernel still has wharf's own profile, if that is to confine a container: somebody may have unloaded
-/// it.
+/// Looks whether the kernel still has wharf's own profile, if that is to confine a container: somebody may have
+/// unloaded it.
 ///
 /// # Errors
 /// The kernel's list of profiles cannot be read.
@@ -61,8 +61,8 @@ pub(crate) fn look(profile: Option<&str>) -> Result<(), StageError> {
     Ok(())
 }
 
-/// Loads wharf's own profile, if that is to confine a container that has been described, and the kernel does not have it.
-/// The caller waits as long as the parser takes, and blocks no thread.
+/// Loads wharf's own profile, if that is to confine a container that has been described, and the kernel does not
+/// have it. The caller waits as long as the parser takes, and blocks no thread.
 ///
 /// # Errors
 /// What the parser says, or has just said.

@@ -37,9 +37,9 @@ impl Failure for Errno {
     }
 }
 
-/// The class of the kernel's error for a thing that a request or an image names. Its author is at fault if the thing is
-/// missing, of another type, too large, or out of reach; any other error, such as that of a broken disk or of a server that does
-/// not respond, is this machine's.
+/// The class of the kernel's error for a thing that a request or an image names. Its author is at fault if the
+/// thing is missing, of another type, too large, or out of reach; any other error, such as that of a broken disk
+/// or of a server that does not respond, is this machine's.
 #[must_use]
 pub fn named(errno: Errno) -> ErrorKind {
     match errno {

@@ -14,7 +14,8 @@ const UNCONFINED: &str = "unconfined";
 pub const DEFAULT_PROFILE: &str = "wharf-default";
 
 /// The name of one AppArmor profile in the kernel's root policy namespace. It is never `unconfined`, nor what the
-/// kernel reads as that, and no combination of profiles: whoever may name a profile must not be able to name the lack of one.
+/// kernel reads as that, and no combination of profiles: whoever may name a profile must not be able to name the
+/// lack of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileName(String);
 

@@ -149,7 +149,6 @@ impl Engine {
         let prepare = move || engine.prepare(&of, &own, &config, &supervisor);
         let prepared = self.making.run(pod.id(), "preparing the container", prepare).await;
         let mut prepared = prepared.stage("making the container")??;
-        host::ensure_profile(prepared.plan.process.apparmor.as_ref()).await?;
         let created = self.first_process(pod, &mut prepared).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);
@@ -166,6 +165,7 @@ impl Engine {
     /// Has the pod's supervisor create the first process, which waits for its start.
     async fn first_process(&self, pod: &Pod, prepared: &mut Prepared) -> Result<Created, Error> {
         let Prepared { plan, log, timings, .. } = prepared;
+        host::ensure_profile(plan.process.apparmor.as_ref()).await?;
         let log = self.logs.end(log.take()).await?.transpose()?;
         let supervisor = pod.connected().await?;
         supervisor.features().fit(plan).stage("creating the container")?;

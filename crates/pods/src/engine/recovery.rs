@@ -245,10 +245,9 @@ impl Engine {
             let snapshots = engine.parts.snapshots.list().stage("listing the snapshots")?;
             for id in snapshots.into_iter().filter(|id| !recorded.contains(id)) {
                 if let Err(error) = engine.parts.snapshots.remove(&id) {
-                    let error = chain(&error);
                     tracing::warn!(
                         container = id.short(),
-                        error,
+                        error = chain(&error),
                         "a snapshot that belongs to no container could not be removed"
                     );
                 }
