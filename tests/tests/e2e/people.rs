@@ -274,7 +274,7 @@ fn how_a_pod_was_made_is_told_until_its_daemon_ends() {
             own.map(|row| row["stage"].as_str().unwrap()).collect()
         };
         assert_eq!(of(None).first(), Some(&"record and directories"), "{stages:#?}");
-        assert!(of(None).contains(&"network") && of(None).contains(&"namespaces"), "{stages:#?}");
+        assert!(of(None).contains(&"network") && of(None).contains(&"end of the namespaces"), "{stages:#?}");
         assert_eq!(of(Some("web")).first(), Some(&"description and plan"), "{stages:#?}");
         let (first, last) =
             ("first process: mounts", "supervisor: from the order until the program was executed");
