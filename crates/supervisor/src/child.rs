@@ -173,6 +173,7 @@ impl Creators {
 #[expect(clippy::disallowed_methods, reason = "some process is needed that is a child")]
 mod tests {
     use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::epoll::EpollTimeout;
     use std::process::Command;
     use wharf_sys::socket;
@@ -309,7 +310,10 @@ mod tests {
         child.seen.watch(&mut watch, &owner).unwrap();
         let (line, next) = socket::pair().unwrap();
         child.seen.listen_at(line, &mut watch, &owner);
-        socket::send(child.line.as_fd(), READY, &[]).unwrap_err();
+        // It is closed here. A process that another test is starting has a copy of it until it executes its program.
+        let mut closed = [PollFd::new(child.line.as_fd(), PollFlags::empty())];
+        poll(&mut closed, PollTimeout::NONE).unwrap();
+        assert_eq!(closed[0].revents(), Some(PollFlags::POLLHUP));
         assert!(watch.wait(EpollTimeout::ZERO).is_empty());
         drop(next);
         assert_eq!(watch.wait(EpollTimeout::NONE), [owner.report()]);
