@@ -71,7 +71,7 @@ fn be_between(process: BorrowedFd<'_>, attributes: Attributes, parent: OwnedFd, 
         Ok(()) => {
             drop(parent);
             if let Err(error) = make_inhabitant(attributes, between) {
-                tell(descriptors::standard_input(), &error);
+                descriptors::standard_input().into_iter().for_each(|line| tell(line, &error));
             }
         }
     }
@@ -89,7 +89,7 @@ fn pass_line(process: BorrowedFd<'_>, parent: &OwnedFd) -> Result<()> {
 fn make_inhabitant(attributes: Attributes, between: &Child) -> Result<()> {
     // The other standard streams, too, which are the host's null device.
     descriptors::close_others(between, 1, &[])?;
-    let mut script = Script::new(descriptors::standard_input());
+    let mut script = Script::new(descriptors::standard_input()?);
     script.send_procfs(attributes);
     let born = script.prepare()?.keep_memory(between)?.clone_child().map_err(|error| match error.errno {
         // The namespace's first process has ended.

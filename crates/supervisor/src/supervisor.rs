@@ -253,7 +253,7 @@ fn unopened(kind: ErrorKind, refusal: &Refusal) -> Failure {
 /// Takes the connection to the daemon from standard input. Standard error stays what it is: the file for what goes
 /// wrong, the text of a panic included.
 fn take_connection() -> wharf_sys::Result<OwnedFd> {
-    let input = wharf_sys::descriptors::standard_input();
+    let input = wharf_sys::descriptors::standard_input()?;
     let connection = input.try_clone_to_owned().named("dup", || "standard input".into())?;
     let null = wharf_sys::fs::open("/dev/null", nix::fcntl::OFlag::O_RDWR)?;
     nix::unistd::dup2_stdin(&null).named("dup2", || "standard input".into())?;

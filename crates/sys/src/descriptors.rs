@@ -4,38 +4,51 @@
 //! closed here by number, and only in a process that is known to be such a child.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
 
 use crate::clone::Child;
 use crate::error::{Error, Named, Result};
 
-/// Whether the standard streams have an owner.
-static TAKEN: AtomicBool = AtomicBool::new(false);
+/// What has become of the standard streams: one of the three below. Whoever owns them may close them, so a process
+/// that has lent one for good never gives them away, and the other way round.
+static STREAMS: AtomicU8 = AtomicU8::new(FREE);
+const FREE: u8 = 0;
+const LENT: u8 = 1;
+const TAKEN: u8 = 2;
 
 /// Takes the three standard streams with which this process was started. This works once.
 ///
 /// # Errors
-/// EBADF if one is not open, EBUSY if they have already been taken.
+/// EBADF if one is not open, EBUSY if they have been taken, or standard input has been lent.
 pub fn take_standard_streams() -> Result<[OwnedFd; 3]> {
-    for number in 0..3 {
-        // SAFETY: F_GETFD only looks.
-        let open = unsafe { libc::fcntl(number, libc::F_GETFD) };
-        Errno::result(open).map_err(|errno| Error::new("fcntl(F_GETFD)", number.to_string(), errno))?;
+    (0..3).try_for_each(is_open)?;
+    if STREAMS.compare_exchange(FREE, TAKEN, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        return Err(Error::new("dup", "the standard streams, which have an owner or are lent", Errno::EBUSY));
     }
-    if TAKEN.swap(true, Ordering::Relaxed) {
-        return Err(Error::new("dup", "the standard streams, which have an owner", Errno::EBUSY));
-    }
-    // SAFETY: they are open, whoever started this process gave them to it, and nobody else has taken them.
+    // SAFETY: they are open, whoever started this process gave them to it, and nobody else has or gets them.
     Ok([0, 1, 2].map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
 /// Standard input. The standard library's handle costs a buffer that nobody reads into.
-#[must_use]
-pub fn standard_input() -> BorrowedFd<'static> {
-    // SAFETY: a program starts with it open, and whoever replaces it leaves something open in its place.
-    unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
+///
+/// # Errors
+/// EBADF if it is not open, EBUSY if it has an owner, who may close it.
+pub fn standard_input() -> Result<BorrowedFd<'static>> {
+    is_open(libc::STDIN_FILENO)?;
+    if let Err(TAKEN) = STREAMS.compare_exchange(FREE, LENT, Ordering::Relaxed, Ordering::Relaxed) {
+        return Err(Error::new("dup", "standard input, which has an owner", Errno::EBUSY));
+    }
+    // SAFETY: it is open and never gets an owner. Only an owner can close it; whoever replaces it leaves something
+    // open in its place.
+    Ok(unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) })
+}
+
+fn is_open(number: RawFd) -> Result<()> {
+    // SAFETY: F_GETFD only looks.
+    let open = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    Errno::result(open).map(drop).map_err(|errno| Error::new("fcntl(F_GETFD)", number.to_string(), errno))
 }
 
 /// Marks every descriptor from `first` on as close-on-exec.
@@ -66,7 +79,7 @@ pub fn copy_up_to(_child: &Child, last: RawFd) -> Result<()> {
 /// The kernel's error.
 pub fn keep_only(child: &Child, keep: &[BorrowedFd<'_>]) -> Result<()> {
     close_others(child, 3, keep)?;
-    nix::unistd::dup2_stderr(standard_input()).named("dup2", || "2".into())
+    nix::unistd::dup2_stderr(standard_input()?).named("dup2", || "2".into())
 }
 
 /// Closes every descriptor from `first` on except those in `keep`.
@@ -104,12 +117,6 @@ mod tests {
     use crate::clone::{Clone, clone3};
     use crate::process::{Ended, Reap, await_end, exit_now, wait};
 
-    /// Whether a number is an open descriptor.
-    fn is_open(number: i32) -> bool {
-        // SAFETY: F_GETFD only looks.
-        unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
-    }
-
     #[test]
     fn a_child_keeps_what_it_names() {
         let open = || std::fs::File::open("/dev/null").unwrap();
@@ -119,13 +126,16 @@ mod tests {
         match clone3(0, None).unwrap() {
             Clone::Child(child) => {
                 let closed = keep_only(&child, &named).is_ok();
-                let open = [first, kept, last].map(is_open);
+                let open = [first, kept, last].map(|number| is_open(number).is_ok());
                 exit_now(i32::from(!closed || open != [false, true, false]))
             }
             Clone::Parent { pidfd, .. } => {
                 await_end(pidfd.as_fd()).unwrap();
                 assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
-                assert!([first, kept, last].into_iter().all(is_open), "the parent's are its own");
+                assert!(
+                    [first, kept, last].into_iter().all(|number| is_open(number).is_ok()),
+                    "the parent's are its own"
+                );
             }
         }
     }
@@ -138,22 +148,52 @@ mod tests {
         match clone3(u64::from(libc::CLONE_FILES.cast_unsigned()), None).unwrap() {
             Clone::Child(child) => {
                 let copied = copy_up_to(&child, numbers[0]).is_ok();
-                exit_now(i32::from(!copied || numbers.map(is_open) != [true, false]))
+                exit_now(i32::from(!copied || numbers.map(|number| is_open(number).is_ok()) != [true, false]))
             }
             Clone::Parent { pidfd, .. } => {
                 await_end(pidfd.as_fd()).unwrap();
                 assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
-                assert!(numbers.into_iter().all(is_open), "the parent's are its own");
+                assert!(
+                    numbers.into_iter().all(|number| is_open(number).is_ok()),
+                    "the parent's are its own"
+                );
             }
         }
     }
 
+    /// Runs a check in a child, whose standard streams nobody has taken yet.
+    fn holds_in_a_child(check: impl FnOnce() -> bool) {
+        match clone3(0, None).unwrap() {
+            Clone::Child(_) => exit_now(i32::from(!check())),
+            Clone::Parent { pidfd, .. } => {
+                await_end(pidfd.as_fd()).unwrap();
+                assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
+            }
+        }
+    }
+
+    fn is_busy<T>(result: Result<T>) -> bool {
+        result.is_err_and(|error| error.errno == Errno::EBUSY)
+    }
+
     #[test]
-    fn the_standard_streams_have_one_owner() {
-        let taken = take_standard_streams().unwrap();
-        assert_eq!(take_standard_streams().unwrap_err().errno, Errno::EBUSY);
-        // They belong to the test process and stay open.
-        let numbers = taken.map(std::os::fd::IntoRawFd::into_raw_fd);
-        assert_eq!(numbers, [0, 1, 2]);
+    fn standard_streams_with_an_owner_are_nobody_elses() {
+        holds_in_a_child(|| {
+            let Ok(taken) = take_standard_streams() else { return false };
+            let numbers = taken.each_ref().map(AsRawFd::as_raw_fd);
+            numbers == [0, 1, 2] && is_busy(take_standard_streams()) && is_busy(standard_input())
+        });
+    }
+
+    #[test]
+    fn a_standard_input_that_is_lent_never_gets_an_owner() {
+        holds_in_a_child(|| {
+            let lent = standard_input().is_ok() && standard_input().is_ok();
+            lent && is_busy(take_standard_streams()) && is_open(0).is_ok()
+        });
+        holds_in_a_child(|| {
+            let closed = take_standard_streams().map(drop).is_ok();
+            closed && standard_input().is_err_and(|error| error.errno == Errno::EBADF)
+        });
     }
 }
