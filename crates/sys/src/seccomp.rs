@@ -11,6 +11,8 @@ pub struct Call(libc::c_long);
 impl Call {
     /// capset(2).
     pub const CAPSET: Self = Self(libc::SYS_capset);
+    /// epoll_ctl(2).
+    pub const EPOLL_CTL: Self = Self(libc::SYS_epoll_ctl);
     /// execve(2).
     pub const EXECVE: Self = Self(libc::SYS_execve);
     /// fsconfig(2).
@@ -19,6 +21,8 @@ impl Call {
     pub const FSMOUNT: Self = Self(libc::SYS_fsmount);
     /// fsopen(2).
     pub const FSOPEN: Self = Self(libc::SYS_fsopen);
+    /// getdents64(2), which lists a directory.
+    pub const GETDENTS64: Self = Self(libc::SYS_getdents64);
     /// ioctl(2).
     pub const IOCTL: Self = Self(libc::SYS_ioctl);
     /// seccomp(2).
@@ -35,6 +39,12 @@ impl Call {
     pub const PIDFD_SEND_SIGNAL: Self = Self(libc::SYS_pidfd_send_signal);
     /// prctl(2).
     pub const PRCTL: Self = Self(libc::SYS_prctl);
+    /// rmdir(2), or the call that stands for it.
+    #[cfg(target_arch = "x86_64")]
+    pub const RMDIR: Self = Self(libc::SYS_rmdir);
+    /// rmdir(2), or the call that stands for it.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub const RMDIR: Self = Self(libc::SYS_unlinkat);
     /// rt_sigtimedwait(2), with which a C library waits for a signal.
     pub const RT_SIGTIMEDWAIT: Self = Self(libc::SYS_rt_sigtimedwait);
     /// sendmsg(2).
@@ -124,10 +134,23 @@ pub fn allow_only(calls: &[Call]) -> Result<()> {
     load(&only(calls), 0)
 }
 
+/// From now on one call of this thread fails with this error. For tests of what becomes of it.
+///
+/// # Errors
+/// The kernel's error.
+pub fn refuse(Call(number): Call, errno: Errno) -> Result<()> {
+    let number = u32::try_from(number).unwrap_or(u32::MAX);
+    let refuse = (RETURN, 0, libc::SECCOMP_RET_ERRNO | (errno as i32).cast_unsigned());
+    let program = [(LOAD, 0, 0), (JUMP_IF_EQUAL, 0, number), refuse, (RETURN, 0, libc::SECCOMP_RET_ALLOW)];
+    let program = program.into_iter().flat_map(|(code, equal, value)| instruction(code, equal, value));
+    load(&program.collect::<Vec<u8>>(), 0)
+}
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
 fn only(calls: &[Call]) -> Vec<u8> {
-    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
     const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
     let refuse = (RETURN, 0, REFUSE);
     let allow = (RETURN, 0, libc::SECCOMP_RET_ALLOW);

@@ -120,30 +120,57 @@ fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
     Ok(NetworkConfig { name: file.name, version, plugins, gc })
 }
 
+/// Why a file is not used.
+enum Unused {
+    /// The machine does not say what it means.
+    Unread {
+        path: PathBuf,
+        source: io::Error,
+    },
+    Invalid(String),
+}
+
+impl From<String> for Unused {
+    fn from(reason: String) -> Self {
+        Self::Invalid(reason)
+    }
+}
+
 /// Refuses a list with plugins in files of their own, in the directory of its name. Without them it would be another
 /// network.
-fn inlined(path: &Path, bytes: &[u8], config: NetworkConfig) -> Result<NetworkConfig, String> {
+fn inlined(path: &Path, bytes: &[u8], config: NetworkConfig) -> Result<NetworkConfig, Unused> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct List {
         #[serde(default)]
         load_only_inlined_plugins: bool,
     }
-    let list: List = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let list: List = serde_json::from_slice(bytes).map_err(|error| Unused::Invalid(error.to_string()))?;
     let directory = path.with_file_name(&config.name);
-    let is_plugin = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "conf");
     let is_list = path.extension().is_some_and(|extension| extension == "conflist");
-    if is_list && !list.load_only_inlined_plugins && files(&directory).any(|file| is_plugin(&file)) {
-        return Err(format!(
+    if !is_list || list.load_only_inlined_plugins {
+        return Ok(config);
+    }
+    let files = match files(&directory) {
+        Err(source) if source.kind() == io::ErrorKind::NotADirectory => return Ok(config),
+        Err(source) => return Err(Unused::Unread { path: directory, source }),
+        Ok(files) => files,
+    };
+    if files.iter().any(|file| file.extension().is_some_and(|extension| extension == "conf")) {
+        return Err(Unused::Invalid(format!(
             "it has further plugins in {}, which is not supported: move them into its list of plugins",
             directory.display()
-        ));
+        )));
     }
     Ok(config)
 }
 
-fn files(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+/// What is in a directory; nothing if there is none.
+fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
 }
 
 /// The latest version that a file supports; a file without a version predates the key.
@@ -210,14 +237,9 @@ impl Directory {
 }
 
 fn candidates(dir: &Path) -> Result<Vec<Candidate>, CniError> {
-    let fail = |source| CniError::Directory { path: dir.to_owned(), source };
-    let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(fail)?,
-    };
+    let files = files(dir).map_err(|source| CniError::Directory { path: dir.to_owned(), source })?;
     let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(fail)?.path();
+    for path in files {
         let extension = path.extension().and_then(|extension| extension.to_str());
         if matches!(extension, Some("conflist" | "conf" | "json")) {
             let (modified, len) =
@@ -237,15 +259,10 @@ fn select(
 ) -> Result<Selected, CniError> {
     let mut complaint = None;
     for Candidate { path, .. } in candidates {
-        let content = match read(path, CONFIG_LIMIT_BYTES) {
-            Err(source) if Failure::kind(&source) == ErrorKind::ResourceExhausted => {
-                return Err(CniError::Directory { path: path.clone(), source });
-            }
-            read => read.map_err(|error| error.to_string()),
-        };
-        match content.and_then(|bytes| parse(&bytes).and_then(|config| inlined(path, &bytes, config))) {
+        match load(path, read(path, CONFIG_LIMIT_BYTES)) {
             Ok(config) => return Ok(Ok(Some(Arc::new(config)))),
-            Err(reason) => {
+            Err(Unused::Unread { path, source }) => return Err(CniError::Directory { path, source }),
+            Err(Unused::Invalid(reason)) => {
                 tracing::warn!(file = %path.display(), reason, "a CNI configuration is invalid and was skipped");
                 complaint.get_or_insert((path.clone(), reason));
             }
@@ -254,9 +271,18 @@ fn select(
     Ok(complaint.map_or(Ok(None), Err))
 }
 
+fn load(path: &Path, content: io::Result<Vec<u8>>) -> Result<NetworkConfig, Unused> {
+    let bytes = content.map_err(|source| match Failure::kind(&source) {
+        ErrorKind::ResourceExhausted => Unused::Unread { path: path.to_owned(), source },
+        _ => Unused::Invalid(source.to_string()),
+    })?;
+    inlined(path, &bytes, parse(&bytes)?)
+}
+
 #[cfg(test)]
 mod tests {
     use nix::errno::Errno;
+    use wharf_sys::seccomp::{self, Call};
 
     use super::*;
 
@@ -306,6 +332,32 @@ mod tests {
         assert!(error.to_string().contains("10-n.conflist"), "{error}");
         std::fs::write(&list, GOOD.replacen('{', r#"{"loadOnlyInlinedPlugins":true,"#, 1)).unwrap();
         assert_eq!(directory.current().unwrap().unwrap().plugins.len(), 2);
+    }
+
+    /// Without its plugins it would be another network.
+    #[test]
+    fn a_list_whose_further_plugins_cannot_be_listed_is_not_invalid_and_no_other_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("10-n.conflist"), GOOD).unwrap();
+        std::fs::write(dir.path().join("20-other.conflist"), GOOD.replace("\"n\"", "\"other\"")).unwrap();
+        let further = dir.path().join("n");
+        std::fs::write(&further, "a file").unwrap();
+        let candidates = candidates(dir.path()).unwrap();
+        let select = || select(&candidates, read_regular);
+        assert_eq!(select().unwrap().unwrap().unwrap().name, "n", "a file has no plugins in it");
+        std::fs::remove_file(&further).unwrap();
+        std::fs::create_dir(&further).unwrap();
+        for (errno, kind) in
+            [(Errno::EMFILE, ErrorKind::ResourceExhausted), (Errno::EIO, ErrorKind::FailedPrecondition)]
+        {
+            let unlisted = || {
+                seccomp::refuse(Call::GETDENTS64, errno).expect("these tests need root");
+                select().unwrap_err()
+            };
+            let error = std::thread::scope(|scope| scope.spawn(unlisted).join()).unwrap();
+            assert!(matches!(&error, CniError::Directory { path, .. } if *path == further), "{error}");
+            assert_eq!(crate::Error::from(error).kind(), kind);
+        }
     }
 
     #[test]
