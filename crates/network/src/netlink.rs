@@ -35,7 +35,7 @@ const RECEIVE_LEN: usize = 32 * 1024;
 
 /// A request that the kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {operation}: {description}", description = .errno.desc())]
+#[error("cannot {operation}: {words}", words = wharf_types::failure::words(*.errno))]
 pub struct NetlinkError {
     /// The operation and its object.
     pub operation: String,

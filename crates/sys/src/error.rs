@@ -4,11 +4,11 @@
 //! in `types`.
 
 use nix::errno::Errno;
-use wharf_types::{ErrorKind, Failure};
+use wharf_types::{ErrorKind, Failure, failure};
 
 /// A failed system call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{call}({arguments}): {errno}", errno = .errno.desc())]
+#[error("{call}({arguments}): {words}", words = words(.call, *.errno))]
 pub struct Error {
     /// The name of the call, as in its manual page.
     pub call: &'static str,
@@ -25,6 +25,17 @@ impl Error {
     /// Makes an error from the call, its arguments and the errno.
     pub fn new(call: &'static str, arguments: impl Into<String>, errno: Errno) -> Self {
         Self { call, arguments: arguments.into(), errno }
+    }
+}
+
+/// The kernel's words; for a limit, also whose it is and what raises it.
+fn words(call: &str, errno: Errno) -> String {
+    // The kernel does not say which of them.
+    const PROCESSES: &str = "a limit on processes was reached: pids.max of a cgroup or of one above it (TasksMax of wharfd.service), \
+                             the user's (LimitNPROC) or the machine's (the sysctl kernel.threads-max)";
+    match (call, errno) {
+        ("clone" | "clone3", Errno::EAGAIN) => format!("{}: {PROCESSES}", errno.desc()),
+        _ => failure::words(errno),
     }
 }
 
@@ -60,5 +71,21 @@ impl<T> Named<T> for std::io::Result<T> {
         self.map_err(|error| {
             Error::new(call, arguments(), Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_named_with_what_raises_it() {
+        let told = |call, errno| Error::new(call, "x", errno).to_string();
+        assert_eq!(told("open", Errno::EAGAIN), "open(x): Try again");
+        assert!(told("open", Errno::EMFILE).contains("LimitNOFILE"));
+        for call in ["clone", "clone3"] {
+            let text = told(call, Errno::EAGAIN);
+            assert!(["pids.max", "TasksMax", "LimitNPROC"].iter().all(|word| text.contains(word)), "{text}");
+        }
     }
 }

@@ -63,6 +63,28 @@ pub fn named(errno: Errno) -> ErrorKind {
     }
 }
 
+/// The kernel's words for an error. Of a limit on open files they do not say whose it is, so that is said here, with
+/// what raises it.
+#[must_use]
+pub fn words(errno: Errno) -> String {
+    match advice(errno) {
+        Some(advice) => format!("{}: {advice}", errno.desc()),
+        None => errno.desc().to_owned(),
+    }
+}
+
+/// Which limit an error tells of, and what raises it.
+pub(crate) fn advice(errno: Errno) -> Option<&'static str> {
+    match errno {
+        // Supervisors are given wharfd's limit.
+        Errno::EMFILE => {
+            Some("the limit is this process's: raise LimitNOFILE of wharfd.service, and restart wharfd")
+        }
+        Errno::ENFILE => Some("the limit is the machine's: raise the sysctl fs.file-max"),
+        _ => None,
+    }
+}
+
 impl Failure for io::Error {
     /// The class of the errno inside; an error without one did not come from the kernel.
     fn kind(&self) -> ErrorKind {
@@ -73,6 +95,16 @@ impl Failure for io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_named_with_what_raises_it() {
+        assert_eq!(words(Errno::ENOENT), "No such file or directory");
+        assert!(
+            words(Errno::EMFILE).starts_with("Too many open files: ")
+                && words(Errno::EMFILE).contains("LimitNOFILE")
+        );
+        assert!(words(Errno::ENFILE).contains("fs.file-max"));
+    }
 
     #[test]
     fn a_machine_that_ran_short_is_told_from_one_that_refuses() {
