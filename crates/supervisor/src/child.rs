@@ -173,10 +173,11 @@ impl Creators {
 #[expect(clippy::disallowed_methods, reason = "some process is needed that is a child")]
 mod tests {
     use super::*;
+    use crate::refusing::refusing;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::epoll::EpollTimeout;
     use std::process::Command;
-    use wharf_sys::socket;
+    use wharf_sys::{seccomp::Call, socket};
 
     const READY: &[u8] = b"R\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
@@ -271,6 +272,24 @@ mod tests {
             (creator.seen.pid, creator.seen.role),
             (creator.process.id().cast_signed(), Role::Creator)
         );
+    }
+
+    #[test]
+    fn a_child_that_cannot_be_watched_is_killed() {
+        let child = Waiting::new(Role::Creator);
+        let mut watch = Watch::new().unwrap();
+        refusing(Call::EPOLL_CTL, Errno::ENOMEM, || {
+            let error = child.seen.watch(&mut watch, &Owner::Exec(1)).unwrap_err();
+            assert_eq!(error.errno, Errno::ENOMEM);
+        });
+        let mut ends = [PollFd::new(child.seen.pidfd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(
+            poll(&mut ends, PollTimeout::from(20_000_u16)).unwrap(),
+            1,
+            "nobody would learn of its end"
+        );
+        let ended = process::wait(child.seen.pidfd.as_fd(), Reap::Leave).unwrap();
+        assert_eq!(ended, Some(process::Ended::Signal(9)));
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl Container {
         }
     }
 
+    /// The pid of its first process, as long as it can be no other's.
+    pub(crate) fn number(&self) -> Option<i32> {
+        (self.first != First::Reaped).then_some(self.child.pid)
+    }
+
     /// The `oom_score_adj` of its first process, which an update may have changed.
     pub(crate) fn oom_score(&self) -> wharf_sys::Result<Option<i32>> {
         self.score.of(&self.child.pid.to_string())

@@ -87,7 +87,8 @@ mod tests {
         ] {
             let failure = Failure::of(wharf_sys::Error::new("mkdir", "/x", errno)).within("making it");
             assert_eq!(failure.kind, kind, "{errno}");
-            assert_eq!(failure.message, format!("making it: mkdir(/x): {}", errno.desc()));
+            let words = wharf_types::failure::words(errno);
+            assert_eq!(failure.message, format!("making it: mkdir(/x): {words}"));
         }
     }
 

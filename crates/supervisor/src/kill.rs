@@ -194,11 +194,12 @@ mod tests {
         use std::os::unix::process::ExitStatusExt;
         let (mut child, pid) = waits();
         let times = std::cell::Cell::new(0);
+        let frozen = std::cell::Cell::new(0);
         let list = || {
+            assert_eq!(frozen.get(), 1, "what is not frozen forks faster than it is killed");
             times.set(times.get() + 1);
             if times.get() > 2 { vec![] } else { vec![pid] }
         };
-        let frozen = std::cell::Cell::new(0);
         kill_listed(&list, || frozen.set(frozen.get() + 1), || frozen.set(frozen.get() - 1));
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         assert_eq!(frozen.get(), 0);

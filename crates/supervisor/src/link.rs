@@ -228,6 +228,8 @@ pub(crate) fn is_want_of_memory(errno: Errno) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusing::refusing;
+    use wharf_sys::seccomp::Call;
     use wharf_wire::v1;
 
     fn link() -> (Link, OwnedFd) {
@@ -262,6 +264,18 @@ mod tests {
         let Received::Request(id, _, _) = link.receive() else { panic!("the request is still there") };
         link.reply(id, reply::Result::Done(v1::Done {}), &[]);
         assert!(matches!(receive(&daemon), message::Body::Reply(Reply { id: 5, .. })));
+    }
+
+    #[test]
+    fn a_kernel_without_memory_for_a_message_costs_neither_it_nor_the_connection() {
+        for errno in [Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS, Errno::EAGAIN] {
+            let (mut link, daemon) = link();
+            refusing(Call::SENDMSG, errno, || link.notify(event(1)));
+            assert_eq!(link.is_starved(), errno != Errno::EAGAIN, "{errno}");
+            link.notify(event(2));
+            assert_eq!([receive(&daemon), receive(&daemon)], [event(1), event(2)], "{errno}");
+            assert_eq!((link.is_starved(), link.interest()), (false, EpollFlags::EPOLLIN));
+        }
     }
 
     #[test]

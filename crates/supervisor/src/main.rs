@@ -25,6 +25,8 @@ mod log;
 mod machine;
 mod output;
 mod pod_reaper;
+#[cfg(test)]
+mod refusing;
 mod requests;
 mod score;
 mod spawn;

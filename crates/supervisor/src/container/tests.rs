@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::child::Role;
+use crate::refusing::refusing;
 use crate::stages::Stages;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::process::{Command, Stdio};
 use wharf_isolation::{CgroupPlan, Input, Namespaces, PidNamespace, Process, Traits, User};
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::process::{await_end, open_pidfd};
+use wharf_sys::seccomp::Call;
 use wharf_types::ContainerPath;
 use wharf_wire::exit_of;
 
@@ -83,7 +85,9 @@ impl Rig {
         await_end(self.container.child.pidfd.as_fd()).unwrap();
         let exit = self.container.ended().unwrap();
         assert_eq!(self.container.ended(), Some(exit), "it stays a zombie");
+        assert_eq!(self.container.number(), Some(self.container.child.pid));
         self.container.reap();
+        assert_eq!(self.container.number(), None, "a stray with the same number is to be reaped");
         assert_eq!(self.container.ended(), Some(Exit::Lost));
         exit
     }
@@ -122,6 +126,29 @@ fn execs_enter_all_cgroups_but_the_one_below_which_they_have_their_own() {
     assert_eq!(opened, rig.directory.path().join("b/tasks"));
     let again = rig.container.entries().unwrap();
     assert_eq!(again[0].as_raw_fd(), entry.as_raw_fd(), "it stays open");
+    rig.exit();
+}
+
+/// A command that leaves a process running leaves its cgroup, and a probe that does so may run each second for years.
+#[test]
+fn of_the_cgroups_that_commands_left_a_few_are_retried_at_a_time_and_all_in_the_end() {
+    let mut rig = Rig::new("true");
+    let leaves: Vec<_> = (0..10).map(|exec| rig.directory.path().join(format!("exec-{exec}"))).collect();
+    leaves.iter().for_each(|leaf| std::fs::create_dir(leaf).unwrap());
+    refusing(Call::RMDIR, nix::errno::Errno::EBUSY, || {
+        leaves.iter().for_each(|leaf| rig.container.remove_leaf(leaf.clone()));
+    });
+    let left = || leaves.iter().filter(|leaf| leaf.exists()).count();
+    assert_eq!(left(), 10, "something runs in each");
+    let mut seen = vec![left()];
+    while left() > 0 {
+        let next = rig.directory.path().join("exec-next");
+        std::fs::create_dir(&next).unwrap();
+        rig.container.remove_leaf(next.clone());
+        assert!(!next.exists(), "its own is removed at once");
+        seen.push(left());
+    }
+    assert_eq!(seen, [10, 7, 4, 1, 0]);
     rig.exit();
 }
 

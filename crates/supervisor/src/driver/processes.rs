@@ -12,7 +12,7 @@ use wharf_types::ContainerId;
 
 use super::Driver;
 use crate::child::Role;
-use crate::container::{Exec, First};
+use crate::container::{Container, Exec, First};
 use crate::diagnostics::OrWarn as _;
 use crate::failure::Failure;
 use crate::link::RequestId;
@@ -155,9 +155,8 @@ impl Driver {
             // An unknown dead child may be one whose birth has not been reported yet. It is looked at again afterwards.
             return;
         }
-        let own = containers().filter(|container| container.first != First::Reaped);
-        let own = own.map(|container| &container.child);
-        let known: Vec<i32> = own.chain(execs()).map(|child| child.pid).collect();
+        let own = containers().filter_map(Container::number);
+        let known: Vec<i32> = own.chain(execs().map(|child| child.pid)).collect();
         let reaper = self.reaper.as_ref().map(|reaper| reaper.pid);
         process::reap_strays(|pid| reaper == Some(pid) || known.contains(&pid));
     }

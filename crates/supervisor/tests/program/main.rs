@@ -74,6 +74,14 @@ fn a_container_lives_from_its_creation_to_its_removal() {
     assert!(supervisor.end().success());
 }
 
+/// So the text of a panic, too, is found in the log.
+#[test]
+fn what_goes_wrong_is_written_to_the_log_to_the_end() {
+    let supervisor = Supervisor::start();
+    let stderr = std::fs::read_link(format!("/proc/{}/fd/2", supervisor.pid())).unwrap();
+    assert_eq!(stderr, Layout::supervisor_log(&supervisor.pod()));
+}
+
 #[test]
 fn a_program_that_is_not_there_ends_its_container_with_a_record() {
     let mut supervisor = Supervisor::start();

@@ -1,0 +1,13 @@
+//! A kernel that refuses one call, for tests of what becomes of that.
+
+use nix::errno::Errno;
+use wharf_sys::seccomp::{self, Call};
+
+/// Runs a part of a test in a thread of its own, for which the kernel refuses a call.
+pub(crate) fn refusing(call: Call, errno: Errno, test: impl FnOnce() + Send) {
+    let run = || {
+        seccomp::refuse(call, errno).expect("these tests need root");
+        test();
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
+}
