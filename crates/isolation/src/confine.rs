@@ -75,9 +75,6 @@ pub(crate) fn shed<'a>(
     // This needs CAP_SETPCAP, which the program need not have.
     capabilities::bound(sets.bounding).stage("dropping capabilities")?;
     become_user(identity, child)?;
-    // A change of user sets this to fs.suid_dumpable, and other processes of the container could look into this one.
-    let dumpable = nix::sys::prctl::set_dumpable(false).named("prctl", || "PR_SET_DUMPABLE, 0".into());
-    dumpable.stage("becoming the user")?;
     if process.no_new_privileges {
         set_capabilities(&sets)?;
         let set = nix::sys::prctl::set_no_new_privs().named("prctl", || "PR_SET_NO_NEW_PRIVS, 1".into());

@@ -288,6 +288,18 @@ mod tests {
         }
     }
 
+    /// In a thread with a working directory of its own.
+    #[test]
+    fn a_directory_that_cannot_be_reached_from_the_root_is_not_entered() {
+        let enter = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+            let elsewhere = mount::new_filesystem("tmpfs", &[], Attributes::NONE).unwrap();
+            enter_cwd(elsewhere.as_fd(), &path("/w")).unwrap_err().to_string()
+        };
+        let error = std::thread::scope(|scope| scope.spawn(enter).join()).unwrap();
+        assert!(error.contains("working directory /w"), "{error}");
+    }
+
     #[test]
     fn links_lead_neither_out_nor_round_for_ever() {
         let (directory, root) = root();

@@ -38,7 +38,7 @@ use rig::{host, inner, mount, plan, pod};
 /// A test: its name and its function.
 type Case = (&'static str, fn(&SingleThreaded));
 
-const CASES: [Case; 20] = [
+const CASES: [Case; 21] = [
     ("a_plan_with_a_bad_part_makes_nothing", a_plan_with_a_bad_part_makes_nothing),
     ("an_outline_is_of_its_plan", an_outline_is_of_its_plan),
     ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
@@ -57,6 +57,10 @@ const CASES: [Case; 20] = [
     ("an_image_is_at_fault_for_what_is_in_the_way", an_image_is_at_fault_for_what_is_in_the_way),
     ("an_unknown_user_is_named", an_unknown_user_is_named),
     ("a_working_directory_that_is_a_file_is_named", a_working_directory_that_is_a_file_is_named),
+    (
+        "a_working_directory_that_is_a_descriptor_of_the_hosts_is_named",
+        a_working_directory_that_is_a_descriptor_of_the_hosts_is_named,
+    ),
     ("a_missing_program_is_named_and_nothing_runs", a_missing_program_is_named_and_nothing_runs),
     ("another_process_joins_and_is_born_there", another_process_joins_and_is_born_there),
 ];
@@ -437,6 +441,14 @@ fn a_working_directory_that_is_a_file_is_named(witness: &SingleThreaded) {
     fails(&outcome, ErrorKind::InvalidArgument, "working directory /etc/passwd");
 }
 
+fn a_working_directory_that_is_a_descriptor_of_the_hosts_is_named(witness: &SingleThreaded) {
+    let host = File::open("/etc").unwrap();
+    let cwd = format!("/proc/self/fd/{}", host.as_raw_fd());
+    let outcome = ran(witness, "true", |_directory, plan| plan.process.cwd = inner(&cwd));
+    fails(&outcome, ErrorKind::InvalidArgument, &format!("working directory {cwd}"));
+    fails(&outcome, ErrorKind::InvalidArgument, "Too many symbolic links");
+}
+
 fn a_missing_program_is_named_and_nothing_runs(witness: &SingleThreaded) {
     let outcome = ran(witness, "", |_directory, plan| plan.process.args = vec![b"no-such".to_vec()]);
     fails(&outcome, ErrorKind::FailedPrecondition, "exec of \"no-such\" failed");
@@ -472,7 +484,11 @@ fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
     let outcome =
         run("test $$ -gt 1 && tr '\\0' ' ' </proc/1/cmdline; echo; pwd; ls -A /proc/self/fd | wc -l", "/etc");
     says(&outcome, "sleep 1000 \n/etc\n4");
-    fails(&run("true", "/proc/1/root"), ErrorKind::InvalidArgument, "working directory /proc/1/root");
+    let outcome = run("true", "/proc/1/root");
+    fails(&outcome, ErrorKind::InvalidArgument, "working directory /proc/1/root");
+    fails(&outcome, ErrorKind::InvalidArgument, "Too many symbolic links");
+    // Among others it is in their procfs by the time at which it executes the program, and no earlier.
+    fails(&run("true", "/proc/self/fd/0"), ErrorKind::InvalidArgument, "working directory /proc/self/fd/0");
     signal(first.process.as_fd(), 9).unwrap();
     assert_eq!(first.finish_killed(), Ended::Signal(9));
     let flags = fcntl(std::io::stdin(), FcntlArg::F_GETFD).unwrap();

@@ -198,6 +198,19 @@ mod tests {
         }
     }
 
+    /// A signal would go to whichever process has the parent's number in the child's PID namespace.
+    #[test]
+    fn a_child_that_panics_exits_and_signals_nobody() {
+        // A child that only panics needs no lock that another thread may have held.
+        match clone(&SingleThreaded(PhantomData), CloneFlags::empty(), None).unwrap() {
+            Clone::Child(_) => panic!("a child's"),
+            Clone::Parent { pidfd, .. } => {
+                await_end(pidfd.as_fd()).unwrap();
+                assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(134)));
+            }
+        }
+    }
+
     #[test]
     fn a_child_in_this_memory_has_run_when_its_maker_goes_on() {
         let (mut ran, own) = (Vec::new(), std::process::id());

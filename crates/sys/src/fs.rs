@@ -56,18 +56,22 @@ pub fn open_below_mode(
     let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let how =
         OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(Mode::from_bits_truncate(mode)).resolve(resolve);
-    let mut tries = 0..TRIES;
-    loop {
-        // EAGAIN: a rename elsewhere raced with `..`; openat2(2) advises a retry.
-        match nix::fcntl::openat2(dir, name, how) {
-            Err(Errno::EAGAIN | Errno::EINTR) if tries.next().is_some() => {}
-            other => return other.named("openat2", || name.display().to_string()),
-        }
-    }
+    retried(|| nix::fcntl::openat2(dir, name, how)).named("openat2", || name.display().to_string())
 }
 
 /// How often a path is retried while someone renames its parts, which may never stop.
 const TRIES: usize = 128;
+
+/// EAGAIN: a rename elsewhere raced with `..`; openat2(2) advises a retry.
+fn retried<T>(mut open: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    let mut tries = 0..TRIES;
+    loop {
+        match open() {
+            Err(Errno::EAGAIN | Errno::EINTR) if tries.next().is_some() => {}
+            other => return other,
+        }
+    }
+}
 
 /// Opens a path of the host (close-on-exec).
 ///
@@ -291,6 +295,21 @@ mod tests {
     }
 
     #[test]
+    fn renames_without_end_are_not_waited_for() {
+        let mut tries = 0;
+        let mut racing = |wins_after: usize| {
+            tries = 0;
+            retried(|| {
+                tries += 1;
+                if tries > wins_after { Ok(()) } else { Err(Errno::EAGAIN) }
+            })
+        };
+        assert_eq!(racing(TRIES), Ok(()));
+        assert_eq!(racing(10 * TRIES), Err(Errno::EAGAIN));
+        assert_eq!(tries, TRIES + 1);
+    }
+
+    #[test]
     fn long_files_and_fifos_are_refused() {
         let (dir, fd) = dir();
         std::fs::write(dir.path().join("long"), [0; 200]).unwrap();
@@ -340,6 +359,19 @@ mod tests {
     fn a_sealed_file_cannot_be_written() {
         let fd = sealed_memfd("x", b"code").unwrap();
         assert_eq!(nix::unistd::write(&fd, b"y").unwrap_err(), Errno::EPERM);
+    }
+
+    /// A strict `vm.memfd_noexec` allows no other.
+    #[test]
+    fn a_sealed_file_can_never_be_executed() {
+        use std::os::unix::fs::PermissionsExt;
+        let release = nix::sys::utsname::uname().unwrap().release().to_str().unwrap().to_owned();
+        let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+        let knows_the_seal = (numbers.next(), numbers.next()) >= (Some(6), Some(3));
+        let file = std::fs::File::from(sealed_memfd("x", b"code").unwrap());
+        let is_executable = file.metadata().unwrap().permissions().mode() & 0o111 != 0;
+        let can_be_made = file.set_permissions(std::fs::Permissions::from_mode(0o755)).is_ok();
+        assert_eq!((is_executable, can_be_made), (!knows_the_seal, !knows_the_seal));
     }
 
     #[test]

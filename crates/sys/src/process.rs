@@ -16,8 +16,9 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Takes these groups, this group and this user, in an order in which each change is still allowed. The witness has no
-/// other thread: to the kernel each thread has its own, and C libraries interrupt all of them around each change.
+/// Takes these groups, this group and this user, in an order in which each change is still allowed. Afterwards no other
+/// process of this user may look into this one until it executes a program. The witness has no other thread: to the
+/// kernel each thread has its own, and C libraries interrupt all of them around each change.
 ///
 /// # Errors
 /// The kernel's error.
@@ -29,7 +30,9 @@ pub fn become_user(_alone: &Child, uid: OwnerId, gid: OwnerId, groups: &[OwnerId
     set_thread_groups(&groups).named("setgroups", who)?;
     let (uid, gid) = (Uid::from_raw_unchecked(uid.number()), group(gid));
     set_thread_res_gid(gid, gid, gid).named("setresgid", who)?;
-    set_thread_res_uid(uid, uid, uid).named("setresuid", who)
+    set_thread_res_uid(uid, uid, uid).named("setresuid", who)?;
+    // A change of user has set this to fs.suid_dumpable, whatever it was before.
+    nix::sys::prctl::set_dumpable(false).named("prctl", || "PR_SET_DUMPABLE, 0".into())
 }
 
 /// Sends a signal to the process; ESRCH once it has been reaped.
@@ -254,6 +257,24 @@ mod tests {
 
     use super::*;
     use crate::clone::{Clone, clone3};
+
+    /// If the kernel set it to what `fs.suid_dumpable` allows, or, as here, changed nothing.
+    #[test]
+    fn nobody_may_look_into_a_process_that_has_become_a_user() {
+        match clone3(0, None).unwrap() {
+            Clone::Child(child) => {
+                let before =
+                    nix::sys::prctl::set_dumpable(true).and_then(|()| nix::sys::prctl::get_dumpable());
+                let became = become_user(&child, OwnerId::ROOT, OwnerId::ROOT, &[]);
+                let now = nix::sys::prctl::get_dumpable();
+                exit_now(i32::from((before, became.is_ok(), now) != (Ok(true), true, Ok(false))))
+            }
+            Clone::Parent { pidfd, .. } => {
+                await_end(pidfd.as_fd()).unwrap();
+                assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
+            }
+        }
+    }
 
     #[test]
     fn a_child_has_one_number_whoever_is_asked() {
