@@ -22,7 +22,7 @@ use wharf_planner::{
     self as planner, CgroupPlaces, Defaults, Filters, HostFacts, HostNames, ImageConfig, Layers, Pins,
     Places, Request, SecurityModules, Switch,
 };
-use wharf_types::{ContainerId, HostPath, PodId};
+use wharf_types::{ContainerId, HostPath, PodId, Reserve};
 use wharf_wire::v1;
 
 /// What each may take, in thousands. Lower a number when less is needed.
@@ -218,6 +218,7 @@ fn places() -> Places {
             work: host("/snapshots/c/work"),
         },
         volumes: host("/snapshots/c/volumes"),
+        reserve: Reserve::default(),
         pod_files: host("/pods/p/files"),
         namespaces: Pins {
             net: host("/n/net"),

@@ -8,7 +8,7 @@ use wharf_cgroup::Cgroup;
 use wharf_isolation::CgroupPlan;
 use wharf_planner::{CgroupPlaces, Layers, Pins, Places};
 use wharf_snapshots::Snapshots;
-use wharf_types::{ContainerId, HostPath, Stage as _, StageError};
+use wharf_types::{ContainerId, HostPath, Reserve, Stage as _, StageError};
 
 use crate::images::ImageView;
 
@@ -23,6 +23,8 @@ pub struct Site<'a> {
     pub image: &'a ImageView,
     /// Its cgroup, which need not exist.
     pub cgroup: &'a Cgroup,
+    /// What must stay free on the disk of the writable layers.
+    pub reserve: Reserve,
     /// Where the pod's files are.
     pub pod_files: &'a Path,
     /// Where the pod's namespaces are.
@@ -43,6 +45,7 @@ impl Site<'_> {
                 work: host_path(&snapshot.work)?,
             },
             volumes: host_path(&self.snapshots.volumes(self.container))?,
+            reserve: self.reserve,
             pod_files: host_path(self.pod_files)?,
             namespaces: self.namespaces,
             cgroup: cgroup_places(self.cgroup)?,

@@ -6,11 +6,9 @@
 use std::os::fd::AsFd;
 
 use wharf_sys::error::Named;
+use wharf_types::{Disk, Reserve};
 
 use crate::unpack::UnpackError;
-
-/// The reserve is never more than the disk's size divided by this.
-const SHARE: u64 = 20;
 
 /// Bounds on one layer. An image that exceeds one is refused with an error that names the bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,15 +69,18 @@ impl Limits {
         let disk = nix::sys::statvfs::fstatvfs(directory)
             .named("fstatvfs", || "the directory of layers".into())
             .map_err(failed)?;
-        let reserve = self.reserve_bytes.min(disk.blocks().saturating_mul(disk.fragment_size()) / SHARE);
-        if disk.blocks_available().saturating_mul(disk.fragment_size()) < reserve {
-            return Err(UnpackError::Disk { what: "bytes", reserve });
-        }
-        // Some file systems make inodes as needed and report 0 of 0.
-        let reserve = self.reserve_inodes.min(disk.files() / SHARE);
-        if disk.files() > 0 && disk.files_available() < reserve {
-            return Err(UnpackError::Disk { what: "inodes", reserve });
-        }
-        Ok(())
+        let disk = Disk {
+            bytes: disk.blocks().saturating_mul(disk.fragment_size()),
+            free_bytes: disk.blocks_available().saturating_mul(disk.fragment_size()),
+            inodes: disk.files(),
+            free_inodes: disk.files_available(),
+        };
+        Ok(self.reserve().check(disk, 0)?)
+    }
+
+    /// What must stay free on the disk.
+    #[must_use]
+    pub fn reserve(&self) -> Reserve {
+        Reserve { bytes: self.reserve_bytes, inodes: self.reserve_inodes }
     }
 }

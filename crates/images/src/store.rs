@@ -43,7 +43,7 @@ use nix::fcntl::{Flock, OFlag};
 use wharf_snapshots::Trash;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::fs::{Resolve, open_below};
-use wharf_types::{Digest, ErrorKind, Failure, lock};
+use wharf_types::{Digest, ErrorKind, Failure, Reserve, lock};
 
 pub use commit::NewImage;
 
@@ -206,6 +206,12 @@ impl Store {
         "trash",
         "lock",
     ];
+
+    /// What must stay free on its disk.
+    #[must_use]
+    pub fn reserve(&self) -> Reserve {
+        self.shared.limits.reserve()
+    }
 
     /// Whether a layer with that content is in the store and can be used by a commit.
     #[must_use]

@@ -33,7 +33,7 @@ mod parents;
 use std::io::Read;
 
 use wharf_snapshots::tree::Usage;
-use wharf_types::{Digest, ErrorKind, Failure};
+use wharf_types::{Digest, ErrorKind, Failure, OnlyReserve};
 
 pub(crate) use apply::{apply, apply_file};
 pub(crate) use attributes::OPAQUE;
@@ -133,13 +133,8 @@ pub enum UnpackError {
         limit: u64,
     },
     /// Only the disk's reserve is left.
-    #[error("the disk of the images has fewer than {reserve} {what} free; remove images or enlarge the disk")]
-    Disk {
-        /// Bytes or inodes.
-        what: &'static str,
-        /// How many must stay free.
-        reserve: u64,
-    },
+    #[error(transparent)]
+    Disk(#[from] OnlyReserve),
     /// The kernel returned an error.
     #[error("cannot create the layer's entry {path:?}")]
     System {
@@ -159,7 +154,7 @@ impl Failure for UnpackError {
                 ErrorKind::DataLoss
             }
             Self::Tar { .. } | Self::Entry { .. } => ErrorKind::InvalidArgument,
-            Self::Limit { .. } | Self::Disk { .. } => ErrorKind::ResourceExhausted,
+            Self::Limit { .. } | Self::Disk(_) => ErrorKind::ResourceExhausted,
             Self::System { source, .. } => source.kind(),
         }
     }

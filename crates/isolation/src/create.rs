@@ -140,7 +140,7 @@ impl Rooted<'_> {
     ) -> Result<Ready, Error> {
         let Self { root, sources, users } = self;
         // First, because the next steps need the mounts: `/dev`, `/proc`, and what a volume hides.
-        mounts::attach_all(&root, &plan.mounts, sources, origin)?;
+        mounts::attach_all(&root, plan, sources, origin)?;
         ends.note();
         devices::make(&root, plan)?;
         // In the container's devpts, where it gets its name. A masked path may be `/dev/console`.

@@ -15,7 +15,7 @@ use wharf_types::HostPath;
 use crate::birth::{Origin, Place};
 use crate::error::{Error, Stage as _};
 use crate::images;
-use crate::plan::{Ids, MountPlan, Source};
+use crate::plan::{Ids, MountPlan, Plan, Source};
 use crate::pod::Users;
 use crate::procfs;
 use crate::root::{Make, Root, is_directory};
@@ -159,12 +159,13 @@ fn forbid(tree: &OwnedFd, plan: &MountPlan) -> wharf_sys::Result<()> {
 /// then, mount points of other mounts are made in it.
 pub(crate) fn attach_all(
     root: &Root,
-    plans: &[MountPlan],
+    plan: &Plan,
     sources: Sources,
     origin: &Origin<'_>,
 ) -> Result<(), Error> {
+    let plans = &plan.mounts;
     // Before anything is mounted over the root file system: a volume begins with what is there.
-    let mut copies = Copies::default();
+    let mut copies = Copies::within(plan.reserve);
     let mut sources_of = plans.iter().zip(&sources.0);
     sources_of.try_for_each(|(plan, source)| fill(root, plan, source.as_ref(), &mut copies))?;
     let mut read_only = Vec::new();

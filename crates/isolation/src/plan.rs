@@ -6,7 +6,7 @@
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::scheduling::Scheduling;
-use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, OwnerId, ProfileName};
+use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, OwnerId, ProfileName, Reserve};
 
 /// Everything that is needed to make one container and to execute its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Plan {
     pub process: Process,
     /// Where its input and output go.
     pub stdio: Stdio,
+    /// What must stay free on the disk of its volumes.
+    pub reserve: Reserve,
 }
 
 /// The part of a plan that the supervisor keeps as long as the container lives. The rest is only for the container's

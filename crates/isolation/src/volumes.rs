@@ -12,11 +12,13 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, utimensat};
+use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, Whence, fchownat, lseek};
 use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open_below, open_below_mode};
 use wharf_sys::{Error, Result, xattr};
+use wharf_types::{Disk, Reserve};
 
 use crate::root::kind;
 
@@ -24,13 +26,35 @@ use crate::root::kind;
 /// may lead several of them to the same place: an image must not have its content copied once for each.
 const COPIES_LIMIT: u8 = 8;
 
-/// How often each directory of the image has been copied.
-#[derive(Debug, Default)]
-pub(crate) struct Copies(HashMap<(u64, u64), u8>);
+/// What is copied into all of a container's volumes.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    /// How often each directory of the image has been copied.
+    directories: HashMap<(u64, u64), u8>,
+    reserve: Reserve,
+}
 
 impl Copies {
+    /// None so far. The disk of the volumes keeps its reserve.
+    pub(crate) fn within(reserve: Reserve) -> Self {
+        Self { directories: HashMap::new(), reserve }
+    }
+
+    /// Checks that the disk of a volume has room for so many bytes more, or for a file of any kind.
+    fn check_disk(&self, volume: BorrowedFd<'_>, more_bytes: u64) -> Result<()> {
+        let disk = fstatvfs(volume).named("fstatvfs", || "a volume".into())?;
+        let disk = Disk {
+            bytes: disk.blocks().saturating_mul(disk.fragment_size()),
+            free_bytes: disk.blocks_available().saturating_mul(disk.fragment_size()),
+            inodes: disk.files(),
+            free_inodes: disk.files_available(),
+        };
+        let checked = self.reserve.check(disk, more_bytes);
+        checked.map_err(|error| Error::new("copying", error.to_string(), Errno::ENOSPC))
+    }
+
     fn count(&mut self, directory: &FileStat) -> Result<()> {
-        let copies = self.0.entry((directory.st_dev, directory.st_ino)).or_default();
+        let copies = self.directories.entry((directory.st_dev, directory.st_ino)).or_default();
         if *copies == COPIES_LIMIT {
             let what = format!("a directory that is in more than {COPIES_LIMIT} volumes");
             return Err(Error::new("copying", what, Errno::EINVAL));
@@ -101,6 +125,8 @@ impl Copy<'_> {
             }
             self.linked.insert((stat.st_dev, stat.st_ino), path.to_owned());
         }
+        // What a file takes, and not its size: it may have holes.
+        self.copies.check_disk(self.to, stat.st_blocks.unsigned_abs().saturating_mul(512))?;
         match kind(&stat) {
             SFlag::S_IFDIR => {
                 nix::sys::stat::mkdirat(&to, name, Mode::S_IRWXU).named("mkdirat", named)?;
@@ -216,10 +242,12 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
+    use wharf_sys::mount::{Attributes, new_filesystem};
+
     use super::*;
 
     fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<()> {
-        super::fill(volume, image, &mut Copies::default())
+        super::fill(volume, image, &mut Copies::within(Reserve::default()))
     }
 
     fn open_directory(path: &Path) -> OwnedFd {
@@ -292,7 +320,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         fs::create_dir_all(temp.path().join("image/outer/inner")).unwrap();
         fs::write(temp.path().join("image/outer/inner/file"), "content").unwrap();
-        let mut copies = Copies::default();
+        let mut copies = Copies::within(Reserve::default());
         let mut copy = |n: u8, part: &str| {
             let volume = temp.path().join(n.to_string());
             fs::create_dir(&volume).unwrap();
@@ -305,6 +333,26 @@ mod tests {
         let error = copy(8, "image/outer/inner").unwrap_err();
         assert_eq!(error.errno, Errno::EINVAL);
         assert!(error.to_string().contains("in more than 8 volumes"), "{error}");
+    }
+
+    #[test]
+    fn the_disk_keeps_its_reserve() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir(temp.path().join("deep")).unwrap();
+        fs::write(temp.path().join("deep/file"), vec![1; 64 << 10]).unwrap();
+        let image = open_directory(temp.path());
+        let copied = |size: &str, reserve| {
+            let options = [("size", size), ("nr_inodes", "200")];
+            let disk = new_filesystem("tmpfs", &options, Attributes::NONE).unwrap();
+            let volume = open_below(disk.as_fd(), ".", OFlag::O_RDONLY, Resolve::BeneathNoLinks).unwrap();
+            super::fill(volume.as_fd(), image.as_fd(), &mut Copies::within(reserve))
+        };
+        let all = Reserve { bytes: u64::MAX, inodes: u64::MAX };
+        copied("80k", Reserve::default()).unwrap();
+        copied("1m", all).unwrap();
+        let error = copied("64k", all).unwrap_err();
+        let words = "fewer than 3276 bytes free; remove images or enlarge the disk";
+        assert!(error.errno == Errno::ENOSPC && error.to_string().contains(words), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::scheduling::Scheduling;
-use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange, OwnerId, ProfileName};
+use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange, OwnerId, ProfileName, Reserve};
 use wharf_wire::v1;
 
 use crate::error::Error;
@@ -53,6 +53,7 @@ impl From<&Plan> for v1::Plan {
                 terminal: plan.stdio.terminal,
                 stdin_once: plan.stdio.input == Input::Once,
             }),
+            reserve: Some(v1::Reserve { bytes: plan.reserve.bytes, inodes: plan.reserve.inodes }),
         }
     }
 }
@@ -216,6 +217,8 @@ impl TryFrom<v1::Plan> for Plan {
         let outline = v1::Outline { container, namespaces, cgroup, process, stdio };
         let Outline { container, namespaces, cgroup, process, stdio } = outline.try_into()?;
         let rootfs = plan.rootfs.ok_or("no rootfs")?;
+        // A daemon of an earlier release sends none.
+        let reserve = plan.reserve.unwrap_or_default();
         Ok(Self {
             container,
             rootfs: Rootfs {
@@ -233,6 +236,7 @@ impl TryFrom<v1::Plan> for Plan {
             readonly_paths: plan.readonly_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
             process,
             stdio,
+            reserve: Reserve { bytes: reserve.bytes, inodes: reserve.inodes },
         })
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxResources, Root, Spec};
 use wharf_isolation::{Input, LogFile, PidNamespace};
-use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, MASKED_PATHS, READONLY_PATHS};
+use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, MASKED_PATHS, READONLY_PATHS, Reserve};
 
 use crate::request::{CgroupPlaces, HostFacts, Layers, Places, Request, Switch};
 use crate::{
@@ -51,6 +51,8 @@ pub struct Extra {
     pub pod_files: HostPath,
     /// Mounts that begin with the image's content at their mount points.
     pub volumes: Vec<Volume>,
+    /// What must stay free on the disk of the volumes.
+    pub reserve: Reserve,
     /// Mounts of images.
     pub images: Vec<ImageVolume>,
     /// Variables, `NAME=value`, whose value is not UTF-8. The spec has an approximation as text.
@@ -145,6 +147,7 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
         input: stdio::input(request),
         pod_files: places.pod_files.clone(),
         volumes,
+        reserve: places.reserve,
         images: images.into_iter().flatten().collect(),
         binary_environment,
         delegation: cgroup_view::delegation(request.security(), &places.cgroup)?,

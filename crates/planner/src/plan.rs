@@ -56,6 +56,7 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
             input: extra.input,
             terminal: process.terminal().unwrap_or(false),
         },
+        reserve: extra.reserve,
     })
 }
 

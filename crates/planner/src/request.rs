@@ -10,7 +10,7 @@ use wharf_cri_api::v1::{
 };
 use wharf_isolation::{CgroupPlan, DeviceNode};
 use wharf_sys::mount::Propagation;
-use wharf_types::{ContainerId, ErrorKind, HostPath, PodId};
+use wharf_types::{ContainerId, ErrorKind, HostPath, PodId, Reserve};
 
 use crate::Defaults;
 use crate::defaults::PrivilegedDevices;
@@ -178,6 +178,8 @@ pub struct Places {
     pub layers: Layers,
     /// The directory of its volumes, which are numbered.
     pub volumes: HostPath,
+    /// What must stay free on the disk of these.
+    pub reserve: Reserve,
     /// The directory of the files that all containers of the pod share.
     pub pod_files: HostPath,
     /// The pod's namespaces.

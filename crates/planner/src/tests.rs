@@ -13,7 +13,7 @@ use wharf_cri_api::v1::{
     ContainerConfig, LinuxContainerConfig, LinuxContainerSecurityContext, PodSandboxConfig,
 };
 use wharf_isolation::CgroupPlan;
-use wharf_types::{ContainerId, HostPath, PodId};
+use wharf_types::{ContainerId, HostPath, PodId, Reserve};
 
 use crate::cdi::Addition;
 use crate::{CgroupPlaces, Defaults, HostFacts, Layers, Pins, Places, Request, SecurityModules, Switch};
@@ -97,6 +97,7 @@ pub(crate) fn places() -> Places {
             work: host("/snapshots/c/work"),
         },
         volumes: host("/snapshots/c/volumes"),
+        reserve: Reserve { bytes: 512 << 20, inodes: 10_000 },
         pod_files: host("/pods/p/memory"),
         namespaces: Pins {
             net: host("/pods/p/ns/net"),

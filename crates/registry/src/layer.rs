@@ -132,7 +132,7 @@ fn is_senders_fault(error: &UnpackError) -> bool {
         | UnpackError::Tar { .. }
         | UnpackError::Entry { .. }
         | UnpackError::Limit { .. } => true,
-        UnpackError::Read { .. } | UnpackError::Disk { .. } | UnpackError::System { .. } => false,
+        UnpackError::Read { .. } | UnpackError::Disk(_) | UnpackError::System { .. } => false,
     }
 }
 

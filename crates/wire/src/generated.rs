@@ -607,6 +607,8 @@ pub struct Plan {
     pub process: ::core::option::Option<Process>,
     #[prost(message, optional, tag = "10")]
     pub stdio: ::core::option::Option<Stdio>,
+    #[prost(message, optional, tag = "11")]
+    pub reserve: ::core::option::Option<Reserve>,
 }
 /// What the supervisor itself has to know of a plan, by the same numbers: the rest is for the container's first process.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -635,6 +637,15 @@ pub struct Rootfs {
     /// What is mounted in it later is seen in mount namespaces that its programs make.
     #[prost(bool, tag = "5")]
     pub shared: bool,
+}
+/// What must stay free on the disk of the volumes that begin with content of the image. A larger one than a twentieth of
+/// the disk means that.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reserve {
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub inodes: u64,
 }
 /// An empty `net`, `ipc`, `uts` or `user` is the host's. Any other is the pod's, which the supervisor holds; the path is
 /// only for people, and for supervisors of an earlier release.

@@ -1,7 +1,7 @@
 //! A plan arrives as it was sent, or is refused.
 
 use super::*;
-use wharf_types::{ContainerId, OwnerId};
+use wharf_types::{ContainerId, OwnerId, Reserve};
 
 fn host(path: &str) -> HostPath {
     HostPath::new(path).unwrap()
@@ -75,6 +75,7 @@ fn full() -> Plan {
             input: Input::Once,
             terminal: true,
         },
+        reserve: Reserve { bytes: 512 << 20, inodes: 10_000 },
     }
 }
 

@@ -14,7 +14,7 @@ use wharf_isolation::{
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{self, Attributes, Propagation};
-use wharf_types::{ContainerPath, HostPath};
+use wharf_types::{ContainerPath, HostPath, Reserve};
 
 pub(crate) fn host(path: impl AsRef<Path>) -> HostPath {
     HostPath::new(path.as_ref().to_str().unwrap()).unwrap()
@@ -108,6 +108,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
             seccomp_flags: 0,
         },
         stdio: Stdio { log: None, input: Input::Empty, terminal: false },
+        reserve: Reserve::default(),
     }
 }
 

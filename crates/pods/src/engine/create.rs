@@ -254,6 +254,7 @@ impl Engine {
             container: asked.id,
             image: &asked.images.own,
             cgroup: &self.parts.cgroups.at(cgroup),
+            reserve: self.parts.images.reserve(),
             pod_files: &files,
             namespaces: places::pins(layout, pod.id(), &held)?,
         };
