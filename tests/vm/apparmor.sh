@@ -13,6 +13,7 @@ see_apparmor() {
     see "a beginning of the kernel's word for no profile names none" no_word_for_none
     see 'a container with CAP_SYS_ADMIN mounts nothing with mount(2)' no_mounts
     see 'a sysctl is not written, even if its file can be' no_sysctls
+    see 'a socket of the families alg and vsock is refused' no_odd_sockets
     see 'a container that sees the host neither signals nor traces it' no_neighbours
     see "signals of the runtime and of the container's own arrive" signals_arrive
     see 'after wharfd is started again, commands are confined' confined_after_restart
@@ -114,6 +115,23 @@ no_sysctls() {
     inside "$id" sh -c 'echo 0 >/proc/self/oom_score_adj'
     confined free-sysctls unconfined "{$few, \"apparmor\": {\"profile_type\": 1}}"
     inside "$(of apparmor free-sysctls)" sh -c 'echo 1 >/proc/sys/kernel/shm_rmid_forced'
+}
+
+# family CONTAINER NUMBER: makes a socket of this address family. Busybox has no program for it.
+family() {
+    inside "$1" perl -e "socket(my \$socket, $2, 5, 0) or die \"\$!\\n\""
+}
+
+# No request has a seccomp filter, so only AppArmor can refuse: 38 is alg, 40 is vsock, and 1 is unix.
+no_odd_sockets() {
+    local debian='"image": {"image": "docker.io/library/debian:bookworm"}'
+    crictl pull docker.io/library/debian:bookworm
+    container apparmor sockets "{$debian}"
+    refused 'ermission denied' family "$(of apparmor sockets)" 38
+    refused 'ermission denied' family "$(of apparmor sockets)" 40
+    family "$(of apparmor sockets)" 1
+    container apparmor free-sockets "{$debian, \"linux\": {\"security_context\": {\"apparmor\": {\"profile_type\": 1}}}}"
+    not refused 'ermission denied' family "$(of apparmor free-sockets)" 38
 }
 
 no_neighbours() {

@@ -48,7 +48,11 @@ fn a_profile_that_cannot_be_loaded_fails_the_container() {
         let words = "AppArmor profile: apparmor_parser failed: exit status: 1: syntax error, line 7";
         assert!(error.message().contains(words), "{error}");
         let given = std::fs::read_to_string(world.dir.join("profile")).unwrap();
-        assert!(given.contains("profile wharf-default flags=(") && given.contains("deny mount,"), "{given}");
+        for rule in
+            ["profile wharf-default flags=(", "deny mount,", "deny network alg,", "deny network vsock,"]
+        {
+            assert!(given.contains(rule), "{rule}: {given}");
+        }
         // Who is not to be confined is none the worse for it.
         let mut unconfined = client.container("unconfined", "exit 3");
         let profile_type = ProfileType::Unconfined.into();
