@@ -4,6 +4,7 @@
 
 mod machine;
 mod service;
+mod upkeep;
 
 use std::process::ExitCode;
 

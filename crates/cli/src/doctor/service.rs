@@ -7,13 +7,13 @@ use nix::sys::statfs::{ECRYPTFS_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, OVERLAYFS_
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
-use super::{Check, DaemonInfo, Verdict};
+use super::{Check, DaemonInfo, Verdict, upkeep};
 use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
 
 /// Where to look further.
-const LOG: &str = "see its log: journalctl -u wharfd";
+pub(super) const LOG: &str = "see its log: journalctl -u wharfd";
 
 /// All checks of wharfd. If it cannot be reached, only the first and the supervisor's are made.
 pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
@@ -41,6 +41,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
         disk("state", Path::new(&info.state), "remove pods (wharf rm), or other files on that file system"),
         open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
         quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
+        upkeep::trash(Path::new(&info.root)),
         Check::ok("network", info::network(&info)),
         additions(&info),
         plugins(&info),
@@ -49,6 +50,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     checks.push(supervisors(&pods));
     checks.push(stopped(&names(&pods), supervised()));
     checks.push(orphans(&mut daemon, Path::new(&info.state)).await);
+    checks.push(upkeep::links(&mut daemon, &info).await);
     checks.extend(conditions(&mut daemon).await);
     checks
 }
