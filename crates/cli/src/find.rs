@@ -1,7 +1,8 @@
 //! Resolves a name on the command line to a pod or a container.
 //!
 //! An id takes precedence over a name, and a name over the beginning of an id. A container's name is unique only within
-//! its pod, so it may be written POD/NAME. Where a command needs a container, a pod stands for its main container.
+//! its pod, so it may be written POD/NAME; a pod's name is unique only within its namespace, so NAMESPACE/ may stand
+//! before either. Where a command needs a container, a pod stands for its main container.
 
 use wharf_cri_api::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 
@@ -26,6 +27,10 @@ pub(crate) fn pod_name(pod: &PodSandbox) -> &str {
     pod.metadata.as_ref().map_or("", |metadata| &metadata.name)
 }
 
+fn pod_namespace(pod: &PodSandbox) -> &str {
+    pod.metadata.as_ref().map_or("", |metadata| &metadata.namespace)
+}
+
 pub(crate) fn container_name(container: &Container) -> &str {
     container.metadata.as_ref().map_or("", |metadata| &metadata.name)
 }
@@ -43,10 +48,11 @@ impl Listing {
     pub(crate) fn find(&self, text: &str) -> Result<Found<'_>, Error> {
         let pods = self.pods.iter().map(Found::Pod);
         let all: Vec<Found<'_>> = pods.chain(self.containers.iter().map(Found::Container)).collect();
-        let ways: [&dyn Fn(&Found<'_>) -> bool; 4] = [
+        let ways: [&dyn Fn(&Found<'_>) -> bool; 5] = [
             &|item| id(item) == text,
             &|item| matches!(item, Found::Pod(pod) if pod_name(pod) == text),
             &|item| matches!(item, Found::Container(container) if self.is_named(container, text)),
+            &|item| self.is_named_with_namespace(item, text),
             &|item| !text.is_empty() && id(item).starts_with(text),
         ];
         for way in ways {
@@ -121,14 +127,32 @@ impl Listing {
         }
     }
 
-    fn describe(&self, item: &Found<'_>) -> String {
+    fn is_named_with_namespace(&self, item: &Found<'_>, text: &str) -> bool {
+        let Some((namespace, name)) = text.split_once('/') else { return false };
         match item {
-            Found::Pod(pod) => format!("{}  the pod {}", short(&pod.id), pod_name(pod)),
+            Found::Pod(pod) => pod_namespace(pod) == namespace && pod_name(pod) == name,
             Found::Container(container) => {
-                format!("{}  the container {}", short(&container.id), self.full_name(container))
+                let is_there = self.pod_of(container).map(pod_namespace) == Some(namespace);
+                is_there && name.contains('/') && self.is_named(container, name)
             }
         }
     }
+
+    fn describe(&self, item: &Found<'_>) -> String {
+        match item {
+            Found::Pod(pod) => format!("{}  the pod {}{}", short(&pod.id), before(Some(pod)), pod_name(pod)),
+            Found::Container(container) => {
+                let (pod, name) = (self.pod_of(container), self.full_name(container));
+                format!("{}  the container {}{name}", short(&container.id), before(pod))
+            }
+        }
+    }
+}
+
+/// NAMESPACE/, if the pod has one.
+fn before(pod: Option<&PodSandbox>) -> String {
+    let namespace = pod.map(pod_namespace).filter(|namespace| !namespace.is_empty());
+    namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default()
 }
 
 fn id<'a>(item: &Found<'a>) -> &'a str {
@@ -203,6 +227,25 @@ mod tests {
         for unknown in ["", "nobody", "db/client", "aa11x"] {
             assert!(found(unknown).unwrap_err().contains("there is no"), "{unknown}");
         }
+    }
+
+    #[test]
+    fn of_pods_with_one_name_the_namespace_tells_which_is_meant() {
+        let mut listing = listing();
+        listing.pods.push(pod("aa44", "web"));
+        for (pod, namespace) in [(0, "shop"), (3, "blog")] {
+            listing.pods[pod].metadata.as_mut().unwrap().namespace = namespace.to_owned();
+        }
+        listing.containers.push(container("e166", "side", "aa44", ContainerState::ContainerRunning));
+        let find = |text: &str| listing.find(text).map(|item| id(&item).to_owned());
+        for text in ["web", "web/side"] {
+            let asked = find(text).unwrap_err().to_string();
+            assert!(["shop/web", "blog/web"].iter().all(|name| asked.contains(name)), "{asked}");
+        }
+        for (text, id) in [("shop/web", "aa11"), ("blog/web", "aa44"), ("blog/web/side", "e166")] {
+            assert_eq!(find(text).unwrap(), id, "{text}");
+        }
+        assert!(find("shop/db").is_err() && find("blog/side").is_err());
     }
 
     #[test]

@@ -21,7 +21,8 @@ Examples:
   wharf rm -f web                              stop it and remove it
 
 Give a pod, container or image by its name, its id, or the beginning of its id; a container
-also by POD/NAME. See `wharf COMMAND --help` for the rest.";
+also by POD/NAME. If pods of several namespaces have one name, put NAMESPACE/ before it. See
+`wharf COMMAND --help` for the rest.";
 
 /// The whole grammar, with its commands in groups.
 pub(crate) fn command() -> clap::Command {
