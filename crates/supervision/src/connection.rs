@@ -329,6 +329,21 @@ mod tests {
         daemon.join().unwrap();
     }
 
+    /// A supervisor may still answer what an earlier daemon asked for.
+    #[tokio::test]
+    async fn no_request_has_the_number_of_one_of_an_earlier_connection() {
+        let first = async || {
+            let (ours, theirs) = wharf_sys::socket::pair().unwrap();
+            let (connection, _events) = Connection::new(ours).unwrap();
+            let receive = move || wharf_wire::receive::<Request>(theirs.as_fd()).unwrap().unwrap().0.id;
+            tokio::select! {
+                answer = connection.greet(&[]) => panic!("nobody answers: {answer:?}"),
+                number = tokio::task::spawn_blocking(receive) => number.unwrap(),
+            }
+        };
+        assert_ne!(first().await, first().await);
+    }
+
     #[tokio::test]
     async fn requests_that_wait_are_bounded_and_leave_nothing() {
         let (ours, _theirs) = wharf_sys::socket::pair().unwrap();

@@ -165,3 +165,17 @@ async fn round(work: impl Future<Output = ()> + Send + 'static) {
         tracing::error!(%error, "a round of housekeeping panicked");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_round_that_panics_ends_no_more_than_itself() {
+        let rounds = async {
+            round(async { panic!("a bug") }).await;
+            "the next one"
+        };
+        assert_eq!(rounds.await, "the next one");
+    }
+}

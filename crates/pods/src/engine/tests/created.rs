@@ -7,7 +7,7 @@ use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _};
 use wharf_wire::v1::failure::Kind;
 
 use super::supervisor::{PID, Supervisor, exited};
-use super::world::{World, alone, container_config, pod_config};
+use super::world::{World, alone, container_config, pod_config, until};
 use crate::pod::Pod;
 
 fn resources(config: &mut ContainerConfig) -> &mut LinuxContainerResources {
@@ -157,6 +157,21 @@ fn an_end_before_anyone_knows_the_container_is_not_lost() {
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
         let [container] = pod.containers().try_into().expect("it is listed, for who asks how it ended");
         assert_eq!((container.exit(), container.pid()), (Exit::Code(5), 0));
+    });
+}
+
+/// As if the supervisor had died between its answer and the moment from which everybody knows the container.
+#[test]
+fn a_container_that_nobody_knew_when_its_supervisor_died_does_not_wait_for_ever() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.create(&pod).await;
+        world.engine.table.remove_container(&pod, &container);
+        supervisor.die();
+        until(|| pod.contact().is_gone()).await;
+        world.engine.publish(&pod, &container).await;
+        assert!(container.is_exited());
+        world.engine.remove_pod(pod.id().as_str()).await.unwrap();
     });
 }
 

@@ -1,5 +1,6 @@
 //! StopContainer, RemoveContainer and UpdateContainerResources.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use wharf_cri_api::v1::{ContainerEventType, LinuxContainerResources};
@@ -7,7 +8,7 @@ use wharf_records::ContainerRecord;
 use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _};
 use wharf_wire::v1::failure::Kind;
 
-use super::world::{World, alone};
+use super::world::{World, alone, container_config};
 use crate::container::Container;
 use crate::pod::Pod;
 
@@ -148,5 +149,50 @@ fn an_update_changes_limits_and_record_or_neither() {
         world.engine.stop_container(id, Duration::ZERO).await.unwrap();
         let late = world.engine.update_container(id, limits(256, "")).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::FailedPrecondition, "{late}");
+    });
+}
+
+/// A process that the kernel does not let die as long as this exists: it is also in a cgroup of v1's freezer.
+struct Undead {
+    process: std::process::Child,
+    freezer: PathBuf,
+}
+
+impl Undead {
+    fn in_cgroup(directory: &Path) -> Self {
+        let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let freezer = PathBuf::from(format!("/sys/fs/cgroup/freezer/wharf-pods-test-{}", process.id()));
+        std::fs::create_dir(&freezer).expect("this test needs the freezer of cgroup v1");
+        for cgroup in [directory, &freezer] {
+            std::fs::write(cgroup.join("cgroup.procs"), process.id().to_string()).unwrap();
+        }
+        std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+        Self { process, freezer }
+    }
+}
+
+impl Drop for Undead {
+    fn drop(&mut self) {
+        std::fs::write(self.freezer.join("freezer.state"), "THAWED").unwrap();
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        std::fs::remove_dir(&self.freezer).unwrap();
+    }
+}
+
+#[test]
+fn one_process_that_does_not_die_holds_up_the_end_of_no_other_container() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        world.start(&pod).await;
+        let other = world.try_create(&pod, container_config("other")).await.unwrap();
+        world.engine.start_container(other.as_str()).await.unwrap();
+        let [first, second] = pod.containers().try_into().unwrap();
+        let undead = Undead::in_cgroup(&first.cgroup().unwrap().kill_directory());
+        supervisor.die();
+        second.exited().await;
+        assert!(!first.is_exited(), "something of it is left");
+        drop(undead);
+        first.exited().await;
     });
 }

@@ -164,6 +164,22 @@ fn snapshots_of_no_container_are_swept() {
 }
 
 #[test]
+fn a_snapshot_that_cannot_be_removed_keeps_no_other() {
+    alone(async |world| {
+        let snapshots = &world.engine.parts.snapshots;
+        let top = world.engine.parts.images.list()[0].layers()[0].clone();
+        for byte in 1..=3 {
+            snapshots.prepare(&wharf_types::ContainerId::from_random([byte; 32]), &top, None).unwrap();
+        }
+        let first = snapshots.list().unwrap()[0].clone();
+        // Something is mounted there.
+        world.limit_files(&world.layout().snapshots().join(first.as_str()), 1);
+        world.next_engine().recover().await.unwrap();
+        assert_eq!(snapshots.list().unwrap(), [first]);
+    });
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_read_keeps_no_daemon_from_starting() {
     alone(async |world| {
         let next = world.next_engine();
