@@ -45,6 +45,8 @@ pub enum Then {
     Keep,
     /// It is closed.
     Close,
+    /// It is closed without a word: over TLS, without a close_notify.
+    Vanish,
     /// Nothing more, until the client goes away.
     Stall,
     /// The body again and again, until the client goes away.
@@ -285,6 +287,7 @@ async fn write(
             stream.shutdown().await.ok();
             None
         }
+        Then::Vanish => None,
         Then::Stall => {
             stream.read_u8().await.ok();
             None

@@ -5,6 +5,7 @@ use std::time::Duration;
 use wharf_registry::Limits;
 use wharf_types::{ErrorKind, Failure};
 
+use crate::authority::{Valid, self_signed};
 use crate::image::{Content, TestLayer, gzip, noise, plain, sha256};
 use crate::server::{Reply, Request, Server, Then, honest};
 use crate::world::{World, file_of, patient, short};
@@ -150,6 +151,36 @@ async fn an_orderly_end_before_the_end_is_resumed_too() {
     world.pull(&server.reference(":v1")).await.unwrap();
     let (server, _) = with_layer(|_, blob| Some(Reply::new(200, &blob[..9]).length(None))).await;
     must_fail(&server, patient(), ErrorKind::DataLoss, &["after 9 of"]).await;
+}
+
+/// Such an end could be anybody's: only a close_notify, or the announced length, says that a body is whole.
+#[tokio::test]
+async fn a_tls_connection_that_vanishes_ends_no_document_and_no_blob_before_its_end() {
+    let (certificate, acceptor) = self_signed(&["127.0.0.1"], Valid::Now);
+    let (layer, content) = one_layer();
+    let (path, blob) = (layer.path(), layer.blob.clone());
+    let vanishes = |reply: Reply| reply.length(None).then(Then::Vanish);
+    let script = move |request: &Request| {
+        let whole = vanishes(Reply::new(200, blob.as_slice()));
+        (request.path() == path).then_some(whole)
+    };
+    let server = Server::tls(content.clone(), acceptor.clone(), script).await;
+    let trusting = |server: &Server| {
+        let host = format!("{}/hosts.toml", server.address);
+        World::with(
+            patient(),
+            &[(&host, "ca = \"ca.pem\""), (&host.replace("hosts.toml", "ca.pem"), &certificate)],
+        )
+    };
+    trusting(&server).pull(&server.reference(":v1")).await.unwrap();
+    assert_eq!(server.count(&layer.path()), 1, "all of it was there");
+    let server = Server::tls(content.clone(), acceptor, move |request| {
+        let is_manifest = request.method == "GET" && request.path().contains("/manifests/");
+        is_manifest.then(|| vanishes(Reply::new(200, r#"{"schemaVersion":2"#)))
+    })
+    .await;
+    let (error, text) = trusting(&server).fail(&server.reference(":v1")).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{text}");
 }
 
 #[tokio::test]
