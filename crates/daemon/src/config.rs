@@ -503,6 +503,43 @@ mod tests {
         assert_eq!(toml::from_str::<toml::Table>(&text.join("\n")).unwrap(), every, "a key is missing");
     }
 
+    /// What the crates are given of a configuration in which one key has another value than by default.
+    fn handed_on(section: &str, key: &str, value: toml::Value) -> String {
+        let mut table = toml::Table::try_from(Config::default()).unwrap();
+        // Without it nobody asks for the other files of TLS.
+        table["streaming"]["tls_certificate"] = "/certificate".into();
+        table[section][key] = value;
+        let config: Config = table.try_into().unwrap();
+        format!("{:?} {:?} {:?}", config.images(), config.registry().unwrap(), config.streaming())
+    }
+
+    fn another(value: &toml::Value) -> toml::Value {
+        use toml::Value;
+        match value {
+            Value::Integer(number) => Value::Integer(number + 1),
+            Value::String(text) if text.parse::<SocketAddr>().is_ok() => "127.0.0.9:9".into(),
+            Value::String(_) => "/another".into(),
+            Value::Array(_) => Value::Array(vec!["another".into()]),
+            Value::Table(_) => toml::toml! { "another.example" = ["tokens.example"] }.into(),
+            other => panic!("{other} has a type that no key had before"),
+        }
+    }
+
+    #[test]
+    fn every_key_about_images_registries_and_sessions_reaches_its_crate() {
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        for section in ["images", "registry", "streaming"] {
+            // What is pinned is handed on as it is.
+            for (key, value) in
+                defaults[section].as_table().unwrap().iter().filter(|(key, _)| *key != "pinned")
+            {
+                let (as_is, changed) = (value.clone(), another(value));
+                let is_dropped = handed_on(section, key, as_is) == handed_on(section, key, changed);
+                assert!(!is_dropped, "{section}.{key}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_dumped_reads_back() {
         let config = Config::default();
