@@ -8,7 +8,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tonic::{Code, Status};
+use wharf_cri_api::admin::InfoRequest;
+use wharf_cri_api::admin::admin_client::AdminClient;
 use wharf_cri_api::v1::*;
+use wharf_tests::connect::connect;
 
 use crate::client::{Client, own_processes, pod_security};
 use crate::host_mounts::host_mounts;
@@ -460,6 +463,9 @@ fn a_kubelet_that_sends_a_pod_cidr_makes_the_node_wait_for_its_network() {
             let runtime_config = Some(RuntimeConfig { network_config });
             let request = UpdateRuntimeConfigRequest { runtime_config };
             world.client.runtime.clone().update_runtime_config(request).await.unwrap();
+            let mut admin = AdminClient::new(connect(&world.daemon.socket()).await.unwrap());
+            let shown = admin.info(InfoRequest {}).await.unwrap().into_inner().subnets;
+            assert_eq!(shown, "10.244.3.0/24", "what is in effect, not what is configured");
             let waiting = network_condition(world).await;
             assert_eq!((waiting.status, &*waiting.reason), (false, "NoCniConfig"), "{}", waiting.message);
             refused(

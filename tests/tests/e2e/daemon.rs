@@ -60,6 +60,13 @@ impl Daemon {
         self.child = spawn(&self.dir, &self.built);
     }
 
+    /// The same with a variable in its environment.
+    pub(crate) fn start_with(&mut self, name: &str, value: &str) {
+        let mut command = place::command(&self.built.wharfd);
+        command.env(name, value);
+        self.child = start(&self.dir, command);
+    }
+
     /// The same with strace and these options; its output is the file `calls` in the test's directory.
     pub(crate) fn start_traced(&mut self, options: &[&str]) {
         let mut strace = place::command(Path::new("strace"));

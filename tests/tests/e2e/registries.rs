@@ -5,6 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use nix::pty::openpty;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 use tonic::{Code, Status};
 use wharf_cri_api::v1::{AuthConfig, PullImageRequest};
 
@@ -63,6 +65,27 @@ fn an_authority_of_hosts_toml_is_trusted() {
         let id = world.client.pull(IMAGE).await.unwrap();
         hosts(world, &own, &good);
         assert_eq!(world.client.pull(&format!("{own}/app:v1")).await.unwrap(), id);
+    });
+}
+
+#[test]
+fn a_proxy_in_the_daemons_environment_is_asked() {
+    run(async |world| {
+        let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = proxy.local_addr().unwrap();
+        world.daemon.end().await;
+        world.daemon.start_with("HTTPS_PROXY", &format!("http://{address}"));
+        world.connect().await;
+        // Afterwards nobody listens any more.
+        let asked = async move {
+            let mut told = [0; 37];
+            proxy.accept().await.unwrap().0.read_exact(&mut told).await.unwrap();
+            String::from_utf8(told.to_vec()).unwrap()
+        };
+        let (told, pulled) = tokio::join!(asked, world.client.pull(IMAGE));
+        assert_eq!(told, "CONNECT registry.example:443 HTTP/1.1");
+        let error = pulled.unwrap_err();
+        assert!(error.message().contains(&address.to_string()), "{error}");
     });
 }
 

@@ -46,6 +46,29 @@ fn the_daemon_may_open_many_files_and_containers_as_many_as_it_was_given() {
     });
 }
 
+/// `wharf doctor` counts with two.
+#[test]
+fn a_container_takes_two_of_the_daemons_descriptors_while_it_is_measured() {
+    const CONTAINERS: usize = 8;
+    world::run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("p")).await.unwrap();
+        let measured = async |name: &str| {
+            let id = client.launch(&pod, &client.container(name, "sleep 1000")).await.unwrap();
+            client.container_stats(&id).await;
+        };
+        measured("first").await;
+        let before = world.daemon.descriptors().len();
+        for number in 0..CONTAINERS {
+            measured(&format!("c{number}")).await;
+        }
+        until("it has closed what it had opened", async || {
+            (world.daemon.descriptors().len() <= before + 2 * CONTAINERS).then_some(())
+        })
+        .await;
+    });
+}
+
 #[test]
 fn a_hangup_changes_the_level_of_the_log_and_nothing_else() {
     world::run(async |world| {
