@@ -20,16 +20,9 @@ const ROUNDS: usize = 64;
 const FREEZER_ROUNDS: usize = 64;
 
 /// Sends SIGKILL to every process in a cgroup directory and below it. `entries` are the files through which a process
-/// enters the container's other cgroups; one of these may be v1's freezer, or in it below the directory.
+/// enters the container's other cgroups; one of these may be in v1's freezer.
 pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
-    let entered = || entries.iter().filter_map(|entry| entry.as_path().parent());
-    let whole = entered().filter_map(Path::parent).find(|above| *above == directory);
-    let freezers: Vec<PathBuf> = whole
-        .into_iter()
-        .chain(entered())
-        .map(|cgroup| cgroup.join("freezer.state"))
-        .filter(|state| state.exists())
-        .collect();
+    let freezers = freezers(directory, entries);
     if let Err(error) = write_value(directory.join("cgroup.kill"), "1") {
         // The file is missing on v1, and on v2 before Linux 5.14.
         if !is_gone(error.errno) {
@@ -39,6 +32,16 @@ pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
     }
     // Somebody may have frozen them, and v1's freezer holds back even SIGKILL.
     thaw(directory, &freezers);
+}
+
+/// The states of v1's freezers that may hold the processes, the outermost first: of the cgroups that they entered and, if
+/// these are inside that which is killed, of those around them in each hierarchy.
+fn freezers(directory: &Path, entries: &[HostPath]) -> Vec<PathBuf> {
+    let entered = || entries.iter().filter_map(|entry| entry.as_path().parent());
+    let is_enclosed = entered().any(|entered| entered.parent() == Some(directory));
+    let around = entered().filter_map(Path::parent).filter(|_| is_enclosed);
+    let states = around.chain(entered()).map(|cgroup| cgroup.join("freezer.state"));
+    states.filter(|state| state.exists()).collect()
 }
 
 /// Kills the listed processes until none is listed. While they are frozen none of them can fork, however fast it is.
@@ -187,6 +190,38 @@ mod tests {
         let child = std::process::Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pid = child.id().cast_signed();
         (child, pid)
+    }
+
+    /// Makes files in a directory, and the directories above them; returns their paths.
+    fn files<const N: usize>(top: &Path, names: [&str; N]) -> [PathBuf; N] {
+        names.map(|name| {
+            let file = top.join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, "").unwrap();
+            file
+        })
+    }
+
+    #[test]
+    fn a_freezer_may_be_around_what_was_entered_in_another_hierarchy() {
+        let dir = tempfile::tempdir().unwrap();
+        let [pod, whole, inside, plain] = files(
+            dir.path(),
+            [
+                "freezer/pod/freezer.state",
+                "freezer/pod/c/freezer.state",
+                "freezer/pod/c/container/freezer.state",
+                "freezer/pod/d/freezer.state",
+            ],
+        );
+        let entry = |name: &str| HostPath::new(dir.path().join(name).to_str().unwrap()).unwrap();
+        let found =
+            |killed: &str, entries: [&str; 2]| freezers(&dir.path().join(killed), &entries.map(entry));
+        let enclosed = ["unified/pod/c/container/cgroup.procs", "freezer/pod/c/container/tasks"];
+        assert_eq!(found("unified/pod/c", enclosed), [whole.clone(), inside.clone()]);
+        assert_eq!(found("freezer/pod/c", ["cpu/pod/c/container/tasks", enclosed[1]]), [whole, inside]);
+        let alone = found("unified/pod/d", ["unified/pod/d/cgroup.procs", "freezer/pod/d/tasks"]);
+        assert!(alone == [plain] && pod.exists(), "the pod's own is somebody else's");
     }
 
     #[test]

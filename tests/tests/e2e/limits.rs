@@ -15,7 +15,7 @@ fn memory(mib: i64) -> LinuxContainerResources {
 }
 
 /// A container without a seccomp profile, which finds the host's programs in `/host`.
-fn unconfined(client: &Client, name: &str, script: &str) -> ContainerConfig {
+pub(crate) fn unconfined(client: &Client, name: &str, script: &str) -> ContainerConfig {
     let mut config = client.container(name, script);
     let unconfined = security_profile::ProfileType::Unconfined.into();
     security(&mut config).seccomp = Some(SecurityProfile { profile_type: unconfined, ..Default::default() });

@@ -9,6 +9,7 @@ use wharf_cri_api::v1::NamespaceMode;
 
 use crate::client::{pod_security, security};
 use crate::daemon::process_with;
+use crate::limits::unconfined;
 use crate::streams::{ALL, Session, Speech, TERMINAL};
 use crate::world::{run, until};
 
@@ -122,6 +123,25 @@ fn a_paused_container_can_be_stopped() {
             assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
             assert_eq!(processes_of(&id), 0);
         }
+    });
+}
+
+/// The cgroup around its own is in v1's freezer, too, also where its processes are killed by the unified hierarchy.
+#[test]
+fn a_container_that_is_paused_from_around_its_cgroup_can_be_stopped() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("around")).await.unwrap();
+        let mut config = unconfined(client, "main", "sleep 1000");
+        config.mounts.clear();
+        let id = client.launch(&pod, &config).await.unwrap();
+        let directory = PathBuf::from(format!("/sys/fs/cgroup/freezer/wharf/{pod}/{id}"));
+        assert!(directory.join("container").exists());
+        let freezer = Freezer { file: directory.join("freezer.state"), frozen: "FROZEN", thawed: "THAWED" };
+        freezer.freeze();
+        client.stop_container(&id, 0).await.unwrap();
+        assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
+        drop(freezer);
     });
 }
 
