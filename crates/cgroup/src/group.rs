@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::deep;
 use crate::delegate;
 use crate::detect::{Cgroups, Controller, Hierarchy, Kind};
 use crate::error::Error;
@@ -117,22 +118,19 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Late`] if some are left, [`Error::Parse`] if the kernel lists a process that this process cannot see.
     pub fn kill(&self, patience: Duration) -> Result<(), Error> {
-        let inside = self.inside();
-        let thaw_inside = || inside.as_ref().map_or(Ok(()), Self::thaw_by_v1);
-        // The container itself may have frozen that one.
-        thaw_inside()?;
-        self.tracker().kill(patience)?;
         self.thaw_by_v1()?;
-        thaw_inside()
+        self.tracker().kill(patience)?;
+        self.thaw_by_v1()
     }
 
-    /// Thaws what v1's freezer has frozen, which holds back even SIGKILL, also on hybrid.
+    /// Thaws what v1's freezer has frozen, which holds back even SIGKILL, also on hybrid. A container may have frozen the
+    /// one that has its processes, and others that it made below that.
     fn thaw_by_v1(&self) -> Result<(), Error> {
         let Some((Kind::V1, directory)) = self.home(Controller::Freezer) else { return Ok(()) };
-        match files::write(&directory.join("freezer.state"), "THAWED") {
+        deep::each(&directory, |at| match files::write(&at.join("freezer.state"), "THAWED") {
             Err(Error::Write { source, .. }) if is_gone(&source) => Ok(()),
             thawed => thawed,
-        }
+        })
     }
 
     /// Waits until no process is left in the cgroup and below it.

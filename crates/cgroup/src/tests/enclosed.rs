@@ -94,10 +94,15 @@ fn processes_are_inside_and_reached_from_above() {
     assert_eq!(fresh.0.stats(Extent::Tasks).pids.current, Some(1));
     fresh.0.freeze(PATIENCE).unwrap();
     fresh.0.thaw(PATIENCE).unwrap();
-    // By v1's freezer, in which a container may freeze itself.
+    // By v1's freezer, in which a container may freeze itself, and what it has made below.
     let inside = fresh.0.inside().unwrap();
     if let Some((Kind::V1, directory)) = inside.home(Controller::Freezer) {
-        std::fs::write(directory.join("freezer.state"), "FROZEN").unwrap();
+        let below = directory.join("below");
+        std::fs::create_dir(&below).unwrap();
+        std::fs::write(below.join("cgroup.procs"), shell.pid().to_string()).unwrap();
+        for frozen in [&below, &directory] {
+            std::fs::write(frozen.join("freezer.state"), "FROZEN").unwrap();
+        }
     }
     fresh.0.kill(PATIENCE).unwrap();
     assert_eq!(shell.end(), Some(9));
