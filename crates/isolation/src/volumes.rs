@@ -22,22 +22,23 @@ use wharf_types::{Disk, Reserve};
 
 use crate::root::kind;
 
-/// Into how many of a container's volumes each directory is copied at most. Volumes may lie in one another, and links
-/// may lead several of them to the same place: an image must not have its content copied once for each.
+/// Into how many of a container's volumes each directory, and each file with several names, is copied at most. Volumes may
+/// lie in one another, links may lead several of them to the same place, and a file may have a name in each: an image must
+/// not have its content copied once for each.
 const COPIES_LIMIT: u8 = 8;
 
 /// What is copied into all of a container's volumes.
 #[derive(Debug)]
 pub(crate) struct Copies {
-    /// How often each directory of the image has been copied.
-    directories: HashMap<(u64, u64), u8>,
+    /// How often each directory of the image, and each file with several names, has been copied.
+    counted: HashMap<(u64, u64), u8>,
     reserve: Reserve,
 }
 
 impl Copies {
     /// None so far. The disk of the volumes keeps its reserve.
     pub(crate) fn within(reserve: Reserve) -> Self {
-        Self { directories: HashMap::new(), reserve }
+        Self { counted: HashMap::new(), reserve }
     }
 
     /// Checks that the disk of a volume has room for so many bytes more, or for a file of any kind.
@@ -53,10 +54,12 @@ impl Copies {
         checked.map_err(|error| Error::new("copying", error.to_string(), Errno::ENOSPC))
     }
 
-    fn count(&mut self, directory: &FileStat) -> Result<()> {
-        let copies = self.directories.entry((directory.st_dev, directory.st_ino)).or_default();
+    fn count(&mut self, copied: &FileStat) -> Result<()> {
+        let copies = self.counted.entry((copied.st_dev, copied.st_ino)).or_default();
         if *copies == COPIES_LIMIT {
-            let what = format!("a directory that is in more than {COPIES_LIMIT} volumes");
+            let what = format!(
+                "a directory or a file with several names that is in more than {COPIES_LIMIT} volumes"
+            );
             return Err(Error::new("copying", what, Errno::EINVAL));
         }
         *copies += 1;
@@ -123,6 +126,7 @@ impl Copy<'_> {
                 return nix::unistd::linkat(self.to, first, &to, name, LinkatFlags::empty())
                     .named("linkat", named);
             }
+            self.copies.count(&stat)?;
             self.linked.insert((stat.st_dev, stat.st_ino), path.to_owned());
         }
         // What a file takes, and not its size: it may have holes.
@@ -333,6 +337,24 @@ mod tests {
         let error = copy(8, "image/outer/inner").unwrap_err();
         assert_eq!(error.errno, Errno::EINVAL);
         assert!(error.to_string().contains("in more than 8 volumes"), "{error}");
+    }
+
+    #[test]
+    fn a_file_with_many_names_is_copied_into_a_few_volumes_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut copies = Copies::within(Reserve::default());
+        fs::write(temp.path().join("file"), "content").unwrap();
+        let mut copy = |n: u8| {
+            let [image, volume] = ["image", "volume"].map(|side| temp.path().join(format!("{side}-{n}")));
+            [&image, &volume].iter().for_each(|directory| fs::create_dir(directory).unwrap());
+            for name in ["one", "two"] {
+                fs::hard_link(temp.path().join("file"), image.join(name)).unwrap();
+            }
+            super::fill(open_directory(&volume).as_fd(), open_directory(&image).as_fd(), &mut copies)
+        };
+        (0..8).for_each(|n| copy(n).unwrap());
+        let error = copy(8).unwrap_err();
+        assert!(error.errno == Errno::EINVAL && error.to_string().contains("several names"), "{error}");
     }
 
     #[test]
