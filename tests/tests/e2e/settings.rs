@@ -394,6 +394,25 @@ fn limits_reach_the_cgroup_and_can_be_changed() {
     });
 }
 
+/// A kubelet repeats a container's score in each update, whatever that changes.
+#[test]
+fn an_update_leaves_alone_who_has_chosen_a_score() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("scores")).await.unwrap();
+        let mut config = client.container("main", "echo 700 >/proc/self/oom_score_adj; exec sleep 1000");
+        config.linux.as_mut().unwrap().resources = Some(limited());
+        let id = client.launch(&pod, &config).await.unwrap();
+        let score = async || client.output(&id, "cat /proc/1/oom_score_adj").await;
+        until("it has chosen", async || (score().await == "700").then_some(())).await;
+        client.update(&id, LinuxContainerResources { cpu_quota: 20_000, ..limited() }).await.unwrap();
+        assert_eq!(limits(&pod, &id).1, 20_000);
+        assert_eq!(score().await, "700");
+        client.update(&id, raised()).await.unwrap();
+        assert_eq!(score().await, "654");
+    });
+}
+
 #[test]
 fn of_an_update_that_is_refused_nothing_is_done() {
     run(async |world| {

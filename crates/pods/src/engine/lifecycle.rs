@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use wharf_cgroup::{Cgroup, Limits, OldScores};
 use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_nri::Update;
@@ -23,6 +24,9 @@ use super::{Engine, KILL_PATIENCE, hooks};
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
+
+/// How long after a killed container's processes are gone its supervisor may take to report that.
+const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Executes a created container's program.
@@ -80,7 +84,7 @@ impl Engine {
     /// this call returns.
     async fn not_started(&self, pod: &Pod, container: &Container, error: &Error) {
         self.record_failure(pod, container, error).await;
-        drop(tokio::time::timeout(KILL_PATIENCE, container.exited()).await);
+        drop(timeout(KILL_PATIENCE, container.exited()).await);
         container.explain_exit();
     }
 
@@ -138,13 +142,18 @@ impl Engine {
     /// Kills a container's processes through its supervisor or, if that does not respond, through its cgroup. The
     /// supervisor itself is left alone, because it has other containers, too.
     async fn kill(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
-        if self.signal(pod, container, Signal::KillAll).await
-            && tokio::time::timeout(KILL_PATIENCE, container.exited()).await.is_ok()
-        {
+        let asked = self.signal(pod, container, Signal::KillAll).await;
+        let is_told = async |patience| asked && timeout(patience, container.exited()).await.is_ok();
+        if is_told(KILL_PATIENCE).await {
             return Ok(());
         }
         self.kill_container(container).await?;
-        if container.is_exited() { Ok(()) } else { self.lost(pod, container).await }
+        // A supervisor that responds tells in a moment how it ended.
+        if is_told(REPORT_PATIENCE).await || container.is_exited() {
+            Ok(())
+        } else {
+            self.lost(pod, container).await
+        }
     }
 
     /// Sends a signal; returns whether it was sent.
@@ -215,11 +224,14 @@ fn update_blocking(path: &Path, container: &Container, update: &Update) -> Resul
     let Update { asked: new, resources } = update;
     let mut record = container.record();
     let linux = record.config.linux.get_or_insert_default();
-    linux.resources = Some(planner::merge_resources(&linux.resources.clone().unwrap_or_default(), new));
+    let old = linux.resources.take().unwrap_or_default();
+    linux.resources = Some(planner::merge_resources(&old, new));
     // The record is written first: without disk space for it, the limits must not change.
     let staged = record.stage(path)?;
     if let Some(cgroup) = container.cgroup() {
-        let (limits, score) = (planner::limits(resources)?, planner::oom_score(new));
+        // A score that stays as it is leaves alone the processes that have chosen theirs.
+        let score = planner::oom_score(new).filter(|score| planner::oom_score(&old) != Some(*score));
+        let limits = planner::limits(resources)?;
         change_limits(cgroup, &limits, score).stage("changing the container's limits")?;
         container.meter().forget_limits();
     }
