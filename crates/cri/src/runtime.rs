@@ -122,6 +122,16 @@ impl Runtime {
         self.readings.metrics(move || metrics::gather(&engine)).await
     }
 
+    /// The handlers, with user namespaces as long as this machine can make them.
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        let mut handlers = self.handlers.clone();
+        let has_users = self.engine.user_namespaces().is_ok();
+        for features in handlers.iter_mut().filter_map(|handler| handler.features.as_mut()) {
+            features.user_namespaces &= has_users;
+        }
+        handlers
+    }
+
     async fn conditions(&self) -> Vec<RuntimeCondition> {
         let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));
         let network = self.ask(move || network.readiness()).await;
@@ -195,7 +205,7 @@ impl RuntimeService for Runtime {
         Ok(Response::new(StatusResponse {
             status: Some(RuntimeStatus { conditions: self.conditions().await }),
             info,
-            runtime_handlers: self.handlers.clone(),
+            runtime_handlers: self.handlers(),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 mount_options: true,

@@ -77,7 +77,8 @@ pub(crate) fn container_item(container: &Container) -> ContainerItem {
         id: container.id().to_string(),
         pod_sandbox_id: container.pod_id().to_string(),
         metadata: record.config.metadata.clone(),
-        image: record.config.image.clone(),
+        // Images belong to all handlers; by this field the kubelet would look for that of one.
+        image: record.config.image.clone().map(|image| ImageSpec { runtime_handler: String::new(), ..image }),
         image_ref: record.image_ref.clone(),
         state: state.into(),
         created_at: record.created_at_ns,
