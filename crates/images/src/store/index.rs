@@ -182,8 +182,9 @@ impl Index {
         unused.map(|(name, layer)| (name, layer.usage)).collect()
     }
 
+    /// What is on disk, also layers that only a container or an interrupted pull still has.
     pub(super) fn usage(&self) -> Usage {
-        let layers = self.layers.values().filter(|layer| layer.images > 0).map(|layer| layer.usage);
+        let layers = self.layers.values().map(|layer| layer.usage);
         // The record, the config and the manifest.
         let documents = Usage { bytes: 3 * 4096, inodes: 3 };
         layers.chain(self.images.values().map(|_| documents)).sum()
