@@ -39,7 +39,7 @@ pub(crate) struct Claims {
 struct Network {
     path: PathBuf,
     _file: File,
-    _socket: Socket,
+    socket: Socket,
 }
 
 /// Why there is no claim.
@@ -84,6 +84,14 @@ impl Claims {
         KEPT.get_or_init(|| self)
     }
 
+    /// Lets others find out who has the network, as long as this process lives.
+    pub(crate) async fn show(&self) {
+        let Some(Network { socket, .. }) = &self.network else { return };
+        if let Err(error) = socket.clear_queue().await {
+            tracing::debug!(%error, "nobody is shown by a socket who has this machine's network");
+        }
+    }
+
     /// Removes the file that says whose the network is.
     pub(crate) fn withdraw(&self) -> anyhow::Result<()> {
         let Some(Network { path, .. }) = &self.network else { return Ok(()) };
@@ -111,7 +119,7 @@ fn pods(layout: &Layout) -> Result<File, Unclaimed> {
 /// The name of the file is that of the network namespace.
 fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
     // Before the file: the kernel closes a process's descriptors in order, so who gets the lock can have the socket.
-    let mut socket = Socket::new().context("opening a socket").map_err(Unclaimed::Failed)?;
+    let socket = Socket::new().context("opening a socket").map_err(Unclaimed::Failed)?;
     let open = || {
         let namespace = std::fs::metadata("/proc/self/ns/net")?.ino();
         let path = run.join(format!("wharf-network-{namespace}.lock"));
@@ -145,7 +153,7 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
     if let Err(error) = written {
         tracing::debug!(%error, "nobody is told who has this machine's network");
     }
-    Ok(Network { path, _file: file, _socket: socket })
+    Ok(Network { path, _file: file, socket })
 }
 
 /// Whether there are pods in a state directory, and it is not the own one under another path.

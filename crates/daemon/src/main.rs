@@ -118,6 +118,7 @@ impl Node {
         let layout = Layout::new(config.state.clone(), config.root.clone());
         let taken = |unclaimed: &Unclaimed| matches!(unclaimed, Unclaimed::Taken(_));
         let claims = patiently(|| Claims::make(&layout), taken).await?.keep();
+        tokio::spawn(claims.show());
         let in_use = |error: &StoreError| matches!(error, StoreError::InUse { .. });
         let images = patiently(|| Store::open_with(&config.root, config.images()), in_use).await;
         let images =

@@ -5,36 +5,49 @@
 //! else a container in the host's network could keep wharfd from starting.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::sockopt::{PeerCredentials, SendTimeout};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, UnixCredentials, bind, connect, getsockopt, listen,
-    socket,
+    setsockopt, socket,
 };
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use wharf_sys::socket::accept;
 use wharf_types::capability::SYS_ADMIN;
 
 use super::Unclaimed;
 
 const NAME: &[u8] = b"wharf-network";
+/// How many connections are taken from the queue between two pauses. A full queue, of 4,096 as the kernel has it, is
+/// empty after two seconds.
+const AT_ONCE: usize = 256;
+/// The pause, so that somebody who does nothing but connect does not keep wharfd busy.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The pause if no connection can be accepted: descriptors may have run short.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait for a place in the queue of whoever has the name: a wharfd takes out what is in its own.
+const PATIENCE_MS: i64 = 5_000;
 
-/// A socket, which is a claim once it has the name. Nobody accepts connections to it: it only shows whose it is.
+/// A socket, which is a claim once it has the name. It only shows whose it is: whoever connects to it gets nothing.
 #[derive(Debug)]
 pub(super) struct Socket(OwnedFd);
 
 impl Socket {
     pub(super) fn new() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        Ok(Self(socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?))
+        open(SockFlag::SOCK_NONBLOCK).map(Self)
     }
 
     /// Takes the name, unless another wharfd has it. If it cannot be had for another reason, there is no claim.
-    pub(super) fn claim(&mut self) -> Result<(), Unclaimed> {
+    pub(super) fn claim(&self) -> Result<(), Unclaimed> {
         let bound = UnixAddr::new_abstract(NAME).and_then(|name| bind(self.0.as_raw_fd(), &name));
         let Err(errno) = bound.and_then(|()| listen(&self.0, Backlog::MAXCONN)) else { return Ok(()) };
         if errno == Errno::EADDRINUSE
-            && let Ok(Some(other)) = owner()
+            && let Ok(Some(other)) = owner(PATIENCE_MS)
         {
             return Err(Unclaimed::Refused(anyhow::anyhow!(
                 "another wharfd ({other}, with mounts of its own) has the network of this machine: stop that one first, \
@@ -47,12 +60,40 @@ impl Socket {
         );
         Ok(())
     }
+
+    /// Closes what others connect, as long as this process lives: with a full queue nobody could find out whose the name
+    /// is. Ends at once if this is no claim.
+    pub(super) async fn clear_queue(&self) -> io::Result<()> {
+        #[expect(
+            deprecated,
+            reason = "what its successor asks of the caller, unsafely, a borrowed descriptor upholds by itself"
+        )]
+        let queue = AsyncFd::with_interest(self.0.as_fd(), Interest::READABLE)?;
+        loop {
+            let mut ready = queue.readable().await?;
+            let refused = (0..AT_ONCE).find_map(|_| accept(self.0.as_fd()).err());
+            let pause = match refused.map(|error| error.errno) {
+                None => PAUSE,
+                Some(Errno::EAGAIN) => {
+                    ready.clear_ready();
+                    PAUSE
+                }
+                Some(unnamed @ Errno::EINVAL) => return Err(unnamed.into()),
+                Some(_) => LONG_PAUSE,
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
 }
 
-/// Who has the name, for people, if that may be a wharfd.
-fn owner() -> io::Result<Option<String>> {
-    // Never waits: the queue of somebody else's socket may be full.
-    let Socket(own) = Socket::new()?;
+fn open(flags: SockFlag) -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Unix, SockType::SeqPacket, flags | SockFlag::SOCK_CLOEXEC, None)?)
+}
+
+/// Who has the name, for people, if that may be a wharfd. Whose queue stays full is none: anybody can fill their own.
+fn owner(patience_ms: i64) -> io::Result<Option<String>> {
+    let own = open(SockFlag::empty())?;
+    setsockopt(&own, SendTimeout, &TimeVal::milliseconds(patience_ms))?;
     connect(own.as_raw_fd(), &UnixAddr::new_abstract(NAME)?)?;
     let owner = getsockopt(&own, PeerCredentials)?;
     if owner.pid() == 0 {
@@ -77,7 +118,7 @@ mod tests {
     #[test]
     fn a_network_namespace_has_one_claim_whatever_is_mounted() {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let claim = || Socket::new().map(|mut socket| socket.claim().map(|()| socket)).unwrap();
+        let claim = || Socket::new().map(|socket| socket.claim().map(|()| socket)).unwrap();
         let first = claim().unwrap();
         match claim() {
             Err(Unclaimed::Refused(error)) => {
@@ -88,6 +129,23 @@ mod tests {
         }
         drop(first);
         claim().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_has_the_name_can_be_found_out_however_often() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let claim = Socket::new().unwrap();
+        assert_eq!(claim.clear_queue().await.unwrap_err().raw_os_error(), Some(Errno::EINVAL as i32));
+        claim.claim().unwrap();
+        listen(&claim.0, Backlog::new(1).unwrap()).unwrap();
+        let connects = || owner(1).is_ok();
+        let is_full = || !(0..10).all(|_| connects());
+        assert!(is_full());
+        let cleared = tokio::time::timeout(PAUSE, claim.clear_queue()).await;
+        assert!(cleared.is_err() && connects(), "{cleared:?}");
+        assert!(is_full());
+        let cleared = tokio::time::timeout(PAUSE, claim.clear_queue()).await;
+        assert!(cleared.is_err() && connects(), "not only once: {cleared:?}");
     }
 
     #[test]
