@@ -80,7 +80,7 @@ fn perform() -> anyhow::Result<()> {
             ConfigCommand::Dump => config.to_toml()?,
             ConfigCommand::Check => {
                 config.check_machine()?;
-                "the configuration is valid\n".to_owned()
+                "wharfd can start with this configuration\n".to_owned()
             }
         };
         return Ok(std::io::stdout().write_all(text.as_bytes())?);

@@ -1,4 +1,4 @@
-//! What of a configuration can only be told on the machine, before wharfd is started there: it changes nothing.
+//! The checks of a configuration that need the machine. They change nothing.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -19,9 +19,10 @@ impl Config {
         ensure!(is_program, "supervisor: {shown} is not a program that can be executed");
         directory("root", &self.root)?;
         directory("state", &self.state)?;
-        for (key, path) in [("socket", &self.socket), ("nri.socket", &self.nri.socket)] {
+        let nri = self.nri.enabled.then_some(("nri.socket", &self.nri.socket));
+        for (key, path) in [("socket", &self.socket)].into_iter().chain(nri) {
             let is_other = std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket());
-            ensure!(!is_other, "{key}: {} exists and is no socket", path.display());
+            ensure!(!is_other, "{key}: {} exists and is not a socket", path.display());
         }
         Ok(())
     }
@@ -33,7 +34,7 @@ fn directory(key: &str, path: &Path) -> anyhow::Result<()> {
     let there = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path);
     let shown = there.display();
     let is_directory = std::fs::metadata(there).with_context(|| format!("{key}: {shown}"))?.is_dir();
-    ensure!(is_directory, "{key}: {shown} is no directory");
+    ensure!(is_directory, "{key}: {shown} is not a directory");
     let kind = statfs(there).with_context(|| format!("{key}: {shown}"))?.filesystem_type();
     ensure!(kind != PROC_SUPER_MAGIC && kind != SYSFS_MAGIC, "{key}: no file can be made in {shown}");
     Ok(())
@@ -75,5 +76,8 @@ mod tests {
             let refused = config.check_machine().unwrap_err().to_string();
             assert!(refused.starts_with(words), "{words}{path}: {refused}");
         }
+        let mut without = good.clone();
+        (without.nri.enabled, without.nri.socket) = (false, in_dir("file"));
+        without.check_machine().unwrap();
     }
 }
