@@ -46,7 +46,7 @@ impl Cgroup {
             None => {}
         }
         let Some(inside) = inside else { return Ok(()) };
-        // It begins with the device list of the one above, whose program is asked for it, too.
+        // It inherits the device list of the one above; on v2 the program above applies to it as well.
         self.cgroups().create(inside.path())?;
         self.run_all(&twice::at(Place::Inside, steps))
     }
@@ -60,8 +60,8 @@ impl Cgroup {
         let inside = self.inside();
         let devices = self.plan_devices(limits, inside.as_ref())?;
         // Read only where one of the two limits is given, and the other follows from it.
-        let alone = limits.memory_swap_limit_bytes.unwrap_or_default() == 0;
-        let memory = if alone { self.memory_of_v1()? } else { None };
+        let one_follows = limits.memory_swap_limit_bytes.unwrap_or_default() == 0;
+        let memory = if one_follows { self.memory_of_v1()? } else { None };
         let steps = match inside {
             None => self.plan(limits, memory)?,
             Some(_) => self.plan_twice(limits, memory)?,
@@ -289,21 +289,16 @@ fn load(directory: PathBuf, rules: &[DeviceRule]) -> Result<Devices, Error> {
 
 /// What the outer list loses, the kernel takes from the inner one, too; what it is to get, the outer one must have.
 fn set_lists(directories: &[PathBuf], wanted: &DeviceList) -> Result<(), Error> {
-    let mut held = Vec::new();
-    let mut result = Ok(());
-    for directory in directories {
-        let before = read_list(directory)?;
-        result = write_list(directory, &wanted.writes_from(&before));
-        held.push((directory, before));
-        if result.is_err() {
-            break;
-        }
-    }
+    let held = directories.iter().map(|directory| Ok((directory, read_list(directory)?)));
+    let held: Vec<(&PathBuf, DeviceList)> = held.collect::<Result<_, Error>>()?;
+    // From what each has by then.
+    let change = |directory: &Path, wanted: &DeviceList| {
+        write_list(directory, &wanted.writes_from(&read_list(directory)?))
+    };
+    let result = held.iter().try_for_each(|(directory, _)| change(directory, wanted));
     if result.is_err() {
         for (directory, before) in &held {
-            let restored =
-                read_list(directory).and_then(|now| write_list(directory, &before.writes_from(&now)));
-            if let Err(error) = restored {
+            if let Err(error) = change(directory, before) {
                 tracing::warn!(?error, ?directory, "old device list not restored");
             }
         }
@@ -338,4 +333,32 @@ fn replace(cgroup: BorrowedFd<'_>, program: &DeviceProgram) -> wharf_sys::Result
     let held = attached.into_iter().map(DeviceProgram::open).collect::<wharf_sys::Result<Vec<_>>>()?;
     program.attach(cgroup, held.first())?;
     held.iter().skip(1).try_for_each(|leftover| leftover.detach(cgroup))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Access, DeviceType};
+
+    #[test]
+    fn a_device_list_that_cannot_be_read_changes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let [outer, inner] = ["outer", "inner"].map(|name| dir.path().join(name));
+        for (directory, file, text) in [
+            (&outer, "devices.list", "a *:* rwm\n"),
+            (&outer, "devices.allow", ""),
+            (&outer, "devices.deny", ""),
+            (&inner, "devices.list", "what nobody understands\n"),
+        ] {
+            std::fs::create_dir_all(directory).unwrap();
+            std::fs::write(directory.join(file), text).unwrap();
+        }
+        let rules = [DeviceRule::allow(DeviceType::Char, Some(1), Some(3), Access::ALL)];
+        let wanted = DeviceList::of_rules(&rules).unwrap();
+        let failed = set_lists(&[outer.clone(), inner], &wanted).unwrap_err();
+        assert!(matches!(failed, Error::Parse { .. }), "{failed:?}");
+        let written =
+            ["devices.allow", "devices.deny"].map(|file| std::fs::read_to_string(outer.join(file)).unwrap());
+        assert_eq!(written, ["", ""]);
+    }
 }
