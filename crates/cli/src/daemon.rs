@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::find::Listing;
 use crate::output::report;
 
-/// How long wharfd may take to respond at all: that waits for nothing but wharfd itself.
+/// How long wharfd may take to respond to Version, which waits for nothing but wharfd itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was asked for; `None` if it has been removed since it was listed.
@@ -62,14 +62,14 @@ impl Daemon {
         Ok(daemon)
     }
 
-    async fn greet(&mut self, pid: i32) -> Result<(), Error> {
+    async fn greet(&mut self, pid: Option<i32>) -> Result<(), Error> {
         let answer = self.runtime.version(VersionRequest::default());
         let answered = tokio::time::timeout(PATIENCE, answer).await;
         answered.map(drop).map_err(|_elapsed| Error::Unresponsive { pid })
     }
 
-    /// Connects to whoever listens, and returns its pid.
-    async fn reach(socket: &Socket) -> Result<(Self, i32), Error> {
+    /// Connects to whoever listens, and returns its pid if that is known: in another PID namespace it has none.
+    async fn reach(socket: &Socket) -> Result<(Self, Option<i32>), Error> {
         let path = socket.path().to_owned();
         // The transport's errors do not distinguish these two from all others.
         let pid = match UnixStream::connect(&path).map_err(|error| error.kind()) {
@@ -77,9 +77,10 @@ impl Daemon {
                 return Err(Error::NotRunning { socket: path });
             }
             Err(ErrorKind::PermissionDenied) => return Err(Error::Denied { socket: path }),
-            Ok(stream) => getsockopt(&stream, PeerCredentials).map_or(0, |peer| peer.pid()),
-            Err(_) => 0,
+            Ok(stream) => getsockopt(&stream, PeerCredentials).map(|peer| peer.pid()).ok(),
+            Err(_) => None,
         };
+        let pid = pid.filter(|&pid| pid > 0);
         let unreachable = |source| Error::Unreachable { socket: path.clone(), source };
         let endpoint = Endpoint::try_from(format!("unix://{}", path.display())).map_err(unreachable)?;
         let channel = endpoint.connect().await.map_err(unreachable)?;

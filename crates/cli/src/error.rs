@@ -17,9 +17,11 @@ pub(crate) enum Error {
     #[error("permission denied to connect to wharfd at {}\n  use sudo: only root may control containers", socket.display())]
     Denied { socket: PathBuf },
     #[error(
-        "wharfd (pid {pid}) does not respond\n  see its log: journalctl -u wharfd; if it was stopped, continue it: kill -CONT {pid}"
+        "wharfd{} does not respond\n  see its log: journalctl -u wharfd{}",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(),
+        pid.map(|pid| format!("; if it was stopped, continue it: kill -CONT {pid}")).unwrap_or_default()
     )]
-    Unresponsive { pid: i32 },
+    Unresponsive { pid: Option<i32> },
     #[error("cannot connect to wharfd at {}", socket.display())]
     Unreachable { socket: PathBuf, source: tonic::transport::Error },
     #[error("{what}: {}{}", status.message(), advice(status))]
@@ -157,6 +159,9 @@ mod tests {
         assert!(Error::Denied { socket }.to_string().contains("sudo"));
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
         assert!(Error::File { path: "/x".into(), source }.to_string().ends_with("use sudo"));
+        let [known, unknown] = [Some(7), None].map(|pid| Error::Unresponsive { pid }.to_string());
+        assert!(known.starts_with("wharfd (pid 7) does not") && known.ends_with("kill -CONT 7"), "{known}");
+        assert_eq!(unknown, "wharfd does not respond\n  see its log: journalctl -u wharfd");
         let registry = Error::call("pulling x")(Status::unknown("RegistryUnavailable: no route"));
         assert!(registry.to_string().contains("reaches the registry"), "{registry}");
         let answered = Error::call("running x")(Status::unavailable("the plugin failed"));
