@@ -48,8 +48,9 @@ pub fn unready(layout: &Layout) -> Option<Unready> {
             unready(Extent::NewPods, "StateDirectoryFull", PROBLEM)
         }
         Err(Errno::ENOENT) => everything(
-            "StateDirectoryRemoved",
-            "was removed or emptied: restart wharfd, which ends the pods that were in it",
+            "StateDirectoryMissing",
+            "has no pods directory: mount its file system again if it is not mounted; if it was removed, restart wharfd, \
+             which ends its pods",
         ),
         Err(error) => everything("StateDirectoryUnusable", &format!("cannot be used: {error}")),
     }
@@ -90,12 +91,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("state"), dir.path().join("root"));
         let reason = || unready(&layout).map(|unready| (unready.extent, unready.reason));
-        assert_eq!(reason(), Some((Extent::Everything, "StateDirectoryRemoved")));
+        assert_eq!(reason(), Some((Extent::Everything, "StateDirectoryMissing")));
         std::fs::create_dir_all(layout.pods()).unwrap();
         assert_eq!(reason(), None);
         std::fs::remove_dir(layout.pods()).unwrap();
         let removed = unready(&layout).unwrap().message;
-        assert!(removed.contains("was removed or emptied: restart wharfd"), "{removed}");
+        assert!(removed.contains("if it was removed, restart wharfd, which ends its pods"), "{removed}");
         std::fs::remove_dir(layout.state()).unwrap();
         std::fs::write(layout.state(), "").unwrap();
         assert_eq!(reason(), Some((Extent::Everything, "StateDirectoryUnusable")));

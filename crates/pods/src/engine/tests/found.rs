@@ -186,7 +186,7 @@ fn a_state_directory_that_cannot_be_read_keeps_no_daemon_from_starting() {
         std::fs::remove_dir(world.layout().pods()).unwrap();
         next.recover().await.unwrap();
         assert!(next.pods().is_empty());
-        assert_eq!(next.unready().unwrap().reason, "StateDirectoryRemoved");
+        assert_eq!(next.unready().unwrap().reason, "StateDirectoryMissing");
     });
 }
 
