@@ -163,7 +163,7 @@ impl Cni {
         let _no_gc = self.garbage.hold_off();
         // An earlier, interrupted attempt may have left anything.
         self.delete(pod.id, Some(pod.pin))?;
-        // Without one of them the others need not begin, and their DEL could not end.
+        // Without one of them none is run: the chain's DEL could not be completed.
         network
             .plugins
             .iter()

@@ -3,6 +3,7 @@
 //! The first valid file in the order of names is the node's network, as for other runtimes. A pod keeps the
 //! configuration with which it was added, so a changed file never decides how an old pod is removed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -138,7 +139,7 @@ impl From<String> for Unused {
 
 /// Refuses a list with plugins in files of their own, in the directory of its name. Without them it would be another
 /// network.
-fn inlined(path: &Path, bytes: &[u8], config: NetworkConfig) -> Result<NetworkConfig, Unused> {
+fn check_inlined(path: &Path, bytes: &[u8], name: &str) -> Result<(), Unused> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct List {
@@ -146,23 +147,30 @@ fn inlined(path: &Path, bytes: &[u8], config: NetworkConfig) -> Result<NetworkCo
         load_only_inlined_plugins: bool,
     }
     let list: List = serde_json::from_slice(bytes).map_err(|error| Unused::Invalid(error.to_string()))?;
-    let directory = path.with_file_name(&config.name);
+    let directory = path.with_file_name(name);
     let is_list = path.extension().is_some_and(|extension| extension == "conflist");
     if !is_list || list.load_only_inlined_plugins {
-        return Ok(config);
+        return Ok(());
     }
-    let files = match files(&directory) {
-        Err(source) if source.kind() == io::ErrorKind::NotADirectory => return Ok(config),
-        Err(source) => return Err(Unused::Unread { path: directory, source }),
-        Ok(files) => files,
-    };
-    if files.iter().any(|file| file.extension().is_some_and(|extension| extension == "conf")) {
-        return Err(Unused::Invalid(format!(
+    match plugins_in(&directory) {
+        Err(source) => Err(Unused::Unread { path: directory, source }),
+        Ok(plugins) if plugins.is_empty() => Ok(()),
+        Ok(_) => Err(Unused::Invalid(format!(
             "it has further plugins in {}, which is not supported: move them into its list of plugins",
             directory.display()
-        )));
+        ))),
     }
-    Ok(config)
+}
+
+/// The files of plugins in a directory; none if there is none, or something else in its place.
+fn plugins_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match files(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        files => {
+            let is_plugin = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "conf");
+            Ok(files?.into_iter().filter(is_plugin).collect())
+        }
+    }
 }
 
 /// What is in a directory; nothing if there is none.
@@ -206,6 +214,8 @@ struct Candidate {
     path: PathBuf,
     modified: Option<SystemTime>,
     len: u64,
+    /// The files of plugins in all directories beside it: which of them are its own, its content says.
+    beside: Arc<BTreeSet<PathBuf>>,
 }
 
 /// The result of reading the files: a network, none at all, or what is wrong with the first file.
@@ -238,13 +248,16 @@ impl Directory {
 
 fn candidates(dir: &Path) -> Result<Vec<Candidate>, CniError> {
     let files = files(dir).map_err(|source| CniError::Directory { path: dir.to_owned(), source })?;
+    // One that cannot be listed counts as empty: whoever reads the list that has its name finds that out.
+    let beside = files.iter().flat_map(|path| plugins_in(path).unwrap_or_default());
+    let beside = Arc::new(beside.collect::<BTreeSet<_>>());
     let mut found = Vec::new();
     for path in files {
         let extension = path.extension().and_then(|extension| extension.to_str());
         if matches!(extension, Some("conflist" | "conf" | "json")) {
             let (modified, len) =
                 std::fs::metadata(&path).map_or((None, 0), |meta| (meta.modified().ok(), meta.len()));
-            found.push(Candidate { path, modified, len });
+            found.push(Candidate { path, modified, len, beside: Arc::clone(&beside) });
         }
     }
     found.sort();
@@ -276,7 +289,9 @@ fn load(path: &Path, content: io::Result<Vec<u8>>) -> Result<NetworkConfig, Unus
         ErrorKind::ResourceExhausted => Unused::Unread { path: path.to_owned(), source },
         _ => Unused::Invalid(source.to_string()),
     })?;
-    inlined(path, &bytes, parse(&bytes)?)
+    let config = parse(&bytes)?;
+    check_inlined(path, &bytes, &config.name)?;
+    Ok(config)
 }
 
 #[cfg(test)]
@@ -327,9 +342,11 @@ mod tests {
         std::fs::create_dir(dir.path().join("n")).unwrap();
         assert!(directory.current().unwrap().is_some(), "an empty directory has no plugin");
         std::fs::write(dir.path().join("n/more.conf"), r#"{"type":"c"}"#).unwrap();
-        std::fs::write(&list, format!(" {GOOD}")).unwrap();
         let error = directory.current().unwrap_err();
         assert!(error.to_string().contains("10-n.conflist"), "{error}");
+        std::fs::remove_file(dir.path().join("n/more.conf")).unwrap();
+        assert!(directory.current().unwrap().is_some());
+        std::fs::write(dir.path().join("n/more.conf"), r#"{"type":"c"}"#).unwrap();
         std::fs::write(&list, GOOD.replacen('{', r#"{"loadOnlyInlinedPlugins":true,"#, 1)).unwrap();
         assert_eq!(directory.current().unwrap().unwrap().plugins.len(), 2);
     }
