@@ -29,7 +29,7 @@ pub enum Error {
         #[source]
         source: wharf_sys::Error,
     },
-    /// A mount of the plan, for the place to which it goes: that is the image's, or behind a link of it.
+    /// A mount of the plan that failed because of its place, which is the image's or behind one of its links.
     #[error("mounting {what} at {target} failed")]
     MountPoint {
         /// What was to be mounted.

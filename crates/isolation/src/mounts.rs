@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 use wharf_types::HostPath;
@@ -170,14 +171,13 @@ pub(crate) fn attach_all(
     sources_of.try_for_each(|(plan, source)| fill(root, plan, source.as_ref(), &mut copies))?;
     let mut read_only = Vec::new();
     for (plan, source) in plans.iter().zip(sources.0) {
-        let fail =
-            |source| Error::Mount { what: describe(&plan.source), target: plan.target.to_string(), source };
+        let fail = move |source| failed(plan, source);
         let is_new = source.is_none();
         let tree = match source {
             Some(tree) => tree,
             None => new_filesystem(plan, origin).map_err(fail)?,
         };
-        attach_one(root, plan, &tree).map_err(|source| misplaced(plan, source))?;
+        attach_one(root, plan, &tree)?;
         if is_new && plan.attributes.has(Attributes::READ_ONLY) {
             read_only.push((tree, fail));
         }
@@ -187,27 +187,44 @@ pub(crate) fn attach_all(
     })
 }
 
-fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> wharf_sys::Result<()> {
-    let make = if is_directory(tree.as_fd())? { Make::Directory } else { Make::File };
+fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
+    let is_directory = is_directory(tree.as_fd()).map_err(|source| failed(plan, source))?;
+    let make = if is_directory { Make::Directory } else { Make::File };
     let target = match plan.source {
         // Where a link leads can change with the mounts that follow. What is masked and read-only in a procfs is found
         // by its path in the end, so an image with such a link would have one of which nothing is.
-        Source::Filesystem { .. } => root.ensure_without_links(&plan.target, make)?,
-        _ => root.ensure(&plan.target, make)?,
+        Source::Filesystem { .. } => root.ensure_without_links(&plan.target, make),
+        _ => root.ensure(&plan.target, make),
     };
-    root.attach(tree.as_fd(), target.as_fd()).map_err(|error| {
-        match (error.errno, make, is_directory(target.as_fd())) {
-            (Errno::EINVAL, Make::File, Ok(true)) => wharf_sys::Error { errno: Errno::EISDIR, ..error },
-            (Errno::EINVAL, Make::Directory, Ok(false)) => {
-                wharf_sys::Error { errno: Errno::ENOTDIR, ..error }
-            }
-            _ => error,
-        }
+    let target = target.map_err(|source| misplaced(plan, source))?;
+    root.attach(tree.as_fd(), target.as_fd()).map_err(|error| match error.errno {
+        Errno::EINVAL => match fault_of_place(root, target.as_fd(), make) {
+            Some(errno) => misplaced(plan, wharf_sys::Error { errno, ..error }),
+            None => failed(plan, error),
+        },
+        _ => misplaced(plan, error),
     })
+}
+
+/// Why the kernel refuses a place as invalid; `None` if it is not for the place.
+fn fault_of_place(root: &Root, target: BorrowedFd<'_>, make: Make) -> Option<Errno> {
+    match (make, is_directory(target)) {
+        _ if root.is_at(target).unwrap_or_default() => Some(Errno::EINVAL),
+        (Make::File, Ok(true)) => Some(Errno::EISDIR),
+        (Make::Directory, Ok(false)) => Some(Errno::ENOTDIR),
+        _ => {
+            let filesystem = fstatfs(target).map(|status| status.filesystem_type());
+            (filesystem == Ok(PROC_SUPER_MAGIC)).then_some(Errno::EINVAL)
+        }
+    }
 }
 
 fn misplaced(plan: &MountPlan, source: wharf_sys::Error) -> Error {
     Error::MountPoint { what: describe(&plan.source), target: plan.target.to_string(), source }
+}
+
+fn failed(plan: &MountPlan, source: wharf_sys::Error) -> Error {
+    Error::Mount { what: describe(&plan.source), target: plan.target.to_string(), source }
 }
 
 fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>, copies: &mut Copies) -> Result<(), Error> {

@@ -141,10 +141,14 @@ impl Root {
     /// leads there. It would hide the file system in which everything else is resolved, and would not even be hidden
     /// itself: commands enter the topmost mount, and so does `..` for a process that calls chroot(2).
     pub(crate) fn attach(&self, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> wharf_sys::Result<()> {
-        if self.place == place_of(target)? {
+        if self.is_at(target)? {
             return Err(wharf_sys::Error::new("move_mount", "over the root of the container", Errno::EINVAL));
         }
         mount::attach(mount, target)
+    }
+
+    pub(crate) fn is_at(&self, place: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
+        Ok(self.place == place_of(place)?)
     }
 
     /// Checks that the root user of the container's user namespace may make files in a directory. This process may make
