@@ -1,12 +1,13 @@
 //! The features of a pod's supervisor. For its whole life it is of the release that made the pod, and it announces its
 //! features by name. A plan that needs another feature is refused, with advice; what wharf adds by itself is left out.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use wharf_isolation::{LogLimits, MountPlan, Plan, Source, Traits};
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_types::PodId;
+use wharf_types::lock::lock;
 use wharf_wire::feature;
 
 use crate::error::SupervisorError;
@@ -15,8 +16,8 @@ use crate::error::SupervisorError;
 #[derive(Debug, Default, Clone)]
 pub struct Features {
     names: Vec<String>,
-    /// Whether it has been said that something is left out.
-    said: Arc<AtomicBool>,
+    /// Of which missing ones it has been said that something is left out.
+    said: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Features {
@@ -29,11 +30,11 @@ impl Features {
         self.names.iter().any(|feature| feature == name)
     }
 
-    /// Whether what wharf adds by itself, and only this feature makes possible, is to be added. If not, says so once:
-    /// the kubelet keeps a pod that is ready, and so could not start any container in it if that were an error.
-    pub fn add(&self, feature: &str, pod: &PodId) -> bool {
+    /// Whether what wharf adds by itself, and only this feature makes possible, may be added. If not, says so once: the
+    /// kubelet keeps a pod that is ready, and so could not start any container in it if that were an error.
+    pub fn may_add(&self, feature: &str, pod: &PodId) -> bool {
         let has = self.has(feature);
-        if !has && !self.said.swap(true, Ordering::Relaxed) {
+        if !has && lock(&self.said).insert(feature.to_owned()) {
             tracing::warn!(
                 pod = pod.short(),
                 feature,
@@ -137,8 +138,16 @@ mod tests {
     fn what_wharf_adds_by_itself_is_left_out_and_that_is_said_once() {
         let pod = PodId::from_random([1; 32]);
         let older = Features::new(vec![feature::VOLUMES.to_owned()]);
-        assert!(older.add(feature::VOLUMES, &pod) && !older.said.load(Ordering::Relaxed));
-        assert!(!older.add(feature::APPARMOR, &pod) && older.clone().said.load(Ordering::Relaxed));
+        let said = || lock(&older.clone().said).iter().cloned().collect::<Vec<_>>();
+        assert!(older.may_add(feature::VOLUMES, &pod) && said().is_empty());
+        for _ in 0..2 {
+            assert!(!older.may_add(feature::TRAITS, &pod));
+            assert_eq!(said(), [feature::TRAITS]);
+        }
+        assert!(!older.may_add(feature::APPARMOR, &pod));
+        let mut both = [feature::APPARMOR, feature::TRAITS];
+        both.sort_unstable();
+        assert_eq!(said(), both, "each is said by itself");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::error::{Error, Stage};
 use crate::places;
 use crate::pod::{Making, Pod};
 
-/// A container's log, which is being created: its pod's supervisor, which waits for no disk, then needs no process for
+/// A container's log while the daemon creates it, so that the supervisor, which waits for no disk, needs no process for
 /// that. If its disk stalls, only the supervisor's log writer waits for it.
 type LogUnderway = Underway<Result<OwnedFd, host::Error>>;
 
@@ -243,7 +243,7 @@ impl Engine {
     /// Whether a container gets an AppArmor profile that it does not ask for.
     fn unasked_apparmor(&self, pod: &Pod, asked: &Asked<'_>) -> Switch {
         let has_apparmor = self.machine.modules.apparmor == Switch::On;
-        (has_apparmor && asked.supervisor.features().add(feature::APPARMOR, pod.id())).into()
+        (has_apparmor && asked.supervisor.features().may_add(feature::APPARMOR, pod.id())).into()
     }
 
     fn places(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Places, Error> {
@@ -275,7 +275,7 @@ impl Engine {
             save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
             self.hooked(pod, id, &decision.record, 0).make_bundle(&decision.spec)
         })?;
-        // Meanwhile: its disk may be slow.
+        // While the cgroup is made, because the log's disk may be slow.
         let log = decision.plan.stdio.log.clone();
         let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));
         let cgroup = timings.time("cgroup and limits", || {
