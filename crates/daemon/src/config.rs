@@ -79,7 +79,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Images {
-    /// The largest unpacked size of one layer, in GiB.
+    /// The longest archive of one layer when unpacked, in GiB; its files with holes together may not be larger either.
     pub(crate) layer_gib: u64,
     /// The most files, directories and other entries in one layer.
     pub(crate) layer_entries: u64,

@@ -41,7 +41,7 @@ impl Lookups {
     }
 
     fn take(&self) -> Result<(), ChainError> {
-        self.0.set(self.0.get().checked_sub(1).ok_or(ChainError::TooManyLookups)?);
+        self.0.set(self.0.get().checked_sub(1).ok_or(ChainError::TooMuchToLookUp)?);
         Ok(())
     }
 }
@@ -78,12 +78,12 @@ pub enum ChainError {
         /// The link's target, shortened in the same way.
         target: String,
     },
-    /// Too much must be looked up in the layers.
+    /// The names to be looked up in the layers are too many or too long.
     #[error(
         "the layers of the image have too many files in directories without an entry of their own, or too many hard links to \
          files of lower layers; rebuild the image with those entries, or in one layer"
     )]
-    TooManyLookups,
+    TooMuchToLookUp,
     /// The kernel returned an error.
     #[error("cannot combine the layers of the image at {path:?}")]
     System {
@@ -384,7 +384,7 @@ mod tests {
         let root = wharf_sys::fs::open(dir.path(), OFlag::O_RDONLY | OFlag::O_DIRECTORY).unwrap();
         let lookups = Lookups(Cell::new(3));
         assert!(matches!(locate(&root, b"a/b", &lookups), Ok((Found::Directory(_), false))));
-        assert!(matches!(locate(&root, b"a/b", &lookups), Err(ChainError::TooManyLookups)));
-        assert!(matches!(locate(&root, b"a", &lookups), Err(ChainError::TooManyLookups)));
+        assert!(matches!(locate(&root, b"a/b", &lookups), Err(ChainError::TooMuchToLookUp)));
+        assert!(matches!(locate(&root, b"a", &lookups), Err(ChainError::TooMuchToLookUp)));
     }
 }

@@ -150,7 +150,7 @@ impl Failure for StoreError {
             Self::Mounts { source } => Failure::kind(source),
             Self::Document { source, .. } => source.kind(),
             Self::Mismatch { .. } => ErrorKind::DataLoss,
-            Self::Chain { source: ChainError::TooMany { .. } | ChainError::TooManyLookups } => {
+            Self::Chain { source: ChainError::TooMany { .. } | ChainError::TooMuchToLookUp } => {
                 ErrorKind::ResourceExhausted
             }
             Self::Chain { source: ChainError::NoTarget { .. } } => ErrorKind::InvalidArgument,
@@ -183,7 +183,7 @@ pub(crate) struct Shared {
     /// What is there, and who uses it. Locked for moments, so that lists never wait for a disk.
     index: RwLock<Index>,
     profiles: Profiles,
-    /// Whether everything that was on disk when the store was opened could be read, and the quarantine is empty.
+    /// Which records of images were known when the store was opened.
     known: Known,
     /// Held by whoever commits an image or removes something, disk included: between what is found unused in the index
     /// and its removal, nobody may begin to use it. Taken before `index`.

@@ -111,7 +111,7 @@ impl Snapshots {
         let failed = |source| SnapshotError { what: "open", name: path.display().to_string(), source };
         std::fs::create_dir_all(path).named("mkdir", || path.display().to_string()).map_err(failed)?;
         let root = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
-        make_private(&root).map_err(failed)?;
+        make_private(&root, path).map_err(failed)?;
         let trash = Trash::open(root.as_fd(), TRASH).map_err(failed)?;
         let snapshots = Self { path: path.to_owned(), root, trash, measured: Mutex::new(HashMap::new()) };
         snapshots.sweep().map_err(failed)?;

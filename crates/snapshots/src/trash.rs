@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
@@ -142,13 +143,13 @@ pub fn ensure_directory(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
     }
 }
 
-/// Keeps everybody else out of one of wharf's own directories. Nothing is written if that is the case already: the file
-/// system may have become read-only.
+/// Keeps everybody else out of one of wharf's own directories; its path is for people. Nothing is written if that is the
+/// case already: the file system may have become read-only.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn make_private(directory: &OwnedFd) -> Result<()> {
-    let named = || "one of wharf's own directories".to_owned();
+pub fn make_private(directory: &OwnedFd, path: &Path) -> Result<()> {
+    let named = || path.display().to_string();
     let mode = Mode::from_bits_truncate(fstat(directory).named("fstat", named)?.st_mode);
     if mode == Mode::S_IRWXU { Ok(()) } else { fchmod(directory, Mode::S_IRWXU).named("fchmod", named) }
 }

@@ -213,7 +213,7 @@ impl Shared {
             let layer = self.chain_layer(layer, &verified.id)?;
             names_bytes += layer.contents.names_bytes();
             if names_bytes > NAMES_LIMIT_BYTES {
-                return Err(ChainError::TooManyLookups.into());
+                return Err(ChainError::TooMuchToLookUp.into());
             }
             layers.push(layer);
         }

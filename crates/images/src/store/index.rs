@@ -24,7 +24,7 @@ pub(crate) struct Index {
 pub(crate) enum Known {
     All,
     /// Others cannot be read, or are in quarantine. They might name any layer.
-    Some,
+    Part,
 }
 
 #[derive(Debug)]

@@ -56,7 +56,7 @@ impl Store {
         if !may_be_private(&root).map_err(&failed)? {
             return Err(StoreError::Foreign { path: root_path });
         }
-        make_private(&root).map_err(&failed)?;
+        make_private(&root, &root_path).map_err(&failed)?;
         let lock = lock(&root, &root_path)?;
         let directory = |name: &str| make(&root, name).map_err(&failed);
         directory("content")?;
@@ -79,7 +79,7 @@ impl Store {
             serial: AtomicU64::new(0),
             index: RwLock::new(Index::default()),
             profiles: Profiles::open(&root_path.join("profiles"))?,
-            known: Known::Some,
+            known: Known::Part,
             writer: Mutex::new(()),
             root_path,
             _lock: lock,
@@ -95,7 +95,7 @@ impl Store {
                 "some image records cannot be read: unused layers are kept until they can"
             );
         }
-        let known = if unread + aside == 0 { Known::All } else { Known::Some };
+        let known = if unread + aside == 0 { Known::All } else { Known::Part };
         (shared.known, shared.serial) = (known, AtomicU64::new(next));
         shared.clear_staging().map_err(&failed)?;
         Ok(Self { shared: Arc::new(shared) })
