@@ -1,5 +1,5 @@
-//! Work that may be stuck, for example because it waits for a disk: it goes on aside, on threads of the pool of which
-//! it takes only so many, and is waited for only so long.
+//! Work that may get stuck, for example on a disk. It runs on a few threads of the pool, and is waited for only for a
+//! while.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Blocking work that may take minutes, or that changes what is a thread's own, such as its namespaces. It gets a
-//! thread of its own: the pool for blocking work is small, and everything else needs it. Work that only may be stuck
-//! gets a thread of the pool as long as little of it is at work.
+//! thread of its own: the pool for blocking work is small, and everything else needs it. Work that merely might get
+//! stuck uses a few threads of the pool first.
 
 use std::borrow::Cow;
 use std::hash::Hash;
@@ -38,7 +38,7 @@ pub enum ThreadError {
         crowded: Crowded,
     },
     /// The kernel has no more threads, or the work panicked.
-    #[error("{what}: a thread of its own")]
+    #[error("{what}: its thread failed")]
     Thread {
         /// The work.
         what: Cow<'static, str>,
@@ -196,7 +196,7 @@ mod tests {
         let name = || std::thread::current().name().map(str::to_owned);
         assert_eq!(threads.run(&'a', what(), name).await.unwrap(), Some("apart".to_owned()));
         let panicked = threads.run(&'a', what(), || -> u8 { panic!("on purpose") }).await.unwrap_err();
-        assert!(format!("{panicked:?}").contains("the thread apart panicked"), "{panicked:?}");
+        assert_eq!(wharf_types::chain(&panicked), "work: its thread failed: the thread apart panicked");
         threads.run(&'a', what(), || ()).await.unwrap();
     }
 
