@@ -17,7 +17,7 @@ use wharf_planner::{
 use wharf_sys::fs::read_regular;
 use wharf_sys::mount::{Propagation, propagation_of};
 use wharf_types::failure::named;
-use wharf_types::{ContainerPath, Failure, HostPath, Stage as _, StageError};
+use wharf_types::{ContainerPath, Failure, HostPath, OwnerId, Stage as _, StageError};
 
 use crate::apparmor;
 use crate::error::Error;
@@ -192,7 +192,7 @@ fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The node; `None` if it is not that of a device.
+/// The node; `None` if it is not that of a device, or has an owner whom nobody can be.
 fn node(path: ContainerPath, status: &Metadata) -> Option<DeviceNode> {
     let kind = status.mode() & SFlag::S_IFMT.bits();
     if kind != SFlag::S_IFCHR.bits() && kind != SFlag::S_IFBLK.bits() {
@@ -204,8 +204,8 @@ fn node(path: ContainerPath, status: &Metadata) -> Option<DeviceNode> {
         major: u32::try_from(major(status.rdev())).ok()?,
         minor: u32::try_from(minor(status.rdev())).ok()?,
         mode: status.mode() & 0o7777,
-        uid: status.uid(),
-        gid: status.gid(),
+        uid: OwnerId::new(status.uid())?,
+        gid: OwnerId::new(status.gid())?,
     })
 }
 
@@ -216,8 +216,8 @@ fn host_devices() -> Result<Vec<DeviceNode>, Unread> {
     devices_below(Path::new("/dev"), is_own, |path| path.display().to_string(), of_machine)
 }
 
-/// The devices in a directory and in those below it, with their paths in a container. What a link leads to is found
-/// where it is, or not meant.
+/// The devices in a directory and in those below it, with their paths in a container. Links are skipped: what one leads
+/// to is found at its own place, or was not asked for.
 fn devices_below(
     root: &Path,
     is_left_out: impl Fn(&Path) -> bool,

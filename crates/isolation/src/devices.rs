@@ -69,10 +69,11 @@ fn make_node(root: &Root, node: &DeviceNode, owner: (u32, u32)) -> wharf_sys::Re
         Err(Errno::EEXIST) => return Ok(()),
         Err(errno) => return Err(named("mknodat", errno)),
     }
-    if (node.uid, node.gid) == owner {
+    let (uid, gid) = (node.uid.number(), node.gid.number());
+    if (uid, gid) == owner {
         return Ok(());
     }
-    let owner = (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)));
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     nix::unistd::fchownat(&parent, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
         .map_err(|errno| named("fchownat", errno))
 }

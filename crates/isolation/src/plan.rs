@@ -188,9 +188,9 @@ pub struct DeviceNode {
     /// Permission bits.
     pub mode: u32,
     /// Owner, in the host's numbers.
-    pub uid: u32,
+    pub uid: OwnerId,
     /// Group, in the host's numbers.
-    pub gid: u32,
+    pub gid: OwnerId,
 }
 
 /// A program and its rights.

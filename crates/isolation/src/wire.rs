@@ -135,8 +135,8 @@ fn device_out(node: &DeviceNode) -> v1::Device {
         major: node.major,
         minor: node.minor,
         mode: node.mode,
-        uid: node.uid,
-        gid: node.gid,
+        uid: node.uid.number(),
+        gid: node.gid.number(),
     }
 }
 
@@ -363,8 +363,8 @@ fn device_in(node: v1::Device) -> Result<DeviceNode, String> {
         major: node.major,
         minor: node.minor,
         mode: node.mode,
-        uid: node.uid,
-        gid: node.gid,
+        uid: owner_in(node.uid)?,
+        gid: owner_in(node.gid)?,
     })
 }
 
@@ -381,7 +381,7 @@ fn process_in(process: v1::Process) -> Result<Process, String> {
         user: User {
             user: user.user,
             group: user.group,
-            additional_groups: user.additional_groups.into_iter().map(group_in).collect::<Result<_, _>>()?,
+            additional_groups: user.additional_groups.into_iter().map(owner_in).collect::<Result<_, _>>()?,
             strict: user.strict,
         },
         capabilities: Capabilities {
@@ -405,8 +405,8 @@ fn process_in(process: v1::Process) -> Result<Process, String> {
     })
 }
 
-fn group_in(id: u32) -> Result<OwnerId, String> {
-    OwnerId::new(id).ok_or_else(|| format!("{id} is no group"))
+fn owner_in(id: u32) -> Result<OwnerId, String> {
+    OwnerId::try_from(id).map_err(show)
 }
 
 fn profile_in(name: &str) -> Result<Option<ProfileName>, String> {

@@ -52,7 +52,7 @@ fn given(node: &DeviceNode, request: &Request<'_>, ids: Option<IdMaps>) -> Devic
     let security = request.security();
     let named = |id: Option<&Int64Value>, range: Option<IdRange>| {
         let id = id.and_then(|id| u32::try_from(id.value).ok()).filter(|id| *id != 0)?;
-        range.map_or(Some(id), |range| range.on_host(id))
+        range.map_or(Some(id), |range| range.on_host(id)).and_then(OwnerId::new)
     };
     let mut given = node.clone();
     if request.defaults.users_devices == Switch::On {
@@ -86,8 +86,8 @@ fn device(node: &DeviceNode) -> LinuxDevice {
         .set_major(node.major.into())
         .set_minor(node.minor.into())
         .set_file_mode(Some(node.mode))
-        .set_uid(Some(node.uid))
-        .set_gid(Some(node.gid));
+        .set_uid(Some(node.uid.number()))
+        .set_gid(Some(node.gid.number()));
     device
 }
 
@@ -129,7 +129,8 @@ pub(crate) fn rule(rule: &DeviceRule) -> LinuxDeviceCgroup {
 /// the usual ones are its root user's. The others keep the owners that they have on the host, and with them the
 /// protection.
 pub(crate) fn plan(devices: &[LinuxDevice], ids: Option<IdMaps>) -> Result<Vec<DeviceNode>, Refusal> {
-    let (uid, gid) = ids.map_or((0, 0), |ids| (ids.users.first(), ids.groups.first()));
+    let uid = owner(ids.map(|ids| ids.users.first()))?;
+    let gid = owner(ids.map(|ids| ids.groups.first()))?;
     let mut nodes = Vec::with_capacity(USUAL.len() + devices.len());
     for (path, major, minor) in USUAL {
         let path = ContainerPath::new(path).map_err(|error| Refusal::spec("linux.devices", error))?;
@@ -161,10 +162,8 @@ fn node(device: &LinuxDevice) -> Result<DeviceNode, Refusal> {
     })
 }
 
-fn owner(id: Option<u32>) -> Result<u32, Refusal> {
-    let id = id.unwrap_or_default();
-    let owner = OwnerId::new(id).map(OwnerId::number);
-    owner.ok_or_else(|| Refusal::spec("linux.devices", format!("a node cannot belong to {id}")))
+fn owner(id: Option<u32>) -> Result<OwnerId, Refusal> {
+    OwnerId::try_from(id.unwrap_or_default()).map_err(|error| Refusal::spec("linux.devices", error))
 }
 
 /// The rules for the cgroup.

@@ -97,8 +97,7 @@ pub(crate) fn plan(spec: &oci::User, names: &Names) -> Result<User, Refusal> {
         }
     };
     let group_of = |&id: &u32| {
-        let group = OwnerId::new(id);
-        group.ok_or_else(|| Refusal::spec("process.user.additionalGids", format!("{id} is no group")))
+        OwnerId::try_from(id).map_err(|error| Refusal::spec("process.user.additionalGids", error))
     };
     let additional_groups =
         spec.additional_gids().iter().flatten().map(group_of).collect::<Result<_, _>>()?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{ErrorKind, Failure};
+
 /// The number of a user or of a group. It is never `u32::MAX`, which the kernel takes for "leave it as it is": what
 /// should become that user would stay root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -31,6 +33,27 @@ impl OwnerId {
     }
 }
 
+/// The number is nobody's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{number} is not the number of a user or a group")]
+pub struct OwnerIdError {
+    number: u32,
+}
+
+impl Failure for OwnerIdError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidArgument
+    }
+}
+
+impl TryFrom<u32> for OwnerId {
+    type Error = OwnerIdError;
+
+    fn try_from(number: u32) -> Result<Self, OwnerIdError> {
+        Self::new(number).ok_or(OwnerIdError { number })
+    }
+}
+
 impl fmt::Display for OwnerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -50,5 +73,8 @@ mod tests {
             assert_eq!(OwnerId::parse(text), None, "{text:?}");
         }
         assert_eq!((OwnerId::new(0), OwnerId::new(u32::MAX)), (Some(OwnerId::ROOT), None));
+        let refused = OwnerId::try_from(u32::MAX).unwrap_err();
+        assert_eq!(refused.to_string(), "4294967295 is not the number of a user or a group");
+        assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
     }
 }

@@ -14,7 +14,7 @@ use wharf_isolation::{
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{self, Attributes, Propagation};
-use wharf_types::{ContainerPath, HostPath, Reserve};
+use wharf_types::{ContainerPath, HostPath, OwnerId, Reserve};
 
 pub(crate) fn host(path: impl AsRef<Path>) -> HostPath {
     HostPath::new(path.as_ref().to_str().unwrap()).unwrap()
@@ -42,7 +42,15 @@ fn filesystem(target: &str, kind: &str, options: &[(&str, &str)]) -> MountPlan {
 
 fn null_device() -> DeviceNode {
     let path = inner("/dev/null");
-    DeviceNode { path, kind: 0o020_000, major: 1, minor: 3, mode: 0o666, uid: 0, gid: 0 }
+    DeviceNode {
+        path,
+        kind: 0o020_000,
+        major: 1,
+        minor: 3,
+        mode: 0o666,
+        uid: OwnerId::ROOT,
+        gid: OwnerId::ROOT,
+    }
 }
 
 /// A container that runs a line of shell, in its own directory.

@@ -71,7 +71,7 @@ fn set_variable(process: &mut Process, extra: &mut Extra, variable: &str) {
 fn add_groups(process: &mut Process, groups: &[u32]) -> Result<(), String> {
     let all = process.user_mut().additional_gids_mut().get_or_insert_default();
     for group in groups {
-        let id = OwnerId::new(*group).ok_or_else(|| format!("additionalGids: {group} is no group"))?;
+        let id = OwnerId::try_from(*group).map_err(|error| format!("additionalGids: {error}"))?;
         // The interface takes 0 for "not set".
         if id != OwnerId::ROOT && !all.contains(group) {
             all.push(*group);
@@ -127,9 +127,7 @@ fn owner(asked: Option<u32>, of_program: u32, range: Option<IdRange>) -> Result<
     let wanted = asked.or((of_program > 0).then_some(of_program));
     match (wanted, range) {
         (None, _) => Ok(0),
-        (Some(id), None) => {
-            OwnerId::new(id).map(OwnerId::number).ok_or_else(|| format!("it cannot belong to {id}"))
-        }
+        (Some(id), None) => OwnerId::try_from(id).map(OwnerId::number).map_err(|error| error.to_string()),
         (Some(id), Some(range)) => {
             range.on_host(id).ok_or_else(|| format!("its owner {id} is not in the pod's user namespace"))
         }

@@ -10,7 +10,7 @@ use wharf_cri_api::v1::{
 };
 use wharf_isolation::DeviceNode;
 use wharf_sys::mount::Propagation;
-use wharf_types::ContainerPath;
+use wharf_types::{ContainerPath, OwnerId};
 
 use super::{Asked, host};
 use crate::{MountSource, Switch, Unread};
@@ -534,7 +534,8 @@ pub(super) fn device(asked: &mut Asked, permissions: &str, nodes: Vec<DeviceNode
 
 pub(super) fn node(path: &str, kind: u32, major: u32, minor: u32) -> DeviceNode {
     let path = ContainerPath::new(path).unwrap();
-    DeviceNode { path, kind, major, minor, mode: 0o660, uid: 0, gid: 6 }
+    let gid = OwnerId::new(6).unwrap();
+    DeviceNode { path, kind, major, minor, mode: 0o660, uid: OwnerId::ROOT, gid }
 }
 
 fn pods_namespaces(asked: &mut Asked, options: NamespaceOption) {
