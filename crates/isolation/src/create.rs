@@ -1,9 +1,9 @@
 //! What the container's first process does between clone and exec, as plain lists of steps, each with its reason.
 //!
-//! [`Joined`] is in the container's namespaces, where it sees the pod's files, and of the host only what the plan
-//! binds. [`Rooted`] is in the container's root, which it furnishes; then it enters the user namespace. [`Ready`] is in
-//! the finished container and waits for the start. Each is made from the previous one, so that no step can run where
-//! too much or too little is in reach.
+//! [`Joined`] is in the container's namespaces, with a mount namespace that is still empty; of host and pod it has only
+//! what was opened before. [`Rooted`] is in the container's root, which it furnishes; then it enters the user namespace.
+//! [`Ready`] is in the finished container and waits for the start. Each is made from the previous one, so that no step
+//! can run where too much or too little is in reach.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,8 +69,7 @@ fn run(
     ready.start(plan, origin, &ends)
 }
 
-/// In the container's namespaces, where only the pod's files are visible. From the host there is only what was opened
-/// before.
+/// In the container's namespaces, where no path leads to host or pod: of both there is only what was opened before.
 struct Joined<'a> {
     root: Root,
     sources: Sources,
@@ -118,6 +117,7 @@ impl<'a> Joined<'a> {
 
     fn enter_root(self) -> Result<Rooted<'a>, Error> {
         let Self { root, sources, users } = self;
+        // Before anything in it is looked at: from now on every link of the image ends in it.
         root.enter()?;
         Ok(Rooted { root, sources, users })
     }
@@ -142,6 +142,7 @@ impl Rooted<'_> {
         // First, because the next steps need the mounts: `/dev`, `/proc`, and what a volume hides.
         mounts::attach_all(&root, plan, sources, origin)?;
         ends.note();
+        // In the mounted `/dev`; what is masked next is covered by its null device.
         devices::make(&root, plan)?;
         // In the container's devpts, where it gets its name. A masked path may be `/dev/console`.
         let terminal = plan.stdio.terminal.then(|| terminal::open(&root, plan)).transpose()?;
@@ -161,6 +162,8 @@ impl Rooted<'_> {
             Some(users) => users.join(&plan.namespaces).and_then(|()| Root::own())?,
             None => root,
         };
+        // Now that the mounts are the final ones: a null device opened before would be on a mount that is not the
+        // container's.
         let connected = streams::connect(root.fd(), streams, terminal.as_ref())?;
         // It is made if it is missing, so before the root is read-only; in a user namespace with no more rights than
         // its root user has, because the path is the image's.
@@ -171,6 +174,7 @@ impl Rooted<'_> {
         if plan.rootfs.read_only {
             root.forbid_writing()?;
         }
+        // Last, because it proves that root, mounts and working directory are the container's.
         let inside = root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
         Ok(Ready { inside, identity, terminal, connected })
     }
@@ -188,11 +192,15 @@ impl Ready {
     fn start(self, plan: &Plan, origin: &mut Origin<'_>, ends: &Ends) -> Result<Infallible, Error> {
         let Self { inside, identity, terminal, connected } = self;
         let master = terminal.as_ref().map(|terminal| &terminal.master);
+        // Nothing can fail any more but what is the program's: the container counts as created.
         report::ready(&origin.line, &identity, master, &ends.0)?;
+        // The supervisor has its master now, and the standard streams are its other end.
         drop(terminal);
+        // While this process still has its rights: the program is to find what hooks change until then.
         if !report::await_start(&origin.line) {
             wharf_sys::process::exit_now(128);
         }
+        // After the start, so that a process among others is there as its program, and never while it waits.
         origin.go_on(inside, connected, Runner { process: &plan.process, identity: &identity })
     }
 }
