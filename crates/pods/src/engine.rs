@@ -113,7 +113,7 @@ pub struct Engine {
     table: Table,
     /// Limits concurrent calls of network plugins, which may hang.
     network_turns: Turns,
-    /// Pods and containers are made in them, for the directories of the host may never respond.
+    /// The threads in which pods and containers are made: a directory of the host may never respond.
     making: Threads<PodId>,
 }
 

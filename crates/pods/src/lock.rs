@@ -5,12 +5,13 @@
 //! Code that needs several takes them in this order:
 //!
 //! 1. `Pod::changing`, which a change of the whole pod holds from beginning to end;
-//! 2. `Container::changing`, the same for one container. Code may wait while it holds these two, which are not locks of
-//!    this module;
-//! 3. `Pod::telling`, while something happens and is reported;
-//! 4. `Pod::making`, the container that is being made;
-//! 5. the clients of `Events`, while an event is built from the rest;
-//! 6. any other lock, and no second one below it.
+//! 2. the telling in `Container::stopping`, while the stop signal is sent; code may wait meanwhile;
+//! 3. `Container::changing`, for one container what the first is for its pod. Code may wait while it holds these three,
+//!    which are not locks of this module;
+//! 4. `Pod::telling`, while something happens and is reported;
+//! 5. `Pod::making`, the container that is being made;
+//! 6. the clients of `Events`, while an event is built from the rest;
+//! 7. any other lock, and no second one below it.
 
 use std::sync::{self, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 

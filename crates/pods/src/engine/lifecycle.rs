@@ -152,7 +152,7 @@ impl Engine {
         if is_told(REPORT_PATIENCE).await || container.is_exited() {
             Ok(())
         } else {
-            self.lost(pod, container).await
+            self.note_lost(pod, container).await
         }
     }
 

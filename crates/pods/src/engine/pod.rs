@@ -34,7 +34,7 @@ type Unconnected = (Arc<NewNamespaces>, NetworkPlan);
 enum Built {
     /// It has these addresses, and its record says that it is whole.
     Whole(Vec<IpAddr>),
-    /// The same, but its supervisor has not responded yet.
+    /// It has these addresses, but its supervisor has not responded yet, so its record does not say that it is whole.
     Unanswered(Vec<IpAddr>),
     /// It waits for its turn to be connected.
     Unconnected(Unconnected),

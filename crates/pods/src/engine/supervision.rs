@@ -24,8 +24,10 @@ use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 
-/// The pause between two attempts to connect: the first and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
+/// The first pause between two attempts to connect; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest pause between two attempts, also to read how a container has ended.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The result of an attempt to connect.
 pub(super) enum Reached {
@@ -59,7 +61,7 @@ impl Engine {
         pod: &Arc<Pod>,
         mut socket: Option<OwnedFd>,
     ) -> Option<Receiver<Body>> {
-        let mut pause = PAUSES.0;
+        let mut pause = FIRST_PAUSE;
         loop {
             let reached = match socket.take() {
                 Some(socket) => Reached::Supervisor(socket),
@@ -78,7 +80,7 @@ impl Engine {
                 () = tokio::time::sleep(pause) => {}
                 () = ended(process.as_ref()) => return None,
             }
-            pause = (pause * 2).min(PAUSES.1);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -140,11 +142,8 @@ impl Engine {
         match opened {
             Ok(socket) => *pod.network_stats() = Some(socket),
             Err(error) => {
-                tracing::warn!(
-                    pod = pod.id().short(),
-                    error = chain(&error),
-                    "a pod's network statistics could not be read"
-                );
+                let (pod, error) = (pod.id().short(), chain(&error));
+                tracing::warn!(pod, error, "a pod's network statistics could not be read");
             }
         }
     }
@@ -186,7 +185,7 @@ impl Engine {
             Recovered::Created => container.note_created(),
             Recovered::Running { started_at_ns } => self.started(pod, container, started_at_ns),
             Recovered::Ended(exit) => self.ended(pod, container, exit),
-            Recovered::Lost => self.lose(pod, container).await,
+            Recovered::Lost => self.note_lost_in_time(pod, container).await,
             Recovered::HalfMade => self.undo_half_made(pod, container),
             Recovered::Unknown => {}
         }
@@ -286,7 +285,7 @@ impl Engine {
     ///
     /// # Errors
     /// The disk does not say whether there is one.
-    pub(super) async fn lost(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
+    pub(super) async fn note_lost(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
         let path = self.parts.layout.exit_record(pod.id(), container.id());
         let exit = blocking(move || Ok(exit_at(&path)?)).await?;
         self.ended(pod, container, exit.unwrap_or_else(|| lost_at(wharf_sys::clock::now_ns())));
@@ -294,18 +293,14 @@ impl Engine {
     }
 
     /// The same, as soon as the disk says it.
-    async fn lose(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
-        let Err(error) = self.lost(pod, container).await else { return };
-        let id = container.id().short();
-        tracing::warn!(
-            container = id,
-            error = chain(&error),
-            "a container has ended; trying again to read how"
-        );
+    async fn note_lost_in_time(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
+        let Err(error) = self.note_lost(pod, container).await else { return };
+        let (id, error) = (container.id().short(), chain(&error));
+        tracing::warn!(container = id, error, "a container has ended; trying again to read how");
         let (engine, pod, container) = (Arc::clone(self), Arc::clone(pod), Arc::clone(container));
         tokio::spawn(async move {
-            while !container.is_exited() && engine.lost(&pod, &container).await.is_err() {
-                tokio::time::sleep(PAUSES.1).await;
+            while !container.is_exited() && engine.note_lost(&pod, &container).await.is_err() {
+                tokio::time::sleep(LONGEST_PAUSE).await;
             }
         });
     }
