@@ -89,7 +89,7 @@ missing_profile() {
 no_word_for_none() {
     local name
     for name in u unconfine unconfined; do
-        refused "is no profile, but the kernel's word for none" container apparmor none \
+        refused 'cannot name a profile, because the kernel reads it as' container apparmor none \
             "{\"linux\": {\"security_context\": {\"apparmor\": {\"profile_type\": 2, \"localhost_ref\": \"$name\"}}}}"
     done
 }

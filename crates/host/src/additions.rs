@@ -99,7 +99,8 @@ impl Additions {
     }
 }
 
-/// Describes a container for this machine.
+/// Describes a container for this machine. If wharf's own AppArmor profile is to confine it, and is not loaded any more,
+/// that is noted for [`crate::ensure_profile`].
 ///
 /// # Errors
 /// The request cannot be fulfilled with what is on the host, or that cannot be read.
@@ -112,7 +113,7 @@ pub fn describe(
     let mut description = planner::describe(request, &facts(request, machine)?, places)?;
     additions.apply(&mut description, request)?;
     let process = description.spec.process().as_ref();
-    apparmor::look(process.and_then(|process| process.apparmor_profile().as_deref()))?;
+    apparmor::note_if_unloaded(process.and_then(|process| process.apparmor_profile().as_deref()))?;
     Ok(description)
 }
 

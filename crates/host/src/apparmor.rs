@@ -49,12 +49,12 @@ pub(crate) fn is_usable() -> bool {
     enabled.is_ok_and(|value| value.starts_with(b"Y")) && Path::new(LOADED).exists() && parser().is_some()
 }
 
-/// Looks whether the kernel still has wharf's own profile, if that is to confine a container: somebody may have
+/// Notes it if the kernel does not have wharf's own profile any more, which is to confine a container: somebody may have
 /// unloaded it.
 ///
 /// # Errors
 /// The kernel's list of profiles cannot be read.
-pub(crate) fn look(profile: Option<&str>) -> Result<(), StageError> {
+pub(crate) fn note_if_unloaded(profile: Option<&str>) -> Result<(), StageError> {
     if profile == Some(DEFAULT_PROFILE) && !is_listed(&std::fs::read_to_string(LOADED).stage(STAGE)?) {
         IS_LOADED.store(false, Ordering::Relaxed);
     }

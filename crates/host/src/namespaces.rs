@@ -37,7 +37,7 @@ pub struct NewNamespaces {
     pub mounts: OwnedFd,
     /// The root of that file system.
     pub files: OwnedFd,
-    /// A mount namespace without mounts, for containers; it is all pods'.
+    /// A mount namespace without mounts, for containers, shared by all pods.
     empty: Template,
 }
 

@@ -89,7 +89,7 @@ impl UserNamespaces {
     /// again.
     ///
     /// # Errors
-    /// Unimplemented, or ResourceExhausted if it is still not known; with the step that failed.
+    /// Unimplemented, or the class of what still keeps it from being tried; with the step that failed.
     pub fn check(&self, config: &PodSandboxConfig) -> Result<(), Error> {
         if user_namespace_of(&namespaces_of(config))?.is_none() {
             return Ok(());

@@ -22,12 +22,12 @@ use crate::description::{Description, Seccomp};
 pub fn is_enclosed(description: &Description, limits: &Limits) -> bool {
     description.extra.seccomp == Seccomp::Own
         && has_limit(limits)
-        && !has_users(description)
-        && !may_administrate(description)
+        && !has_user_namespace(description)
+        && !may_administer(description)
 }
 
-/// Whether its root user is another one than the host's.
-fn has_users(description: &Description) -> bool {
+/// Whether its root user is not the host's.
+fn has_user_namespace(description: &Description) -> bool {
     let linux = description.spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
     namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User)
@@ -35,7 +35,7 @@ fn has_users(description: &Description) -> bool {
 
 /// Whether a container has, or its programs can get, the capability with which the host's cgroups can be reached in
 /// many other ways.
-fn may_administrate(description: &Description) -> bool {
+fn may_administer(description: &Description) -> bool {
     let process = description.spec.process().as_ref();
     let sets = process.and_then(|process| process.capabilities().as_ref());
     let admin = capabilities::mask("CAP_SYS_ADMIN").unwrap_or_default();

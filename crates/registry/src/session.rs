@@ -151,11 +151,11 @@ impl Session {
         Err(round.failures)
     }
 
-    /// Resolves by a HEAD request what is here already. A tag rarely changes, and registries count manifests that
-    /// they serve but not HEAD requests. The response counts only if it is the digest that the tag already had here;
-    /// otherwise the document itself decides. So a lying host that may resolve tags can keep an image from being
-    /// updated. It could do so with an old document, too: for every client, the meaning of a tag is that host's word.
-    /// It cannot make a tag refer to an image that is here for another reason.
+    /// Resolves by a HEAD request what is here already. A tag rarely changes, and registries count manifests that they
+    /// serve but not HEAD requests. The response counts only if it names a digest that is here already: the one asked
+    /// for, or one that the tag had; otherwise the document itself decides. So a lying host that may resolve tags can
+    /// keep an image from being updated. It could do so with an old document, too: for every client, the meaning of a
+    /// tag is that host's word. It cannot make a tag refer to an image that is here for another reason.
     async fn resolve_at(
         &self,
         endpoint: &Endpoint,

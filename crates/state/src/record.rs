@@ -23,7 +23,7 @@ pub enum Error {
         source: io::Error,
     },
     /// More was to be saved than could be loaded again.
-    #[error("record {path} would have {bytes} bytes; at most 16 MiB can be kept", path = .path.display())]
+    #[error("record {path} would have {bytes} bytes; at most {} MiB can be kept", LIMIT_BYTES >> 20, path = .path.display())]
     TooLong {
         /// The record.
         path: PathBuf,
@@ -123,7 +123,7 @@ enum Stage {
 /// older one.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`], [`Error::TooLong`].
 pub fn save(path: &Path, format: Format, content: &[u8], durability: Durability) -> Result<(), Error> {
     stage(path, format, content, durability)?.commit()
 }

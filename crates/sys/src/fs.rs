@@ -146,9 +146,11 @@ pub fn write_value(path: impl AsRef<Path>, value: &str) -> Result<()> {
 pub fn write_fd(fd: BorrowedFd<'_>, value: &str) -> Result<()> {
     match nix::unistd::write(fd, value.as_bytes()) {
         Ok(written) if written == value.len() => Ok(()),
-        Ok(_short) => {
-            Err(Error::new("write", format!("{value:?}, of which a part was taken"), Errno::EINVAL))
-        }
+        Ok(_short) => Err(Error::new(
+            "write",
+            format!("{value:?}, of which the kernel took only a part"),
+            Errno::EINVAL,
+        )),
         Err(errno) => Err(Error::new("write", format!("{value:?}"), errno)),
     }
 }

@@ -39,7 +39,7 @@ pub enum ProfileNameError {
     },
     /// To the kernel it means no profile.
     #[error(
-        "{name:?} is no profile, but the kernel's word for none, or its beginning: ask for the type Unconfined"
+        "{name:?} cannot name a profile, because the kernel reads it as \"unconfined\": ask for the type Unconfined"
     )]
     Unconfined {
         /// The text.

@@ -114,7 +114,7 @@ fn check(own: &BTreeSet<Scope>, key: &str, value: &str) -> Result<(), Refusal> {
     Err(Refusal::field("sysctls", format!("{key} {problem}")))
 }
 
-/// What is wrong with a value for which the kernel would set another one or none, and say nothing.
+/// Why the kernel would silently set something else, or nothing.
 pub(crate) fn value_problem(key: &str, value: &str) -> Option<&'static str> {
     let words = value.split_ascii_whitespace().count();
     match key {
