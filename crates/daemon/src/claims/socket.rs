@@ -101,7 +101,14 @@ fn owner(patience_ms: i64) -> io::Result<Option<String>> {
         return Ok((owner.uid() == 0).then(|| "outside of this container".to_owned()));
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", owner.pid()))?;
-    Ok(is_powerful(owner, &status).then(|| format!("pid {}", owner.pid())))
+    let is_wharfd = is_powerful(owner, &status) && has_own_users(owner.pid())?;
+    Ok(is_wharfd.then(|| format!("pid {}", owner.pid())))
+}
+
+/// Whether a process has this one's user namespace. In a new one everybody has all capabilities, but over nothing.
+fn has_own_users(pid: i32) -> io::Result<bool> {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/user"));
+    Ok(namespace("self")? == namespace(&pid.to_string())?)
 }
 
 /// Whether a process can be a wharfd. Containers have no such capability, except for privileged ones.
@@ -113,6 +120,8 @@ fn is_powerful(process: UnixCredentials, status: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
@@ -155,5 +164,24 @@ mod tests {
         assert!(is_powerful(own, &status), "these tests need root");
         assert!(!is_powerful(own, "Name:\tsh\nCapEff:\t00000000a80425fb\n"), "of an ordinary container");
         assert!(!is_powerful(own, ""));
+    }
+
+    #[test]
+    fn who_has_power_over_a_user_namespace_of_its_own_is_no_wharfd() {
+        assert!(has_own_users(UnixCredentials::new().pid()).unwrap());
+        #[expect(clippy::disallowed_methods, reason = "a test's own process")]
+        let mut unshared = std::process::Command::new("unshare");
+        let mut child = unshared
+            .args(["--user", "--map-root-user", "sh", "-c", "echo in; read forever"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut word = [0; 3];
+        child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"in\n");
+        assert!(!has_own_users(child.id().cast_signed()).unwrap());
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 }
