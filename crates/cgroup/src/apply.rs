@@ -72,7 +72,7 @@ impl Cgroup {
             // The old values are read before the step runs: when a pair fails, one half may have been written.
             result = self.remember(&step).and_then(|old| {
                 undo.push(old);
-                self.run(&step)
+                self.past_the_container(&step, || self.run(&step))
             });
             if result.is_err() {
                 break;
@@ -83,7 +83,7 @@ impl Cgroup {
             result = devices.set();
         }
         if result.is_err() {
-            undo.into_iter().rev().for_each(|old| restore(&old));
+            undo.into_iter().rev().for_each(|old| self.restore(&old));
         }
         result
     }
@@ -212,11 +212,23 @@ impl Cgroup {
                 Err(Error::Io { source, .. }) if is_write_only(&source) => {}
                 held => old.extend(held?.map(|held| {
                     let none = write.none.iter().map(String::as_str);
-                    Old { file, value: none.chain([held.as_str()]).collect::<Vec<_>>().join("\n") }
+                    let value = none.chain([held.as_str()]).collect::<Vec<_>>().join("\n");
+                    Old { file, write: Write { value, ..write.clone() } }
                 })),
             }
         }
         Ok(old)
+    }
+
+    /// Restores old values, the last written first. If one of a pair is refused, the other is restored first.
+    fn restore(&self, old: &[Old]) {
+        let refused: Vec<&Old> = old.iter().rev().filter(|old| restore_file(old).is_err()).collect();
+        for old in refused {
+            let step = Step::One(old.write.clone());
+            if let Err(error) = self.past_the_container(&step, || restore_file(old)) {
+                tracing::warn!(?error, file = ?old.file, "old limit not restored");
+            }
+        }
     }
 
     /// Converts the rules to this node's form, before anything is written. On v1 a cgroup inside has a list of its own.
@@ -252,32 +264,19 @@ impl Devices {
     }
 }
 
-/// A file's value before an update.
+/// A file's value before an update, as a write of it.
 struct Old {
     file: PathBuf,
-    value: String,
+    write: Write,
 }
 
 fn is_write_only(source: &std::io::Error) -> bool {
     matches!(errno(source), Some(Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP))
 }
 
-/// Restores old values, the last written first. If one of a pair is refused, the other is restored first.
-fn restore(old: &[Old]) {
-    let refused: Vec<&Old> = old.iter().rev().filter(|old| restore_file(old).is_err()).collect();
-    for old in refused {
-        if let Err(error) = restore_file(old) {
-            tracing::warn!(?error, file = ?old.file, "old limit not restored");
-        }
-    }
-}
-
 /// Files with one line per device accept one line per write.
-fn restore_file(old: &Old) -> Result<(), Error> {
-    if old.value.trim().is_empty() {
-        return files::write(&old.file, "");
-    }
-    files::write_each(&old.file, old.value.lines())
+fn restore_file(Old { file, write: Write { value, .. } }: &Old) -> Result<(), Error> {
+    if value.trim().is_empty() { files::write(file, "") } else { files::write_each(file, value.lines()) }
 }
 
 fn load(directory: PathBuf, rules: &[DeviceRule]) -> Result<Devices, Error> {

@@ -29,6 +29,17 @@ pub(crate) fn each(top: &Path, mut found: impl FnMut(&Path) -> Result<(), Error>
     walk(top, &mut |at| found(&in_procfs(at)), &mut |_, _| Ok(()))
 }
 
+/// Calls `found` with each directory below `top` after those below it.
+///
+/// # Errors
+/// What `found` returns; [`Error::Io`].
+pub(crate) fn each_after_those_below(
+    top: &Path,
+    mut found: impl FnMut(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
+    walk(top, &mut |_| Ok(()), &mut |parent, name| found(&in_procfs(parent).join(name)))
+}
+
 /// Removes what is below `top`, children first, as long as `go_on` has no error.
 ///
 /// # Errors
@@ -138,5 +149,17 @@ mod tests {
         clear(directory.path(), || Ok(())).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         clear(&directory.path().join("gone"), || Ok(())).unwrap();
+    }
+
+    #[test]
+    fn what_is_below_comes_before_what_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        nest(directory.path());
+        // Only an empty directory can be removed.
+        each_after_those_below(directory.path(), |path| {
+            fs::remove_dir(path).map_err(Error::io("remove", path))
+        })
+        .unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -10,6 +10,7 @@
 //! its detection ignores the unified side of a hybrid node, and it can neither undo a write nor filter devices on v2.
 
 mod apply;
+mod below;
 mod create;
 mod deep;
 mod delegate;

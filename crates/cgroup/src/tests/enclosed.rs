@@ -151,6 +151,53 @@ fn a_change_overrides_what_the_container_has_changed() {
     assert_eq!(fresh.memory_limits(), twice(&(64 * MIB).to_string()));
 }
 
+/// Makes a cgroup below the one of the processes, and one below that, with values of its own.
+fn meddle(fresh: &Fresh, controller: Controller, values: &[(&str, &str)]) -> [PathBuf; 2] {
+    let (_, directory) = fresh.0.inside().unwrap().home(controller).unwrap();
+    let own = [directory.join("x"), directory.join("x/y")];
+    for directory in &own {
+        std::fs::create_dir(directory).unwrap();
+        values.iter().for_each(|(file, value)| std::fs::write(directory.join(file), value).unwrap());
+    }
+    own
+}
+
+#[test]
+fn what_a_container_has_made_inside_is_in_the_way_of_no_change() {
+    let before = Limits { cpuset_cpus: Some("0".into()), ..cpu(100_000, 100_000) };
+    let fresh = Fresh::enclosed("below", &before);
+    if fresh.kind(Controller::Cpu) == Kind::V1 {
+        let own = meddle(&fresh, Controller::Cpu, &[("cpu.cfs_quota_us", "100000")]);
+        fresh.0.update(&cpu(20_000, 0)).unwrap();
+        assert_eq!(fresh.quotas(), twice("20000"));
+        assert!(own.iter().all(|directory| read(&directory.join("cpu.cfs_quota_us")) == "-1"));
+    }
+    if fresh.kind(Controller::Cpuset) == Kind::V1 {
+        let own = meddle(&fresh, Controller::Cpuset, &[("cpuset.cpus", "0"), ("cpuset.mems", "0")]);
+        let cpus = |cpus: &str| Limits { cpuset_cpus: Some(cpus.into()), ..Limits::default() };
+        let all = |cpus| {
+            assert_eq!(fresh.cpus(), twice(cpus));
+            assert!(own.iter().all(|directory| read(&directory.join("cpuset.cpus")) == cpus));
+        };
+        for moved in ["1", "0-1", "0"] {
+            fresh.0.update(&cpus(moved)).unwrap();
+            assert_eq!(fresh.cpus(), twice(moved));
+        }
+        all("0");
+        fresh.0.update(&Limits { pids_limit: Some(i64::MAX), ..cpus("1") }).unwrap_err();
+        all("0");
+    }
+    let inside = fresh.0.inside().unwrap();
+    let (kind, directory) = inside.home(Controller::Cpu).unwrap();
+    let burst = if kind == Kind::V1 { "cpu.cfs_burst_us" } else { "cpu.max.burst" };
+    std::fs::write(directory.join(burst), "15000").unwrap();
+    fresh.0.update(&cpu(10_000, 0)).unwrap();
+    std::fs::write(directory.join("cpu.idle"), "1").unwrap();
+    fresh.0.update(&Limits { cpu_shares: Some(2048), ..Limits::default() }).unwrap();
+    let shares = fresh.both(Controller::Cpu, "cpu.shares", "cpu.weight");
+    assert_eq!(shares[0], shares[1]);
+}
+
 #[test]
 fn a_refused_change_is_undone_in_both() {
     let before = Limits { cpuset_cpus: Some("0".into()), pids_limit: Some(10), ..cpu(50_000, 100_000) };
