@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use wharf_sys::bpf::{self, DeviceProgram};
 
+use crate::delegate;
 use crate::detect::{Controller, Kind};
 use crate::device::DeviceRule;
 use crate::device::list::{DeviceList, ListWrite};
@@ -32,6 +33,10 @@ impl Cgroup {
         // Nobody has limited its memory yet, so that need not be read.
         let steps = self.plan(&beyond_defaults(limits), None)?;
         let inside = self.inside();
+        if let (Some(_), Some(directory)) = (&inside, self.unified()) {
+            // Who could lift its limits could make cgroups, too. One of the limits may be a lower bound.
+            delegate::bound(&directory, 1)?;
+        }
         match &inside {
             None => self.run_all(&steps)?,
             Some(_) => self.run_all(&twice::at(Place::Above, steps.clone()))?,

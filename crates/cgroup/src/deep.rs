@@ -40,18 +40,25 @@ pub(crate) fn each_after_those_below(
     walk(top, &mut |_| Ok(()), &mut |parent, name| found(&in_procfs(parent).join(name)))
 }
 
-/// Removes what is below `top`, children first, as long as `go_on` has no error.
+/// Removes what is below `top`, children first, as long as `go_on` has no error. Adds to `removed` how many there were.
 ///
 /// # Errors
 /// What `go_on` returns; [`Error::Io`].
-pub(crate) fn clear(top: &Path, mut go_on: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn clear(
+    top: &Path,
+    mut go_on: impl FnMut() -> Result<(), Error>,
+    removed: &mut usize,
+) -> Result<(), Error> {
     walk(top, &mut |_| go_on(), &mut |parent, name| match unlinkat(parent, name, UnlinkatFlags::RemoveDir)
         .map_err(std::io::Error::from)
     {
         Err(source) if !is_gone(&source) => {
             Err(Error::Io { action: "remove", path: PathBuf::from(name), source })
         }
-        _ => Ok(()),
+        _ => {
+            *removed += 1;
+            Ok(())
+        }
     })
 }
 
@@ -138,19 +145,21 @@ mod tests {
         })
         .unwrap();
         assert_eq!(found, count);
-        let stopped = clear(directory.path(), || {
+        let stop = || {
             Err(Error::Io {
                 action: "stop",
                 path: PathBuf::new(),
                 source: std::io::ErrorKind::TimedOut.into(),
             })
-        });
-        assert!(stopped.is_err());
-        clear(directory.path(), || Ok(())).unwrap();
+        };
+        let mut removed = 0;
+        assert!(clear(directory.path(), stop, &mut removed).is_err());
+        assert_eq!(removed, 0);
+        clear(directory.path(), || Ok(()), &mut removed).unwrap();
+        assert_eq!(removed, count - 1);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-        clear(&directory.path().join("gone"), || Ok(())).unwrap();
+        clear(&directory.path().join("gone"), || Ok(()), &mut removed).unwrap();
     }
-
     #[test]
     fn what_is_below_comes_before_what_has_it() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Giving a v2 cgroup to a user.
+//! Giving a v2 cgroup to a user, and bounds on the cgroups below one.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::chown;

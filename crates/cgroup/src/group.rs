@@ -27,6 +27,15 @@ pub struct Entry {
     pub tasks: Vec<PathBuf>,
 }
 
+/// How much of a cgroup was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// Everything.
+    All,
+    /// Some of the cgroups below it: the next call goes on.
+    Some,
+}
+
 /// The cgroup of a pod or container, in every hierarchy. Its path and little else: there is one for each container.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
@@ -180,9 +189,27 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Late`] if processes are left after `patience`.
     pub fn remove(&self, patience: Duration) -> Result<(), Error> {
+        self.remove_counted(patience, &mut 0)
+    }
+
+    /// The same, but if `patience` ends while the cgroups below are being removed, that is a success, too: where it has
+    /// no bound, a container may have made so many that their removal takes long.
+    ///
+    /// # Errors
+    /// [`Error::Late`] if processes are left after `patience`, or none of the cgroups was removed.
+    pub fn remove_some(&self, patience: Duration) -> Result<Removed, Error> {
+        let mut removed = 0;
+        match self.remove_counted(patience, &mut removed) {
+            Err(Error::Late { .. }) if removed > 0 => Ok(Removed::Some),
+            all => all.map(|()| Removed::All),
+        }
+    }
+
+    fn remove_counted(&self, patience: Duration, removed: &mut usize) -> Result<(), Error> {
         let deadline = Deadline::after(patience);
         self.tracker().await_empty(&deadline)?;
-        self.cgroups.hierarchies().iter().try_for_each(|hierarchy| self.tree(hierarchy).remove(&deadline))
+        let mut hierarchies = self.cgroups.hierarchies().iter();
+        hierarchies.try_for_each(|hierarchy| self.tree(hierarchy).remove(&deadline, removed))
     }
 
     /// The file whose line `oom_kill N` counts the OOM-killed processes of this cgroup and, on v2, its descendants;

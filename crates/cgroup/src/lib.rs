@@ -31,7 +31,7 @@ mod weight;
 pub use detect::{Cgroups, Controller, Version};
 pub use device::{Access, DeviceRule, DeviceType, default_devices};
 pub use error::Error;
-pub use group::{Cgroup, Entry};
+pub use group::{Cgroup, Entry, Removed};
 pub use limits::{BlockDevice, HugepageLimit, Io, Limits, Rate};
 pub use meter::Meter;
 pub use oom::OldScores;

@@ -244,10 +244,11 @@ impl Tree {
         wait(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], patience)
     }
 
-    /// Removes the tree from the bottom up. A missing tree is success.
-    pub(crate) fn remove(&self, deadline: &Deadline) -> Result<(), Error> {
+    /// Removes the tree from the bottom up. A missing tree is success. Adds to `removed` how many cgroups there were
+    /// below its top.
+    pub(crate) fn remove(&self, deadline: &Deadline, removed: &mut usize) -> Result<(), Error> {
         loop {
-            match self.remove_once(deadline) {
+            match self.remove_once(deadline, removed) {
                 Ok(()) => return Ok(()),
                 Err(Error::Io { source, .. }) if errno(&source) == Some(Errno::EBUSY) => {}
                 Err(error) => return Err(error),
@@ -264,15 +265,16 @@ impl Tree {
         }
     }
 
-    fn remove_once(&self, deadline: &Deadline) -> Result<(), Error> {
+    fn remove_once(&self, deadline: &Deadline, removed: &mut usize) -> Result<(), Error> {
         // Most trees have no children left, so one call is enough.
         if remove_directory(&self.directory).is_ok() {
             return Ok(());
         }
-        deep::clear(&self.directory, || match deadline.left().is_zero() {
+        let go_on = || match deadline.left().is_zero() {
             true => Err(deadline.late(&self.directory, "removed")),
             false => Ok(()),
-        })?;
+        };
+        deep::clear(&self.directory, go_on, removed)?;
         remove_directory(&self.directory)
     }
 }
@@ -350,7 +352,7 @@ mod tests {
             assert!(!tree.is_populated().unwrap());
             assert!(tree.pids().unwrap().is_empty());
             tree.kill(Duration::ZERO).unwrap();
-            tree.remove(&Deadline::after(Duration::ZERO)).unwrap();
+            tree.remove(&Deadline::after(Duration::ZERO), &mut 0).unwrap();
             assert!(tree.freeze(Duration::ZERO).is_err());
             assert!(tree.thaw(Duration::ZERO).is_err());
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Fresh, PATIENCE, Shell, read};
 use crate::detect::Kind;
-use crate::{Access, Controller, DeviceRule, DeviceType, Extent, Limits, default_devices};
+use crate::{Access, Controller, DeviceRule, DeviceType, Extent, Limits, Removed, default_devices};
 use wharf_types::{ErrorKind, Failure as _};
 
 const MIB: i64 = 1 << 20;
@@ -196,6 +196,38 @@ fn what_a_container_has_made_inside_is_in_the_way_of_no_change() {
     fresh.0.update(&Limits { cpu_shares: Some(2048), ..Limits::default() }).unwrap();
     let shares = fresh.both(Controller::Cpu, "cpu.shares", "cpu.weight");
     assert_eq!(shares[0], shares[1]);
+}
+
+#[test]
+fn the_cgroups_that_a_container_makes_are_bounded_from_above() {
+    let fresh = Fresh::enclosed("bounded", &memory(64 * MIB));
+    let (above, mut inside) = (fresh.0.unified().unwrap(), fresh.0.inside().unwrap().unified().unwrap());
+    assert_eq!(read(&above.join("cgroup.max.descendants")), "4097");
+    let nested = (0..100).take_while(|_| {
+        inside.push("x");
+        std::fs::create_dir(&inside).is_ok()
+    });
+    assert_eq!(nested.count(), 32);
+    let lower = [("cgroup.max.descendants".to_owned(), "3".to_owned())].into();
+    let asked = Fresh::enclosed("asked", &Limits { unified: lower, ..Limits::default() });
+    assert_eq!(read(&asked.0.unified().unwrap().join("cgroup.max.descendants")), "4", "one is the inner one");
+}
+
+#[test]
+fn what_takes_long_is_removed_in_parts() {
+    let fresh = Fresh::enclosed("parts", &memory(64 * MIB));
+    let directory = fresh.0.inside().unwrap().kill_directory();
+    (0..500).for_each(|number| std::fs::create_dir(directory.join(number.to_string())).unwrap());
+    let mut parts = 0;
+    loop {
+        match fresh.0.remove_some(std::time::Duration::from_millis(1)) {
+            Ok(Removed::All) => break,
+            Ok(Removed::Some) => parts += 1,
+            // The machine was busy with something else.
+            Err(error) => assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error:?}"),
+        }
+    }
+    assert!(parts > 1 && !fresh.0.kill_directory().exists());
 }
 
 #[test]

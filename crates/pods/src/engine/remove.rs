@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wharf_cgroup::CgroupPath;
+use wharf_cgroup::{CgroupPath, Removed};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::Hooked;
 use wharf_nri::api::Event;
@@ -23,12 +23,21 @@ impl Engine {
         const STAGE: &str = "removing a cgroup";
         /// Its processes have already exited; the kernel may take a moment for the rest.
         const PATIENCE: Duration = Duration::from_secs(1);
+        /// How often more is removed of what a container has made below it, each time in a thread of the pool's.
+        const PARTS_LIMIT: usize = 30;
         let cgroups = self.parts.cgroups.clone();
         let cgroup = match blocking(move || Ok(cgroups.open(&path))).await? {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             opened => opened.stage(STAGE)?,
         };
         kill_cgroup(&cgroup).await?;
+        for _part in 1..PARTS_LIMIT {
+            let cgroup = cgroup.clone();
+            let removed = blocking(move || cgroup.remove_some(PATIENCE).stage(STAGE)).await?;
+            if removed == Removed::All {
+                return Ok(());
+            }
+        }
         blocking(move || cgroup.remove(PATIENCE).stage(STAGE)).await
     }
 
