@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
-use nix::sys::socket::{bind, connect, recv, send, socket};
+use nix::sys::socket::{bind, connect, recv, send, setsockopt, socket, sockopt};
 
 pub(crate) const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
@@ -269,8 +269,17 @@ impl Socket {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// A datagram that is longer than the socket's buffer is refused, and what nf_tables is to do at once must be one.
     fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
-        send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()).map(drop)
+        let send = || send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()).map(drop);
+        match send() {
+            Err(Errno::EMSGSIZE) => {
+                // Beyond what an administrator has set for everybody. The kernel adds as much again.
+                setsockopt(&self.fd, sockopt::SndBufForce, &bytes.len())?;
+                send()
+            }
+            sent => sent,
+        }
     }
 
     fn receive(&self, buffer: &mut [u8], flags: MsgFlags) -> Result<usize, Errno> {

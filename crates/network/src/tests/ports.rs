@@ -194,12 +194,12 @@ fn many_ports_fit_and_are_shown_as_nft_would(mode: Mode) {
     let host = Host::new(mode);
     let network = host.network();
     let pod = Pod::new(1);
-    let ports: Vec<PortMapping> = (20000..20500).map(|port| tcp(port, port)).collect();
+    let ports: Vec<PortMapping> = (20000..23000).map(|port| tcp(port, port)).collect();
     pod.attach_with(&network, &ports).unwrap();
-    assert_eq!(nft::elements().unwrap().len(), 1000);
+    assert_eq!(nft::elements().unwrap().len(), 6000);
     assert!(nft::elements().unwrap().iter().all(|element| element.owner().as_ref() == Some(&pod.id)));
-    pod.serve(20499);
-    ask(ip("127.0.0.1"), 20499).unwrap();
+    pod.serve(22999);
+    ask(ip("127.0.0.1"), 22999).unwrap();
     network.detach(&pod.id, None).unwrap();
     assert_eq!(nft::elements().unwrap(), []);
 }
