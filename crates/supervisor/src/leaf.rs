@@ -7,12 +7,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_isolation::CgroupPlan;
-use wharf_sys::Result;
 use wharf_sys::error::Named as _;
+use wharf_sys::{Error, Result};
 
 use crate::diagnostics::OrWarn as _;
+use crate::failure::Failure;
 
 /// The cgroup of an exec that is being made.
 #[derive(Debug)]
@@ -63,6 +65,18 @@ impl Leaf {
             Entry::Tasks(tasks) => Some(tasks.as_fd()),
             Entry::Directory(_) => None,
         }
+    }
+}
+
+/// Why no process could be cloned into an exec's cgroup. A container that has a threaded cgroup below its own has made
+/// that a domain of threads, below which a new cgroup takes no process.
+pub(crate) fn refused(error: Error) -> Failure {
+    match error.errno {
+        Errno::EOPNOTSUPP => Failure::precondition(format!(
+            "the container has made threaded cgroups (cgroup.type) in its own, where no command can be executed until \
+             they are removed: {error}"
+        )),
+        _ => error.into(),
     }
 }
 
@@ -140,6 +154,15 @@ mod tests {
         ] {
             assert_eq!(parent(&plan), Path::new(expected));
         }
+    }
+
+    #[test]
+    fn a_container_with_threaded_cgroups_is_in_the_wrong_state() {
+        let of = |errno| refused(Error::new("clone3", "exec-3", errno));
+        let failure = of(Errno::EOPNOTSUPP);
+        assert_eq!(failure.kind, wharf_wire::v1::failure::Kind::Precondition);
+        assert!(failure.message.contains("cgroup.type"), "{}", failure.message);
+        assert_eq!(of(Errno::ENOMEM).kind, wharf_wire::v1::failure::Kind::Exhausted);
     }
 
     #[test]

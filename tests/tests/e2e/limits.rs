@@ -2,11 +2,12 @@
 
 use std::fs;
 
+use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use crate::client::{Client, pod_security, security};
 use crate::userns;
-use crate::world::run;
+use crate::world::{run, until};
 
 const MIB: i64 = 1 << 20;
 
@@ -111,6 +112,32 @@ fn want_of_memory_is_the_reason_whichever_cgroup_had_the_limit() {
             let status = client.exited(&id).await;
             assert_eq!((status.exit_code, &*status.reason), (137, "OOMKilled"), "{name}");
         }
+    });
+}
+
+/// In the unified hierarchy there is a bound, and an exec's cgroup is below the container's.
+#[test]
+fn a_container_that_makes_cgroups_is_told_what_is_in_the_way() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("threaded")).await.unwrap();
+        let script = LIFT.split_once("sh -c").unwrap().0.to_owned()
+            + "sh -c 'mount -t cgroup2 none /m && mkdir /m/a && echo threaded >/m/a/cgroup.type && exec sleep 1000'";
+        let id = client.launch(&pod, &unconfined(client, "main", &script)).await.unwrap();
+        let read = |file: &str| {
+            fs::read_to_string(format!("/sys/fs/cgroup/unified/wharf/{pod}/{id}/{file}")).unwrap()
+        };
+        assert_eq!(read("cgroup.max.descendants"), "4097\n");
+        until("it has a threaded cgroup", async || {
+            (read("container/cgroup.type") == "domain threaded\n").then_some(())
+        })
+        .await;
+        let error = client.exec(&id, "true", 10).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+        assert!(error.message().contains("threaded cgroups"), "{error}");
+        client.stop_container(&id, 0).await.unwrap();
+        client.remove_container(&id).await.unwrap();
+        assert_eq!(world.cgroups(&id), 0);
     });
 }
 

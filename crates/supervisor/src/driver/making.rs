@@ -105,7 +105,10 @@ impl Driver {
         let keep = [&new.streams.descriptors()[..], &[first], &plan.entries].concat();
         let body = |origin: Origin<'_>| wharf_isolation::join(&plan, first, &new.streams, origin);
         let spawned = self.spawner.spawn(Place::Of(first), leaf.directory(), &keep, body);
-        let mut child = spawned.inspect_err(|_failed| leaf::discard(&leaf.path))?;
+        let mut child = spawned.map_err(|error| {
+            leaf::discard(&leaf.path);
+            leaf::refused(error)
+        })?;
         child.awaits_ready = new.terminal;
         child.watch(&mut self.watch, &Owner::Exec(number))?;
         self.execs.insert(number, Exec { container: id, child, terminal: None, leaf: leaf.path });
