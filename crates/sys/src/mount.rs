@@ -295,6 +295,24 @@ fn new_namespace(change: impl FnOnce() -> Result<()> + Send) -> Result<OwnedFd> 
         .unwrap_or_else(|_panic| Err(Error::new("unshare", "the thread panicked", Errno::EIO)))
 }
 
+/// Opens the table of all mounts of a mount namespace (proc_pid_mountinfo(5)), as its root shows them: a process with a
+/// root of its own sees only what is below that.
+///
+/// # Errors
+/// The kernel's error.
+pub fn table_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    use nix::sched::{CloneFlags, setns, unshare};
+    let open = || {
+        let thread = OwnThread::open()?;
+        // Only a thread whose root is its own may have another one.
+        unshare(CloneFlags::CLONE_FS).named("unshare", || "CLONE_FS".into())?;
+        setns(namespace, CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into())?;
+        thread.table()
+    };
+    std::thread::scope(|scope| scope.spawn(open).join())
+        .unwrap_or_else(|_panic| Err(Error::new("setns", "the thread panicked", Errno::EIO)))
+}
+
 /// The directory of the opening thread in procfs. It works even where procfs is no longer mounted.
 #[derive(Debug)]
 pub struct OwnThread(OwnedFd);
@@ -314,10 +332,13 @@ impl OwnThread {
     /// # Errors
     /// The kernel's error.
     pub fn mounts(&self) -> Result<String> {
+        std::io::read_to_string(std::fs::File::from(self.table()?)).named("read", || "mountinfo".into())
+    }
+
+    fn table(&self) -> Result<OwnedFd> {
         let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
-        let table = nix::fcntl::openat(&self.0, "mountinfo", flags, nix::sys::stat::Mode::empty())
-            .named("openat", || "mountinfo".into())?;
-        std::io::read_to_string(std::fs::File::from(table)).named("read", || "mountinfo".into())
+        nix::fcntl::openat(&self.0, "mountinfo", flags, nix::sys::stat::Mode::empty())
+            .named("openat", || "mountinfo".into())
     }
 
     /// Opens the thread's current namespace of a kind: `mnt`, `net`.
@@ -329,5 +350,41 @@ impl OwnThread {
         let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
         nix::fcntl::openat(&self.0, &*name, flags, nix::sys::stat::Mode::empty())
             .named("openat", || name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::mount::MsFlags;
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    #[test]
+    fn a_table_has_what_a_process_with_another_root_does_not_see() {
+        let temp = tempfile::tempdir().unwrap();
+        let (above, below) = (temp.path().join("above"), temp.path().join("below"));
+        std::fs::create_dir(&above).unwrap();
+        std::fs::create_dir(&below).unwrap();
+        let look = || {
+            let thread = OwnThread::open().unwrap();
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            propagate(root().unwrap().as_fd(), Propagation::Private, Depth::Recursive).unwrap();
+            let mount = |at: &Path, name| {
+                nix::mount::mount(Some(name), at, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+            };
+            mount(&above, "hidden");
+            mount(&below, "own-root");
+            let namespace = thread.namespace("mnt").unwrap();
+            nix::unistd::chroot(&below).unwrap();
+            (thread.mounts().unwrap(), namespace)
+        };
+        let (own, namespace) = std::thread::scope(|scope| scope.spawn(look).join()).unwrap();
+        let whole = table_of(namespace.as_fd()).unwrap();
+        assert!(own.contains("own-root") && !own.contains("hidden"));
+        let whole = std::io::read_to_string(std::fs::File::from(whole)).unwrap();
+        assert!(whole.contains(" - tmpfs hidden ") && whole.contains(" - tmpfs own-root "), "{whole}");
+        assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains("hidden"));
+        assert_eq!(table_of(root().unwrap().as_fd()).unwrap_err().errno, Errno::EBADF);
     }
 }

@@ -88,8 +88,10 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// Above the parent of each, so that the kernel's table of mounts, which shows layers as they were named, has more
+    /// of a single one than the last part of its path.
     fn common_parent(self) -> &'a Path {
-        let first = self.lowers.first().and_then(|lower| lower.parent()).unwrap_or(Path::new("/"));
+        let first = self.lowers.first().and_then(|lower| lower.parent()?.parent()).unwrap_or(Path::new("/"));
         let of_all = |parent: &&Path| self.lowers.iter().all(|lower| lower.starts_with(parent));
         first.ancestors().find(of_all).unwrap_or(first)
     }
@@ -353,6 +355,30 @@ mod tests {
             overlay.parts().detached_unmapped(place)
         });
         assert_eq!(as_before_6_15, expected);
+    }
+
+    #[test]
+    fn the_table_of_mounts_names_a_layer_however_few_there_are() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        for name in ["layers/only/fs", "own/upper", "own/work", "own/place"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        let range = wharf_types::IdRange::new(100_000, 1000).unwrap();
+        let namespace =
+            crate::user_namespace::make(wharf_types::IdMaps { users: range, groups: range }).unwrap();
+        let [only, upper, work, place] = ["layers/only/fs", "own/upper", "own/work", "own/place"].map(at);
+        let thread = std::thread::spawn(move || {
+            leave_mounts().unwrap();
+            let user_namespace = Some(namespace.as_fd());
+            let overlay = Overlay { lowers: &[&only], upper: &upper, work: &work, user_namespace };
+            let made = overlay.detached(&upper).unwrap();
+            mount::attach(made.as_fd(), directory(&place).unwrap().as_fd()).unwrap();
+            fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
+        });
+        let table = thread.join().unwrap();
+        let line = table.lines().find(|line| line.contains("own/place")).unwrap();
+        assert!(line.contains("only/fs"), "{line}");
     }
 
     #[test]
