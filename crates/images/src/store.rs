@@ -56,6 +56,7 @@ use crate::profiles::Profiles;
 use crate::records::{RecordError, save_layer};
 use crate::unpack::{LayerSource, UnpackError, unpack};
 use index::{Index, Known};
+use remove::Sweeps;
 
 /// Why the store could not be opened or changed.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +189,7 @@ pub(crate) struct Shared {
     /// Held by whoever commits an image or removes something, disk included: between what is found unused in the index
     /// and its removal, nobody may begin to use it. Taken before `index`.
     writer: Mutex<()>,
+    sweeps: Sweeps,
     /// The kernel releases it when this process ends, however it ends.
     _lock: Flock<OwnedFd>,
 }

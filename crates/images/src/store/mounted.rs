@@ -1,41 +1,163 @@
 //! Which layers are mounted, according to the kernel.
 //!
 //! Records can be lost, and containers outlive daemons. So before a sweep removes a layer of which no record knows,
-//! the kernel has the last word.
+//! the kernel has the last word. Its tables are long, and partly the work of containers, which mount what they want in
+//! namespaces of their own: they are read in pieces, and none of a line is kept but what may name a layer. What cannot
+//! be read to its end has everything mounted.
 
-use std::collections::HashSet;
-use std::io::{Error, ErrorKind, Result};
-use std::path::Path;
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::hash::BuildHasher as _;
+use std::io::{Error, ErrorKind, Read, Result};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// The names of all layers that may be mounted in any mount namespace: every word of the options of each overlay, whose
-/// lower directories they may be, and of what each mount shows of its file system, since an image of one layer is a
-/// bind of it. A name too many keeps a layer that could be removed; no name is ever missing.
-pub(super) fn names() -> Result<HashSet<String>> {
-    let mut names = HashSet::new();
-    let mut seen = HashSet::new();
-    for entry in std::fs::read_dir("/proc")? {
+use scan::Scanner;
+
+mod scan;
+
+/// How much is read of a mount namespace. The most mounts that the kernel allows, 100,000, usually take 20 MB, and are
+/// read twice.
+const TABLE_LIMIT_BYTES: u64 = 128 << 20;
+/// How long all of them may take. A thousand pods take a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the layers are, in the words of proc_pid_mountinfo(5).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Place {
+    /// The device of their file system.
+    device: Vec<u8>,
+    /// Their directory in it, with a slash at its end.
+    directory: Vec<u8>,
+}
+
+/// Leaves those of these layers that are mounted nowhere. A layer is mounted where an overlay names it, or where its
+/// directory or something in it is the root of a mount, since an image of one layer may be a bind of it. One too many
+/// may count as mounted, never one too few: the kernel shows of an overlay only how its layers were named, and a
+/// container may name in one what it likes.
+///
+/// # Errors
+/// Some table cannot be read, or is too long: any layer may be mounted.
+pub(super) fn leave_unmounted(layers: BorrowedFd<'_>, names: &mut HashSet<String>) -> Result<()> {
+    let place = Place::of(layers)?;
+    let mut look = Look::new(&place, names);
+    for entry in fs::read_dir("/proc")? {
         let process = entry?.path();
-        if !process.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit)) {
-            continue;
-        }
-        let Some(namespace) = of_living(std::fs::read_link(process.join("ns/mnt")))? else { continue };
-        if seen.contains(&namespace) {
-            continue;
-        }
-        if let Some(table) = of_living(read(&process.join("mountinfo")))? {
-            names.extend(words(&table).map(str::to_owned));
-            seen.insert(namespace);
+        let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        if process.file_name().is_some_and(is_process) && !look.names.is_empty() {
+            look.ask(&process)?;
         }
     }
-    Ok(names)
+    Ok(())
 }
 
-fn read(path: &Path) -> Result<String> {
-    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
+/// A look at the tables of all mount namespaces.
+struct Look<'a> {
+    place: &'a Place,
+    names: &'a mut HashSet<String>,
+    namespaces: HashMap<PathBuf, Namespace>,
+    hashes: RandomState,
+    until: Instant,
+    whole: fn(&Path) -> Result<Option<File>>,
 }
 
-/// What the kernel says about a process; `None` for a process that has ended, and so has nothing mounted, and for one
-/// with more rights than this one, which no container has.
+/// What has been read of a mount namespace.
+#[derive(Default)]
+struct Namespace {
+    bytes: u64,
+    /// Whether it was read from its own root.
+    is_whole: bool,
+    /// The roots of processes from which it was read, as hashes: a container decides how many there are.
+    roots: HashSet<u64>,
+}
+
+impl<'a> Look<'a> {
+    fn new(place: &'a Place, names: &'a mut HashSet<String>) -> Self {
+        let (namespaces, hashes) = (HashMap::new(), RandomState::new());
+        Self { place, names, namespaces, hashes, until: Instant::now() + PATIENCE, whole }
+    }
+
+    /// Reads what a process sees. If its main thread has ended, the kernel answers for the others.
+    fn ask(&mut self, process: &Path) -> Result<()> {
+        if self.read(process)?.is_some() {
+            return Ok(());
+        }
+        let Some(tasks) = of_living(fs::read_dir(process.join("task")))? else { return Ok(()) };
+        for task in tasks {
+            let Some(task) = of_living(task)? else { continue };
+            if self.read(&task.path())?.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what a task sees, unless it is known; `None` if the task has ended.
+    ///
+    /// A task whose root is a directory of its own sees only what is mounted below that, so each namespace is read from
+    /// its root, too. That is not all, either: something may be mounted over it.
+    fn read(&mut self, task: &Path) -> Result<Option<()>> {
+        let Some(name) = of_living(fs::read_link(task.join("ns/mnt")))? else { return Ok(None) };
+        let root = match fs::read_link(task.join("root")) {
+            // It is longer than a path can be.
+            Err(error) if error.kind() == ErrorKind::InvalidFilename => Some(task.to_owned()),
+            root => of_living(root)?,
+        };
+        let Some(root) = root else { return Ok(None) };
+        let root = self.hashes.hash_one(root);
+        let known = self.namespaces.entry(name.clone()).or_default();
+        let (is_whole, is_seen) = (known.is_whole, known.roots.contains(&root));
+        if !is_whole {
+            let Some(table) = (self.whole)(&task.join("ns/mnt"))? else { return Ok(None) };
+            self.scan(&name, table, task)?;
+        }
+        if !is_seen {
+            let Some(table) = of_living(File::open(task.join("mountinfo")))? else { return Ok(None) };
+            self.scan(&name, table, task)?;
+        }
+        let known = self.namespaces.entry(name).or_default();
+        known.is_whole = true;
+        known.roots.insert(root);
+        Ok(Some(()))
+    }
+
+    fn scan(&mut self, namespace: &Path, mut table: impl Read, task: &Path) -> Result<()> {
+        let mut scanner = Scanner::new(self.place, self.names);
+        let mut piece = vec![0; 64 << 10];
+        let known = self.namespaces.entry(namespace.to_owned()).or_default();
+        loop {
+            let length = match table.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed(task, error)),
+            };
+            scanner.feed(piece.get(..length).unwrap_or_default());
+            known.bytes += length as u64;
+            if known.bytes > TABLE_LIMIT_BYTES || Instant::now() > self.until {
+                let why = "it has more mounts than can be looked through: any layer may be among them";
+                return Err(failed(task, Error::new(ErrorKind::QuotaExceeded, why)));
+            }
+        }
+    }
+}
+
+fn failed(task: &Path, error: Error) -> Error {
+    Error::new(error.kind(), format!("the mounts of the process {}: {error}", task.display()))
+}
+
+/// The table of a namespace from its root; `None` if its task has ended.
+fn whole(namespace: &Path) -> Result<Option<File>> {
+    let Some(opened) = of_living(File::open(namespace))? else { return Ok(None) };
+    let table = wharf_sys::mount::table_of(opened.as_fd());
+    table.map(|table| Some(File::from(table))).map_err(|error| failed(namespace, error.errno.into()))
+}
+
+/// What the kernel says about a task; `None` for one that has ended, and so has nothing mounted, and for one with more
+/// rights than this one, which no container has.
 fn of_living<T>(answer: Result<T>) -> Result<Option<T>> {
     const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
     match answer {
@@ -48,38 +170,43 @@ fn of_living<T>(answer: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// The words in a table of proc_pid_mountinfo(5) that may name layers: letters, digits and dashes.
-fn words(table: &str) -> impl Iterator<Item = &str> {
-    /// The place of the mount's root in its line.
-    const ROOT: usize = 3;
-    let overlays = table.lines().filter_map(|line| Some(line.split_once(" - overlay ")?.1));
-    let roots = table.lines().filter_map(|line| line.split(' ').nth(ROOT));
-    let is_end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
-    overlays.chain(roots).flat_map(move |text| text.split(is_end)).filter(|word| !word.is_empty())
+impl Place {
+    fn of(layers: BorrowedFd<'_>) -> Result<Self> {
+        use std::os::fd::AsRawFd as _;
+        let number = layers.as_raw_fd();
+        let about = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+        let mount = about.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+        let path = fs::read_link(format!("/proc/self/fd/{number}"))?;
+        let table = fs::read("/proc/self/mountinfo")?;
+        Self::found(&table, mount, path.as_os_str().as_bytes())
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "the mount of the layers' directory"))
+    }
+
+    /// Where a path in a mount of this table is.
+    fn found(table: &[u8], mount: &str, path: &[u8]) -> Option<Self> {
+        let lines = table.split(|byte| *byte == b'\n');
+        let mut lines = lines.map(|line| line.split(|byte| *byte == b' ').take(5).collect::<Vec<_>>());
+        let is_it = |line: &Vec<&[u8]>| line.first() == Some(&mount.as_bytes());
+        let [_, _, device, root, point] = lines.find(is_it)?[..] else { return None };
+        let slash = |text: &[u8]| if text == b"/" { Vec::new() } else { text.to_vec() };
+        let path = escaped(path);
+        let below = path.strip_prefix(slash(point).as_slice())?;
+        let directory = [slash(root).as_slice(), below, b"/"].concat();
+        Some(Self { device: device.to_vec(), directory })
+    }
+}
+
+/// A path as the table shows it.
+fn escaped(path: &[u8]) -> Vec<u8> {
+    let mut shown = Vec::new();
+    for byte in path {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => shown.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
+            _ => shown.push(*byte),
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_are_found_in_each_spelling() {
-        let table = "22 1 0:20 / /proc rw - proc proc rw\n\
-            30 1 0:31 / / rw - overlay overlay rw,lowerdir=/l/attrs-0f/fs:/l/12ab/fs,upperdir=/s/1/fs\n\
-            31 1 0:32 / /x ro - overlay overlay ro,lowerdir+=/l/moved-77-0/fs,lowerdir+=/l/cd/fs,xino=off\n\
-            32 1 0:33 / /y rw - tmpfs 99 rw,size=1k\n\
-            33 1 8:1 /lib\\040x/layers/ef01/fs/etc /z ro shared:98 - ext4 /dev/vda1 rw\n";
-        let words: HashSet<_> = words(table).collect();
-        for name in ["attrs-0f", "12ab", "moved-77-0", "cd", "ef01"] {
-            assert!(words.contains(name), "{name} is not in {words:?}");
-        }
-        assert!(!words.contains("99") && !words.contains("98"));
-    }
-
-    #[test]
-    fn a_process_that_ended_is_passed_over_and_a_failure_is_not() {
-        assert_eq!(of_living::<()>(Err(ErrorKind::NotFound.into())).unwrap(), None);
-        assert!(of_living::<()>(Err(ErrorKind::OutOfMemory.into())).is_err());
-        names().unwrap();
-    }
-}
+mod tests;

@@ -81,6 +81,7 @@ impl Store {
             profiles: Profiles::open(&root_path.join("profiles"))?,
             known: Known::Part,
             writer: Mutex::new(()),
+            sweeps: Default::default(),
             root_path,
             _lock: lock,
         };

@@ -6,11 +6,13 @@
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
+use wharf_types::lock::lock;
 
 use super::{Shared, Store, StoreError, mounted, system};
 
@@ -59,7 +61,8 @@ impl Store {
         self.shared.sweep()
     }
 
-    /// Sweeps, and logs the result. If that fails, the next sweep removes what is left.
+    /// Sweeps, and logs the result. If that fails, the next sweep removes what is left. While another call sweeps, this
+    /// one has it sweep again, and returns.
     pub fn sweep_and_log(&self) {
         self.shared.sweep_and_log();
     }
@@ -73,8 +76,8 @@ impl Shared {
         if unused.is_empty() {
             return Ok(Usage::default());
         }
-        let mounted = mounted::names().map_err(|source| StoreError::Mounts { source })?;
-        unused.retain(|name| !mounted.contains(name));
+        mounted::leave_unmounted(self.layers.as_fd(), &mut unused)
+            .map_err(|source| StoreError::Mounts { source })?;
         // No commit may find the directory of such a layer and take it for a whole one.
         let _writer = self.writer();
         let removed = self.write().take_unused(&unused, self.known);
@@ -87,13 +90,63 @@ impl Shared {
     }
 
     pub(super) fn sweep_and_log(&self) {
-        match self.sweep() {
-            Ok(Usage { inodes: 0, .. }) => {}
-            Ok(Usage { bytes, .. }) => tracing::info!(bytes, "removed layers that no image uses"),
-            Err(error) => {
-                let error = wharf_types::chain(&error);
-                tracing::warn!(error, "layers that no image uses could not be removed");
+        let mut goes_on = self.sweeps.begin();
+        while goes_on {
+            match self.sweep() {
+                Ok(Usage { inodes: 0, .. }) => {}
+                Ok(Usage { bytes, .. }) => tracing::info!(bytes, "removed layers that no image uses"),
+                Err(error) => {
+                    let error = wharf_types::chain(&error);
+                    tracing::warn!(error, "layers that no image uses could not be removed");
+                }
             }
+            goes_on = self.sweeps.goes_on();
         }
+    }
+}
+
+/// The calls that sweep. A sweep looks at the mounts of the whole machine, so there is one at a time. One that has begun
+/// may have passed over what others want removed, so it is followed by another, for all of them.
+#[derive(Debug, Default)]
+pub(super) struct Sweeps(Mutex<Progress>);
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Idle,
+    Sweeping,
+    SweepingAndWanted,
+}
+
+impl Sweeps {
+    /// Whether the caller is to sweep; otherwise another one does.
+    fn begin(&self) -> bool {
+        let mut progress = lock(&self.0);
+        let was = *progress;
+        *progress = if was == Progress::Idle { Progress::Sweeping } else { Progress::SweepingAndWanted };
+        was == Progress::Idle
+    }
+
+    /// Whether the caller, which has swept, is to do so again.
+    fn goes_on(&self) -> bool {
+        let mut progress = lock(&self.0);
+        let is_wanted = *progress == Progress::SweepingAndWanted;
+        *progress = if is_wanted { Progress::Sweeping } else { Progress::Idle };
+        is_wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sweeps_at_a_time_and_once_for_all_who_came_meanwhile() {
+        let sweeps = Sweeps::default();
+        assert!(sweeps.begin());
+        assert!(!sweeps.begin() && !sweeps.begin());
+        assert!(sweeps.goes_on(), "for those two");
+        assert!(!sweeps.goes_on());
+        assert!(sweeps.begin());
     }
 }

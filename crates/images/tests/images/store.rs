@@ -422,3 +422,78 @@ fn damage_is_put_aside_and_a_pull_repairs_it() {
         assert!(again.layers().iter().all(|layer| layer.exists()), "{what}");
     }
 }
+
+/// A process in a mount namespace of its own.
+struct Other(std::process::Child);
+
+impl Other {
+    /// Returns when the script's commands have been executed; the process stays until its input ends.
+    fn run(script: &str) -> Self {
+        let script = format!("set -e; mount --make-rprivate /; {script}");
+        #[expect(clippy::disallowed_methods, reason = "only processes show mount namespaces")]
+        let mut command = std::process::Command::new("unshare");
+        let mut child = command
+            .args(["-m", "sh", "-c", &script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert_eq!(line, "done\n", "{script}");
+        Self(child)
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        std::mem::drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_mount_keeps_a_layer_and_its_name_elsewhere_does_not() {
+    const END: &str = "echo done; read forever";
+    let overlay = "mkdir PLACE; mount -t overlay -o lowerdir=LAYER:PLACE x /mnt";
+    let rows = [
+        (
+            "a directory of that name",
+            false,
+            format!(
+                "mkdir PLACE; mount -t tmpfs x PLACE; mkdir -p PLACE/layers/NAME/fs; \
+                 mount --bind PLACE/layers/NAME/fs /mnt; {END}"
+            ),
+        ),
+        ("a bind", true, format!("mount --bind LAYER /mnt; {END}")),
+        (
+            "an overlay, seen by nobody whose root is another mount",
+            true,
+            format!("{overlay}; mkdir ROOT; mount --bind / ROOT; exec chroot ROOT sh -c '{END}'"),
+        ),
+        (
+            "an overlay, over whose parent something is mounted",
+            true,
+            format!("{overlay}; mount -t tmpfs x /; {END}"),
+        ),
+    ];
+    for (what, keeps, script) in rows {
+        let rig = Rig::new();
+        let image = rig.image("a.b/x:1", &[archive("1")]).unwrap();
+        let layer = image.layers()[0].clone();
+        let name = layer.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        let shown = |path: PathBuf| path.display().to_string();
+        let script = script
+            .replace("LAYER", &shown(layer.clone()))
+            .replace("PLACE", &shown(rig.temp.path().join("place")))
+            .replace("ROOT", &shown(rig.temp.path().join("root")))
+            .replace("NAME", name);
+        let other = Other::run(&script);
+        assert!(rig.store.remove("a.b/x:1").unwrap());
+        assert_eq!(layer.exists(), keeps, "{what}");
+        drop(other);
+        rig.store.sweep().unwrap();
+        assert!(!layer.exists(), "{what}: nothing has it mounted any more");
+    }
+}

@@ -1,0 +1,91 @@
+use super::*;
+
+/// A directory like procfs: each task with its namespace, its root, and the names of the layers that it sees mounted.
+struct Procfs(tempfile::TempDir);
+
+impl Procfs {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn task(&self, path: &str, [namespace, root]: [&str; 2], layers: &[&str]) {
+        let task = self.0.path().join(path);
+        fs::create_dir_all(task.join("ns")).unwrap();
+        std::os::unix::fs::symlink(namespace, task.join("ns/mnt")).unwrap();
+        std::os::unix::fs::symlink(root, task.join("root")).unwrap();
+        fs::write(task.join("mountinfo"), table(layers)).unwrap();
+    }
+
+    /// A task that has ended.
+    fn ended(&self, path: &str) {
+        fs::create_dir_all(self.0.path().join(path)).unwrap();
+    }
+
+    /// Which of the layers are left.
+    fn left(&self, names: [&str; 3]) -> Result<Vec<String>> {
+        let mut left = names.map(str::to_owned).into();
+        let place = Place { device: b"8:1".to_vec(), directory: b"/l/".to_vec() };
+        let mut look = Look::new(&place, &mut left);
+        look.whole = |_namespace| File::open("/dev/null").map(Some);
+        let mut processes: Vec<_> = fs::read_dir(self.0.path())?.map(|entry| entry.unwrap().path()).collect();
+        processes.sort();
+        processes.iter().try_for_each(|process| look.ask(process))?;
+        let mut left: Vec<_> = left.into_iter().collect();
+        left.sort();
+        Ok(left)
+    }
+}
+
+fn table(layers: &[&str]) -> String {
+    layers.iter().map(|layer| format!("7 1 8:1 /l/{layer}/fs / rw - ext4 x rw\n")).collect()
+}
+
+#[test]
+fn each_namespace_and_root_is_asked_once() {
+    let procfs = Procfs::new();
+    procfs.task("1", ["mnt:[1]", "/"], &["a"]);
+    procfs.task("2", ["mnt:[1]", "/"], &["c"]);
+    procfs.task("3", ["mnt:[1]", "/chroot"], &["b"]);
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["c"]);
+}
+
+#[test]
+fn a_process_without_its_main_thread_has_mounts() {
+    let procfs = Procfs::new();
+    procfs.ended("1");
+    procfs.ended("1/task/1");
+    procfs.task("1/task/2", ["mnt:[1]", "/"], &["b"]);
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a", "c"]);
+}
+
+#[test]
+fn what_is_too_long_may_have_anything_mounted() {
+    let procfs = Procfs::new();
+    procfs.task("1", ["mnt:[1]", "/"], &["a"]);
+    procfs.task("2", ["mnt:[1]", "/chroot"], &[]);
+    let long = File::create(procfs.0.path().join("2/mountinfo")).unwrap();
+    long.set_len(TABLE_LIMIT_BYTES - 30).unwrap();
+    let error = procfs.left(["a", "b", "c"]).unwrap_err();
+    assert!(error.to_string().contains("/2: it has more mounts"), "{error}");
+    long.set_len(1 << 20).unwrap();
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["b", "c"]);
+}
+
+#[test]
+fn a_process_that_ended_is_passed_over_and_a_failure_is_not() {
+    assert_eq!(of_living::<()>(Err(ErrorKind::NotFound.into())).unwrap(), None);
+    assert!(of_living::<()>(Err(ErrorKind::OutOfMemory.into())).is_err());
+    let temp = tempfile::tempdir().unwrap();
+    let opened = File::open(temp.path()).unwrap();
+    leave_unmounted(opened.as_fd(), &mut HashSet::from(["a".to_owned()])).unwrap();
+}
+
+#[test]
+fn the_layers_are_where_their_mount_has_them() {
+    let table = b"20 1 8:1 / / rw - ext4 x rw\n21 20 8:2 /@/a\\040b /var\\040x rw - btrfs x rw\n";
+    let place =
+        |device: &str, directory: &str| Some(Place { device: device.into(), directory: directory.into() });
+    assert_eq!(Place::found(table, "20", b"/l y"), place("8:1", "/l\\040y/"));
+    assert_eq!(Place::found(table, "21", b"/var x/l"), place("8:2", "/@/a\\040b/l/"));
+    assert_eq!(Place::found(table, "22", b"/l"), None);
+}
