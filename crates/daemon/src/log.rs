@@ -1,6 +1,7 @@
 //! Where the log goes: to standard error or to systemd's journal.
 
 use std::os::linux::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Context;
@@ -9,6 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::journal::{self, Journal};
 use crate::stderr::Stderr;
 
 /// The log filter, which can be replaced while the process runs.
@@ -45,9 +47,10 @@ pub(crate) fn filter(config: &Log) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(&config.level).context("log.level")
 }
 
-fn journal() -> anyhow::Result<tracing_journald::Layer> {
-    let journal = tracing_journald::layer().context("opening systemd's journal")?;
-    Ok(journal.with_syslog_identifier("wharfd".to_owned()))
+/// systemd's journal.
+pub(crate) fn journal() -> anyhow::Result<Journal> {
+    Journal::open(Path::new(journal::PATH))
+        .with_context(|| format!("opening systemd's journal at {}", journal::PATH))
 }
 
 /// Whether systemd has connected standard error to its journal: see `JOURNAL_STREAM` in systemd.exec(5).

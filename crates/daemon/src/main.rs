@@ -5,6 +5,7 @@ mod admin;
 mod claims;
 mod clean;
 mod config;
+mod journal;
 mod log;
 mod reload;
 mod serve;
