@@ -62,6 +62,10 @@ enum ConfigCommand {
 /// As many parts of the heap as tasks run at once.
 const HEAP_ARENAS: i32 = 2;
 
+/// How long threads that are at work are waited for at the end. A disk may never respond to them; the next daemon
+/// undoes what they leave half done, as after a kill.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     wharf_sys::heap::share(HEAP_ARENAS);
     let Err(error) = perform() else { return ExitCode::SUCCESS };
@@ -94,13 +98,15 @@ fn perform() -> anyhow::Result<()> {
         .max_blocking_threads(wharf_pods::BLOCKING_THREADS)
         .enable_all()
         .build()?;
-    match arguments.command {
+    let ended = match arguments.command {
         Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, &clean)),
         Some(Command::Config(_)) | None => runtime.block_on(async {
             reload::at_hangup(arguments.config, level)?;
             run(config).await
         }),
-    }
+    };
+    runtime.shutdown_timeout(LEAVE_LIMIT);
+    ended
 }
 
 /// The node's state on disk and in the kernel.

@@ -1,17 +1,17 @@
 //! Removal in the background: a rename takes a tree out of its place, and a thread frees the disk space.
 //!
-//! What a crash left in the trash is removed by the next daemon. A tree that cannot be removed, such as one with an
-//! immutable file, is tried again and again and hinders no other.
+//! What a crash or the end of a daemon left in the trash is removed by the next one. A tree that cannot be removed,
+//! such as one with an immutable file, is tried again and again and hinders no other.
 
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::dir::Dir;
@@ -22,17 +22,22 @@ use wharf_sys::Result;
 use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open_below};
 
-use crate::tree::remove_tree;
+use crate::tree::remove_tree_while;
 
 /// A directory of trees to be removed, and the thread that removes them one by one. The thread's queue holds only names
-/// of entries of that directory. Dropping the trash waits for the thread.
+/// of entries of that directory. Dropping the trash ends the thread, which leaves the rest to the next one.
 #[derive(Debug)]
 pub struct Trash {
     directory: Arc<OwnedFd>,
     serial: AtomicU64,
     names: Option<Sender<OsString>>,
-    thread: Option<JoinHandle<()>>,
+    is_ending: Arc<AtomicBool>,
+    /// Its other end is the thread's.
+    ended: Mutex<Receiver<Infallible>>,
 }
+
+/// How long the end waits for the thread, which looks for it between two entries: the disk may never respond.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Trash {
     /// Opens the directory `name` in `parent`, makes it if it does not exist, and starts to remove what an earlier run
@@ -45,10 +50,21 @@ impl Trash {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let directory = Arc::new(open_below(parent, name, flags, Resolve::BeneathNoLinks)?);
         let (names, queue) = channel();
-        let own = Arc::clone(&directory);
-        let thread = std::thread::Builder::new().name("trash".into()).spawn(move || run(&own, &queue));
-        let thread = Some(thread.named("clone", || "the thread that empties the trash".into())?);
-        let trash = Self { directory, serial: AtomicU64::new(0), names: Some(names), thread };
+        let (own, is_ending) = (Arc::clone(&directory), Arc::new(AtomicBool::new(false)));
+        let (until, (end, ended)) = (Arc::clone(&is_ending), channel());
+        let work = move || {
+            run(&own, &queue, &|| !until.load(Ordering::Relaxed));
+            drop(end);
+        };
+        let thread = std::thread::Builder::new().name("trash".into()).spawn(work);
+        thread.named("clone", || "the thread that empties the trash".into())?;
+        let trash = Self {
+            directory,
+            serial: AtomicU64::new(0),
+            names: Some(names),
+            is_ending,
+            ended: Mutex::new(ended),
+        };
         list_names(trash.directory.as_fd())?.into_iter().for_each(|name| trash.queue(name));
         Ok(trash)
     }
@@ -90,9 +106,13 @@ impl Trash {
 
 impl Drop for Trash {
     fn drop(&mut self) {
+        self.is_ending.store(true, Ordering::Relaxed);
         drop(self.names.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::warn!("the thread that empties the trash panicked; the next start removes what it left");
+        let ended = self.ended.get_mut().map(|ended| ended.recv_timeout(END_PATIENCE));
+        if matches!(ended, Ok(Err(Timeout))) {
+            tracing::debug!(
+                "the thread that empties the trash waits for its disk; the next start goes on with it"
+            );
         }
     }
 }
@@ -102,10 +122,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest delay: some trees may never go, such as one with an immutable file.
 const RETRY_LIMIT: Duration = Duration::from_mins(5);
 
-fn run(directory: &OwnedFd, queue: &Receiver<OsString>) {
+fn run(directory: &OwnedFd, queue: &Receiver<OsString>, goes_on: &dyn Fn() -> bool) {
+    let remove = |name: &OsString| remove_tree_while(directory.as_fd(), name, goes_on);
     let mut left = Vec::new();
     let mut pause = RETRY;
-    loop {
+    while goes_on() {
         let next = if left.is_empty() {
             queue.recv().map_err(|_ended| Disconnected)
         } else {
@@ -113,14 +134,16 @@ fn run(directory: &OwnedFd, queue: &Receiver<OsString>) {
         };
         match next {
             Ok(name) => {
-                if let Err(error) = remove_tree(directory.as_fd(), &name) {
+                if let Err(error) = remove(&name)
+                    && goes_on()
+                {
                     tracing::warn!(name = %name.display(), %error, "cannot remove a directory tree yet; it is tried again");
                     left.push(name);
                     pause = RETRY;
                 }
             }
             Err(Timeout) => {
-                left.retain(|name| remove_tree(directory.as_fd(), name).is_err());
+                left.retain(|name| remove(name).is_err());
                 pause = longer(pause);
             }
             Err(Disconnected) => return,
@@ -174,7 +197,33 @@ pub fn list_names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>> {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::AT_FDCWD;
+
     use super::*;
+
+    /// Waits until a directory is empty.
+    fn await_empty(path: &std::path::Path) {
+        let begin = std::time::Instant::now();
+        while std::fs::read_dir(path).unwrap().next().is_some() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{}", path.display());
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_end_waits_for_one_entry_and_the_next_trash_removes_the_rest() {
+        let temp = tempfile::tempdir().unwrap();
+        let old = temp.path().join("trash/old");
+        std::fs::create_dir_all(&old).unwrap();
+        for number in 0..40_000 {
+            mkdirat(AT_FDCWD, &old.join(number.to_string()), Mode::S_IRWXU).unwrap();
+        }
+        let parent = std::fs::File::open(temp.path()).unwrap();
+        drop(Trash::open(parent.as_fd(), "trash").unwrap());
+        assert!(old.exists(), "the end waited for all of it");
+        let _again = Trash::open(parent.as_fd(), "trash").unwrap();
+        await_empty(&temp.path().join("trash"));
+    }
 
     #[test]
     fn what_never_goes_is_tried_ever_more_seldom() {

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 
 pub use measure::{Usage, measure};
-pub use remove::remove_tree;
+pub use remove::{remove_tree, remove_tree_while};
 
 /// How many directories a walk keeps open: two descriptors and one read buffer each.
 const OPEN_LIMIT: usize = 48;

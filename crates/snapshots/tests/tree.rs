@@ -12,7 +12,7 @@ mod tests {
     use nix::mount::{MsFlags, mount};
     use nix::sched::CloneFlags;
     use nix::sys::stat::{Mode, mkdirat};
-    use wharf_snapshots::tree::{measure, remove_tree};
+    use wharf_snapshots::tree::{measure, remove_tree, remove_tree_while};
 
     fn directory(path: &Path) -> OwnedFd {
         File::open(path).unwrap().into()
@@ -38,6 +38,22 @@ mod tests {
             run();
         });
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_removal_that_does_not_go_on_leaves_the_rest() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = temp.path().join("x");
+        fs::create_dir(&top).unwrap();
+        (0..20).for_each(|number| fs::write(top.join(number.to_string()), "").unwrap());
+        let (parent, asked) = (directory(temp.path()), std::cell::Cell::new(0));
+        let goes_on = || asked.replace(asked.get() + 1) < 9;
+        let error = remove_tree_while(parent.as_fd(), OsStr::new("x"), &goes_on).unwrap_err();
+        assert_eq!(error.errno, nix::errno::Errno::ECANCELED);
+        let left = fs::read_dir(&top).unwrap().count();
+        assert!((11..20).contains(&left), "{left}");
+        remove_tree(parent.as_fd(), OsStr::new("x")).unwrap();
+        assert!(!top.exists());
     }
 
     #[test]

@@ -147,6 +147,13 @@ impl Daemon {
         all
     }
 
+    /// Whether a thread waits for a file system or a disk: the state in the third field of proc_pid_stat(5).
+    pub(crate) fn has_stuck_thread(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
+        let mut stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        stats.any(|stat| stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with('D')))
+    }
+
     /// How many threads it has.
     pub(crate) fn threads(&self) -> usize {
         fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()

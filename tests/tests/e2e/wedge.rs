@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::Code;
 use wharf_cri_api::v1::{ContainerState, LinuxContainerResources, Mount, PodSandboxState, VersionRequest};
 
-use crate::daemon::{is_alive, process_with};
+use crate::client::Client;
+use crate::daemon::{Daemon, is_alive, process_with};
 use crate::world::{World, run, until};
 
 /// A pod's supervisor.
@@ -414,6 +415,40 @@ fn directories_of_the_host_that_do_not_respond_hold_up_only_who_mounts_them() {
         for error in creations.await {
             assert!(error.unwrap_err().message().contains("silent"));
         }
+        fs::remove_dir(world.dir.join("silent")).unwrap();
+    });
+}
+
+/// A pod with a container that runs, and the creation of another one that waits for a directory of the host.
+async fn waiting_creation(client: &Client, daemon: &Daemon, silent: &Unresponsive) -> Waiting {
+    let pod = client.run(&client.pod("waits")).await.unwrap();
+    let runs = client.launch(&pod, &client.container("runs", "sleep 1000")).await.unwrap();
+    let mut config = client.container("waits", "sleep 1001");
+    let host_path = silent.place.join("x").to_str().unwrap().to_owned();
+    config.mounts.push(Mount { host_path, container_path: "/x".into(), ..Mount::default() });
+    let (asking, of) = (client.clone(), pod.clone());
+    let creation = tokio::spawn(async move { asking.create(&of, &config).await });
+    until("a thread of the daemon waits", async || daemon.has_stuck_thread().then_some(())).await;
+    Waiting { pod, runs, creation }
+}
+
+struct Waiting {
+    pod: String,
+    runs: String,
+    creation: tokio::task::JoinHandle<Result<String, tonic::Status>>,
+}
+
+#[test]
+fn a_daemon_ends_though_a_directory_of_the_host_does_not_respond() {
+    run(async |world| {
+        let silent = Unresponsive::mount(world.dir.join("silent"));
+        let waiting = waiting_creation(&world.client, &world.daemon, &silent).await;
+        let status = world.daemon.end().await;
+        assert!(status.success(), "{status}");
+        waiting.creation.await.unwrap().unwrap_err();
+        drop(silent);
+        world.start_again().await;
+        assert_eq!(world.client.output(&waiting.runs, "echo still").await, "still");
         fs::remove_dir(world.dir.join("silent")).unwrap();
     });
 }

@@ -22,12 +22,24 @@ const LIFTED: &str = ".wharf-lifted-";
 /// EBUSY if something is mounted inside: the mount point and the directories that lead to it stay, everything
 /// else is removed. Otherwise the kernel's first error, after everything that can be removed has been.
 pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<()> {
+    remove_tree_while(parent, name, &|| true)
+}
+
+/// The same, but whoever asked for it is asked before each entry whether it goes on.
+///
+/// # Errors
+/// Those of [`remove_tree`]; ECANCELED if it does not go on, and then the rest is still there.
+pub fn remove_tree_while(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    goes_on: &dyn Fn() -> bool,
+) -> wharf_sys::Result<()> {
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EISDIR | Errno::EPERM) => {}
         Err(errno) => return Err(failure(name, errno)),
     }
-    let mut removal = Removal { refused: None, lifted: 0 };
+    let mut removal = Removal { refused: None, lifted: 0, goes_on };
     loop {
         let lifted_before = removal.lifted;
         let top = match open_directory(parent, name) {
@@ -46,9 +58,10 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<()
     }
 }
 
-struct Removal {
+struct Removal<'a> {
     refused: Option<Error>,
     lifted: u64,
+    goes_on: &'a dyn Fn() -> bool,
 }
 
 /// A directory that is being emptied, and its name in its parent, the level below it on the stack.
@@ -57,11 +70,14 @@ struct Level {
     name: CString,
 }
 
-impl Removal {
+impl Removal<'_> {
     fn empty(&mut self, top: BorrowedFd<'_>) -> Result<(), Errno> {
         let listing = Listing::open(top, OsStr::new("."))?;
         let mut stack = vec![Level { listing, name: CString::default() }];
         while let Some(level) = stack.last_mut() {
+            if !(self.goes_on)() {
+                return Err(Errno::ECANCELED);
+            }
             let Some(entry) = level.listing.entries.next() else {
                 let Some(done) = stack.pop() else { break };
                 if let Some(above) = stack.last()
