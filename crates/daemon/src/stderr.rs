@@ -38,15 +38,20 @@ impl Stderr {
     #[expect(clippy::disallowed_methods, reason = "no task exists yet, and procfs does not wait")]
     fn of(stderr: OwnedFd, notice: fn(u64) -> String) -> io::Result<Self> {
         let path = format!("/proc/self/fd/{}", stderr.as_raw_fd());
-        let is_socket = std::fs::metadata(&path).is_ok_and(|file| file.file_type().is_socket());
-        // Opened anew, because those who share this one may rely on its waiting.
+        let kind = std::fs::metadata(&path).map(|file| file.file_type());
         let mut options = File::options();
         options.append(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
-        let to = match options.open(&path) {
-            _ if is_socket => To::Socket(stderr),
-            Ok(own) => To::File(own),
-            // A file of another user, for example: then it is written to as it is.
-            Err(_closed_to_us) => To::File(File::from(stderr)),
+        let to = match kind {
+            Ok(kind) if kind.is_socket() => To::Socket(stderr),
+            // A write to it waits for no reader. Those who share this one also share its offset, without which each
+            // would write over the lines of the others.
+            Ok(kind) if kind.is_file() => To::File(File::from(stderr)),
+            // Opened anew, because those who share this one may rely on its waiting.
+            _ => match options.open(&path) {
+                Ok(own) => To::File(own),
+                // A terminal of another user, for example: then it is written to as it is.
+                Err(_closed_to_us) => To::File(File::from(stderr)),
+            },
         };
         Ok(Self { to, notice, lost: 0, is_cut: false })
     }
@@ -130,5 +135,19 @@ mod tests {
         let file = File::options().append(true).open(&path).unwrap();
         Stderr::of(file.into(), notice).unwrap().write_all(b"after\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nafter\n");
+    }
+
+    #[test]
+    fn lines_of_others_in_a_file_that_is_not_appended_to_stay() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let mut shared = File::create(&path).unwrap();
+        shared.write_all(b"systemd's\n").unwrap();
+        let mut own = Stderr::of(shared.try_clone().unwrap().into(), notice).unwrap();
+        for _ in 0..2 {
+            own.write_all(b"wharfd's\n").unwrap();
+            shared.write_all(b"another's\n").unwrap();
+        }
+        let lines = "systemd's\nwharfd's\nanother's\nwharfd's\nanother's\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), lines);
     }
 }
