@@ -8,13 +8,14 @@
 #![expect(clippy::disallowed_methods, reason = "no task exists yet, or nobody else waits")]
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use wharf_state::Layout;
+use wharf_types::PodId;
 
 mod socket;
 
@@ -37,8 +38,8 @@ pub(crate) struct Claims {
 /// The claim to the network of this process's network namespace.
 #[derive(Debug)]
 struct Network {
-    path: PathBuf,
-    _file: File,
+    /// The file that says whose it is, and its path.
+    file: Option<(PathBuf, File)>,
     socket: Socket,
 }
 
@@ -94,13 +95,34 @@ impl Claims {
 
     /// Removes the file that says whose the network is.
     pub(crate) fn withdraw(&self) -> anyhow::Result<()> {
-        let Some(Network { path, .. }) = &self.network else { return Ok(()) };
+        let Some(Network { file: Some((path, _)), .. }) = &self.network else { return Ok(()) };
         std::fs::remove_file(path).with_context(|| format!("removing {}", path.display()))
     }
 }
 
+/// Refuses a state directory in which somebody else has pods, such as a kubelet's: what is there would be taken for
+/// what wharf's have left.
+pub(crate) fn check_own(layout: &Layout) -> anyhow::Result<()> {
+    let directory = layout.pods();
+    let shown = directory.display();
+    let entries = match std::fs::read_dir(&directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("state: reading {shown}"))?,
+    };
+    for entry in entries {
+        let name = entry.with_context(|| format!("state: reading {shown}"))?.file_name();
+        ensure!(
+            name == "lost+found" || name.to_str().is_some_and(|name| name.parse::<PodId>().is_ok()),
+            "state: {shown} has {name:?} in it, which is not wharf's: give wharf a `state` of its own, which may be a \
+             directory in this one"
+        );
+    }
+    Ok(())
+}
+
 /// The directory of pods itself is locked: a full disk has no room for one more file.
 fn pods(layout: &Layout) -> Result<File, Unclaimed> {
+    check_own(layout).map_err(Unclaimed::Failed)?;
     let path = layout.pods();
     let open = || {
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
@@ -127,8 +149,19 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         std::io::Result::Ok((path, file))
     };
-    let opened = open().with_context(|| format!("opening a lock in {}", run.display()));
-    let (path, file) = opened.map_err(Unclaimed::Failed)?;
+    let (path, file) = match open() {
+        Ok(opened) => opened,
+        Err(error) => {
+            // Whoever has it may be about to end, as with the lock.
+            socket.claim().map_err(|unclaimed| Unclaimed::Taken(unclaimed.into()))?;
+            tracing::warn!(
+                %error,
+                "cannot write down in {} whose this machine's network is: do not start a wharfd with another `state`",
+                run.display()
+            );
+            return Ok(Network { file: None, socket });
+        }
+    };
     let mut other = String::new();
     let read = (&file).take(TEXT_LIMIT_BYTES).read_to_string(&mut other);
     let other = read.map_or_else(|_no_text| "", |_bytes| other.trim());
@@ -153,7 +186,7 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
     if let Err(error) = written {
         tracing::debug!(%error, "nobody is told who has this machine's network");
     }
-    Ok(Network { path, _file: file, socket })
+    Ok(Network { file: Some((path, file)), socket })
 }
 
 /// Whether there are pods in a state directory, and it is not the own one under another path.
@@ -237,8 +270,36 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_cannot_be_written_down_is_no_claim_of_another() {
-        let failed = network(Path::new("/proc/nowhere"), Path::new("/s")).unwrap_err();
-        assert!(matches!(failed, Unclaimed::Failed(_)), "{failed:?}");
+    fn a_claim_that_cannot_be_written_down_is_a_claim() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let (nowhere, dir) = (Path::new("/proc/nowhere"), tempfile::tempdir().unwrap());
+        let first = network(nowhere, Path::new("/s")).unwrap();
+        let words = format!("another wharfd (pid {}", std::process::id());
+        assert!(taken(network(nowhere, Path::new("/s"))).starts_with(&words));
+        let refused = anyhow::Error::from(network(dir.path(), Path::new("/s")).unwrap_err());
+        assert!(refused.to_string().starts_with(&words), "{refused}");
+        drop(first);
+        network(nowhere, Path::new("/s")).unwrap();
+    }
+
+    #[test]
+    fn a_state_directory_in_which_others_have_pods_is_refused_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("kubelet"), dir.path().join("root"));
+        check_own(&layout).unwrap();
+        let own = "0123456789abcdef".repeat(4);
+        for (name, is_ours) in
+            [(own.as_str(), true), ("lost+found", true), ("3e1f0c3a-6b1e-4f5e-9d8c-1c1d0a0f7b3a", false)]
+        {
+            let path = layout.pods().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            let claimed = pods(&layout);
+            assert_eq!(claimed.is_ok(), is_ours, "{}", path.display());
+            if let Err(unclaimed) = claimed {
+                let refused = anyhow::Error::from(unclaimed).to_string();
+                assert!(refused.starts_with("state: ") && path.is_dir(), "{refused}");
+                std::fs::remove_dir(path).unwrap();
+            }
+        }
     }
 }
