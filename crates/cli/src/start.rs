@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::find::{Found, Listing, is_ready, pod_name, runs};
 use crate::output::{self, Output};
 use crate::remove;
-use crate::stop::each;
+use crate::stop::{self, each};
 
 pub(crate) async fn start(daemon: &mut Daemon, output: Output, start: Start) -> Result<(), Error> {
     let listing = daemon.listing().await?;
@@ -65,6 +65,8 @@ async fn again(daemon: &mut Daemon, pod: &PodSandbox, container: &Container) -> 
 async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox, wanted: &[String]) -> Result<(), Error> {
     let request =
         daemon.requests(&pod.id).await?.pop().ok_or(Error::Incomplete { what: "the pod's description" })?;
+    // What keeps it from being removed afterwards must show before there are two of this name.
+    stop::pod_with(daemon, &pod.id, &[], 0).await?;
     let PodRequest { config, runtime_handler, containers, .. } = request;
     let mut config = config.ok_or(Error::Incomplete { what: "the pod's description" })?;
     if let Some(metadata) = &mut config.metadata {

@@ -266,13 +266,18 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(fail)
 }
 
-/// Removes a record, and what a crash left of its replacement. A missing record is success.
+/// Removes a record, and what a crash left of its replacement. A missing record is success. Whatever else is in the
+/// place of one is removed as well.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn remove(path: &Path) -> Result<(), Error> {
     for path in [temporary(path), path.to_owned()] {
-        match fs::remove_file(&path) {
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir_all(&path),
+            removed => removed,
+        };
+        match removed {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::Io { operation: "removal", path, source });
             }
@@ -309,6 +314,9 @@ mod tests {
             assert_eq!(load(&path, FORMAT).unwrap(), content);
         }
         remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert!(load(&path, FORMAT).unwrap_err().is_missing());
+        fs::create_dir_all(path.join("in its place")).unwrap();
         remove(&path).unwrap();
         assert!(load(&path, FORMAT).unwrap_err().is_missing());
     }

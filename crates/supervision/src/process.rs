@@ -4,8 +4,10 @@
 //! daemon started is found through its socket and is no child of this one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use wharf_sys::process::{self, Reap};
@@ -50,6 +52,31 @@ impl Process {
     pub fn adopt(socket: BorrowedFd<'_>) -> Result<Self, StageError> {
         let pidfd = socket::peer_process(socket).stage("finding the pod's supervisor")?;
         Self::new(pidfd, Parent::Init)
+    }
+
+    /// Connects to a supervisor through its socket, and adopts its process if that is not known yet. `None`: nobody
+    /// listens there. Blocking.
+    ///
+    /// # Errors
+    /// It cannot be told now.
+    pub fn reach(path: &Path, known: &mut Option<Self>) -> Result<Option<OwnedFd>, StageError> {
+        let socket = match socket::connect(path) {
+            Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ECONNREFUSED) => return Ok(None),
+            connected => connected.stage("connecting to the supervisor")?,
+        };
+        if known.is_none() {
+            // If this fails, it has just exited, or descriptors run short: the next attempt shows which.
+            *known = Some(Self::adopt(socket.as_fd())?);
+        }
+        Ok(Some(socket))
+    }
+
+    /// Waits until a process exits, and for ever if there is none.
+    pub async fn ended_if_any(process: Option<&Self>) {
+        match process {
+            Some(process) => process.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether it sleeps until there is something to do, as it nearly always does; `false` if that cannot be told. It

@@ -11,7 +11,7 @@ use tonic::Code;
 use wharf_cri_api::admin::PullProgressRequest;
 use wharf_cri_api::admin::admin_client::AdminClient;
 use wharf_cri_api::admin::layer::Phase;
-use wharf_cri_api::v1::{ContainerState, GetEventsRequest, PodSandboxState};
+use wharf_cri_api::v1::{ContainerState, GetEventsRequest, PodSandboxState, RemoveContainerRequest};
 use wharf_tests::connect::connect;
 
 use crate::daemon::{is_alive, process_with};
@@ -251,6 +251,25 @@ fn an_exit_that_the_disk_does_not_give_now_is_told_later() {
         fs::remove_dir(&record).unwrap();
         fs::rename(&aside, &record).unwrap();
         assert_eq!(world.client.exited(&id).await.exit_code, 137);
+    });
+}
+
+/// It would have no end, and nobody could stop or remove it.
+#[test]
+fn an_exit_that_the_disk_never_gives_is_lost_once_somebody_stops_the_container() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("p")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        fs::create_dir(world.dir.join("state/pods").join(&pod).join("exits").join(&id)).unwrap();
+        kill(Pid::from_raw(process_with(&pod).unwrap()), Signal::SIGKILL).unwrap();
+        until("it is told", async || world.daemon.has_logged("trying again to read how").then_some(())).await;
+        client.stop_container(&id, 0).await.unwrap();
+        let status = client.exited(&id).await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+        let removal = RemoveContainerRequest { container_id: id };
+        client.runtime.clone().remove_container(removal).await.unwrap();
+        client.down(&pod).await.unwrap();
     });
 }
 

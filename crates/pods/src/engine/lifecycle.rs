@@ -27,6 +27,8 @@ use crate::pod::Pod;
 
 /// How long after a killed container's processes are gone its supervisor may take to report that.
 const REPORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a disk that does not say how a killed container has ended is asked again.
+const DISK_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Engine {
     /// Executes a created container's program.
@@ -149,11 +151,10 @@ impl Engine {
         }
         self.kill_container(container).await?;
         // A supervisor that responds tells in a moment how it ended.
-        if is_told(REPORT_PATIENCE).await || container.is_exited() {
-            Ok(())
-        } else {
-            self.note_lost(pod, container).await
+        if !is_told(REPORT_PATIENCE).await && !container.is_exited() {
+            self.note_lost_within(pod, container, DISK_PATIENCE).await;
         }
+        Ok(())
     }
 
     /// Sends a signal; returns whether it was sent.

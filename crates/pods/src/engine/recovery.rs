@@ -17,7 +17,6 @@ use wharf_state::records::{Quarantine, ids};
 use wharf_types::{ContainerId, ErrorKind, Failure as _, PodId, chain};
 
 use super::Engine;
-use super::supervision::Reached;
 use crate::container::{Belongings, Container, Layers};
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
@@ -78,7 +77,7 @@ impl Engine {
         }
         self.look_around(&pod).await;
         match self.reach(&pod).await {
-            Reached::Nobody => {
+            Ok(None) => {
                 let ended = self.blocking(&pod, |engine, pod| {
                     Ok(engine.program.end_unreachable(&engine.parts.layout.pod(pod.id()))?)
                 });
@@ -88,11 +87,7 @@ impl Engine {
                 self.supervisor_gone(&pod).await;
             }
             reached => {
-                let socket = match reached {
-                    Reached::Supervisor(socket) => Some(socket),
-                    Reached::Nobody | Reached::Unclear(_) => None,
-                };
-                self.watch_over(&pod, socket);
+                self.watch_over(&pod, reached.ok().flatten());
                 pod.contact().settled().await;
             }
         }

@@ -4,9 +4,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::NewNamespaces;
@@ -26,17 +25,12 @@ use crate::pod::Pod;
 
 /// The first pause between two attempts to connect; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// The longest pause between two attempts, also to read how a container has ended.
+/// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The result of an attempt to connect.
-pub(super) enum Reached {
-    Supervisor(OwnedFd),
-    /// Nobody listens.
-    Nobody,
-    /// It cannot be determined now.
-    Unclear(Error),
-}
+/// How long a disk that does not say how a container has ended is asked again, and how often.
+const DISK_PATIENCE: Duration = Duration::from_mins(1);
+const DISK_PAUSE: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Watches a pod's supervisor until it is gone; `socket` is a connection to it, if there is one.
@@ -64,7 +58,7 @@ impl Engine {
         let mut pause = FIRST_PAUSE;
         loop {
             let reached = match socket.take() {
-                Some(socket) => Reached::Supervisor(socket),
+                Some(socket) => Ok(Some(socket)),
                 None if pod.contact().is_gone() => return None,
                 None => self.reach(pod).await,
             };
@@ -78,7 +72,7 @@ impl Engine {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = ended(process.as_ref()) => return None,
+                () = Process::ended_if_any(process.as_ref()) => return None,
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -88,27 +82,28 @@ impl Engine {
     async fn try_contact(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
-        reached: Reached,
+        reached: Result<Option<OwnedFd>, Error>,
         process: Option<&Process>,
     ) -> Option<Result<Receiver<Body>, Error>> {
         match (reached, process) {
-            (Reached::Supervisor(socket), Some(process)) => tokio::select! {
+            (Ok(Some(socket)), Some(process)) => tokio::select! {
                 greeted = self.greet(pod, socket) => Some(greeted),
                 () = process.ended() => None,
             },
-            (Reached::Nobody, None) => None,
-            (Reached::Unclear(error), _) => Some(Err(error)),
-            (Reached::Supervisor(_) | Reached::Nobody, _) => {
-                Some(Err(Error::at("connecting", SupervisorError::Gone)))
-            }
+            (Ok(None), None) => None,
+            (Err(error), _) => Some(Err(error)),
+            (Ok(_), _) => Some(Err(Error::at("connecting", SupervisorError::Gone))),
         }
     }
 
-    /// Connects to a pod's supervisor through its socket, and notes its process if that is not known.
-    pub(super) async fn reach(&self, pod: &Arc<Pod>) -> Reached {
+    /// Connects to a pod's supervisor through its socket, and notes its process if that is not known; `None` if nobody
+    /// listens.
+    ///
+    /// # Errors
+    /// It cannot be told now.
+    pub(super) async fn reach(&self, pod: &Arc<Pod>) -> Result<Option<OwnedFd>, Error> {
         let (path, pod) = (Layout::supervisor_socket(&self.parts.layout.pod(pod.id())), Arc::clone(pod));
-        let reached = blocking(move || Ok(reach(&pod, &path))).await;
-        reached.unwrap_or_else(Reached::Unclear)
+        blocking(move || Ok(Process::reach(&path, &mut pod.supervisor())?)).await
     }
 
     /// Asks what the supervisor holds, however long the response takes, and adopts it.
@@ -285,24 +280,38 @@ impl Engine {
     ///
     /// # Errors
     /// The disk does not say whether there is one.
-    pub(super) async fn note_lost(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
+    async fn note_lost(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
         let path = self.parts.layout.exit_record(pod.id(), container.id());
         let exit = blocking(move || Ok(exit_at(&path)?)).await?;
         self.ended(pod, container, exit.unwrap_or_else(|| lost_at(wharf_sys::clock::now_ns())));
         Ok(())
     }
 
-    /// The same, as soon as the disk says it.
+    /// The same, as soon as the disk says it; after so long it counts as unknown, because what has no end cannot be
+    /// stopped or removed.
+    pub(super) async fn note_lost_within(&self, pod: &Pod, container: &Container, patience: Duration) {
+        let until = Instant::now() + patience;
+        while let Err(error) = self.note_lost(pod, container).await {
+            if Instant::now() >= until {
+                let (id, error) = (container.id().short(), chain(&error));
+                tracing::warn!(
+                    container = id,
+                    error,
+                    "nobody can read how a container has ended: it counts as lost"
+                );
+                return self.ended(pod, container, lost_at(wharf_sys::clock::now_ns()));
+            }
+            tokio::time::sleep(DISK_PAUSE).await;
+        }
+    }
+
+    /// The same without waiting for more than one attempt.
     async fn note_lost_in_time(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
         let Err(error) = self.note_lost(pod, container).await else { return };
         let (id, error) = (container.id().short(), chain(&error));
         tracing::warn!(container = id, error, "a container has ended; trying again to read how");
         let (engine, pod, container) = (Arc::clone(self), Arc::clone(pod), Arc::clone(container));
-        tokio::spawn(async move {
-            while !container.is_exited() && engine.note_lost(&pod, &container).await.is_err() {
-                tokio::time::sleep(LONGEST_PAUSE).await;
-            }
-        });
+        tokio::spawn(async move { engine.note_lost_within(&pod, &container, DISK_PATIENCE).await });
     }
 
     /// Handles the supervisor's end, whether it died or was asked to exit: its containers have ended, or are ended now.
@@ -345,7 +354,7 @@ impl Engine {
         }
         // The process of one that never responded may not be known yet.
         if pod.supervisor().is_none() && !pod.contact().is_gone() {
-            let _nobody_or_known: Reached = self.reach(pod).await;
+            drop(self.reach(pod).await);
         }
         pod.contact().set(Contact::Gone);
         let process = pod.supervisor().clone();
@@ -375,28 +384,4 @@ impl Engine {
             self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id().as_str(), pod);
         }
     }
-}
-
-async fn ended(process: Option<&Process>) {
-    match process {
-        Some(process) => process.ended().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn reach(pod: &Pod, path: &std::path::Path) -> Reached {
-    let socket = match wharf_sys::socket::connect(path) {
-        Ok(socket) => socket,
-        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ECONNREFUSED) => return Reached::Nobody,
-        Err(error) => return Reached::Unclear(Error::at("connecting to the supervisor", error)),
-    };
-    let mut process = pod.supervisor();
-    if process.is_none() {
-        match Process::adopt(socket.as_fd()) {
-            Ok(adopted) => *process = Some(adopted),
-            // It has just exited, or descriptors run short: the next attempt shows which.
-            Err(error) => return Reached::Unclear(error.into()),
-        }
-    }
-    Reached::Supervisor(socket)
 }

@@ -65,6 +65,23 @@ fn a_supervisor_that_sends_no_signal_is_done_without() {
 }
 
 #[test]
+fn an_end_that_the_disk_never_tells_keeps_nobody_from_removing_the_container() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let id = container.id().as_str();
+        supervisor.refuse("kill", Kind::Internal);
+        // Reading it fails.
+        std::fs::create_dir(world.layout().exit_record(pod.id(), container.id())).unwrap();
+        world.engine.stop_container(id, Duration::ZERO).await.unwrap();
+        assert_eq!(container.exit(), Exit::Lost);
+        supervisor.relent();
+        world.engine.remove_container(id).await.unwrap();
+        world.assert_no_container(&pod, "removed without its exit record");
+    });
+}
+
+#[test]
 fn a_removed_container_leaves_nothing_and_is_gone_for_good() {
     alone(async |world| {
         let (pod, supervisor) = world.pod().await;
