@@ -1,22 +1,23 @@
 //! `wharfd clean`: restores the machine to its state before wharf.
 //!
 //! It takes over pods and removes them as the daemon would, so that what they left in the kernel is removed as well.
-//! Then it removes the network, the cgroups and the files. Images stay unless `--images` is given. IP forwarding stays
-//! enabled, because other programs may rely on it by now.
+//! Then it removes the network, the cgroups and the files, as far as it can. Images stay unless `--images` is given. IP
+//! forwarding stays enabled, because other programs may rely on it by now.
 #![expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use nix::mount::{MntFlags, umount2};
 use wharf_cgroup::{CgroupPath, Cgroups};
-use wharf_types::{Failure, chain};
+use wharf_types::{Failure, PodId, chain};
 
 use crate::Node;
 use crate::config::Config;
@@ -36,6 +37,16 @@ pub(crate) struct Arguments {
     images: bool,
 }
 
+/// What could not be removed. The rest is removed all the same.
+#[derive(Debug, Default)]
+struct Left(Vec<String>);
+
+impl Left {
+    fn note(&mut self, step: anyhow::Result<()>) {
+        self.0.extend(step.err().map(|error| format!("{error:#}")));
+    }
+}
+
 /// Removes everything; a second call finds nothing to remove.
 pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     if UnixStream::connect(&config.socket).is_ok() {
@@ -44,12 +55,23 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     let node = Node::open(config).await?;
     node.engine.recover().await.context("cannot take over the pods")?;
     node.engine.tidy().await;
+    let unlisted = unlisted(&node)?;
     let pods = node.engine.pods();
-    let running: Vec<_> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| name(pod)).collect();
+    let running = pods.iter().filter(|pod| pod.is_ready()).map(|pod| name(pod));
+    let running: Vec<_> = running.chain(unlisted.iter().map(shown)).collect();
     if !running.is_empty() && !arguments.force {
-        bail!("pods are running: {}; stop them (wharf stop), or use --force", running.join(", "));
+        bail!(
+            "pods are running: {}; stop them (wharf stop, with the release that made them), or use --force, which ends \
+             them with their containers",
+            running.join(", ")
+        );
     }
-    let mut partly = Vec::new();
+    let (mut partly, mut left) = (Vec::new(), Left::default());
+    for pod in &unlisted {
+        let ended = node.engine.program().end_with_containers(&node.layout.pods(), pod);
+        left.note(ended.with_context(|| format!("ending the pod {}", pod.short())));
+        partly.push(shown(pod));
+    }
     for pod in &pods {
         match node.engine.remove_pod(pod.id().as_str()).await {
             // Its processes and files go with those of all others.
@@ -57,44 +79,86 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
             removed => removed.with_context(|| format!("removing the pod {}", name(pod)))?,
         }
     }
-    let (network, cgroups, parent) = (node.network, node.cgroups, config.cgroup_parent.clone());
-    tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+    let (network, cgroups, parent) =
+        (Arc::clone(&node.network), node.cgroups.clone(), config.cgroup_parent.clone());
+    let [demolished, removed] = tokio::task::spawn_blocking(move || {
         network.reconcile(&HashSet::new());
-        network.demolish().context("removing the built-in network")?;
-        remove_cgroups(&cgroups, &parent)
+        let demolished = network.demolish().context("removing the built-in network");
+        [demolished, remove_cgroups(&cgroups, &parent)]
     })
-    .await??;
-    let root = node.layout.root();
-    let of_images = if arguments.images { &wharf_images::Store::ENTRIES[..] } else { &[] };
-    remove_entries(root, ["network", "snapshots"].iter().chain(of_images))?;
-    unmount_below(&node.layout.pods())?;
-    remove_entries(node.layout.state(), &["pods", "leases", "quarantine"])?;
-    remove(&config.socket, wharf_sys::socket::remove(&config.socket))?;
-    for directory in [config.socket.parent().unwrap_or(root), node.layout.state(), root] {
-        remove_empty(directory)?;
+    .await?;
+    left.note(demolished);
+    left.note(removed);
+    remove_files(&node, config, arguments, &mut left);
+    report(&partly, &left)
+}
+
+/// The pods that are not listed and may run: their records cannot be read, or not by this release, or their directory
+/// is elsewhere.
+fn unlisted(node: &Node) -> anyhow::Result<BTreeSet<PodId>> {
+    let mut unlisted: BTreeSet<_> = node.engine.owners().into_iter().collect();
+    unlisted.extend(node.engine.program().supervised(&node.layout.pods())?);
+    for pod in node.engine.pods() {
+        unlisted.remove(pod.id());
     }
-    node.claims.withdraw()?;
-    let mut result = "removed everything that wharf left on this machine\n".to_owned();
+    Ok(unlisted)
+}
+
+/// A pod of which only the id is known.
+fn shown(pod: &PodId) -> String {
+    format!("{} (its records cannot be used: wharfd's log says why)", pod.short())
+}
+
+fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut Left) {
+    let (root, state, pods) = (node.layout.root(), node.layout.state(), node.layout.pods());
+    let of_images = if arguments.images { &wharf_images::Store::ENTRIES[..] } else { &[] };
+    remove_entries(root, ["network", "snapshots"].iter().chain(of_images), left);
+    left.note(unmount_below(&pods));
+    match wharf_state::records::ids::<PodId>(&pods) {
+        Ok(ids) => remove_entries(&pods, ids.iter().map(PodId::as_str), left),
+        Err(error) => left.note(Err(error).context("listing the pods")),
+    }
+    left.note(remove_empty(&pods));
+    remove_entries(state, ["leases", "quarantine"], left);
+    left.note(remove(&config.socket, wharf_sys::socket::remove(&config.socket)));
+    for directory in [config.socket.parent().unwrap_or(root), state, root] {
+        left.note(remove_empty(directory));
+    }
+    left.note(node.claims.withdraw());
+}
+
+fn report(partly: &[String], Left(left): &Left) -> anyhow::Result<()> {
+    let mut result = String::new();
+    if left.is_empty() {
+        result += "removed everything that wharf left on this machine\n";
+    }
     if !partly.is_empty() {
         result += "\nother programs, such as CNI plugins, may have left something of these pods:\n  ";
         result = result + &partly.join("\n  ") + "\n";
     }
-    std::io::stdout().write_all(result.as_bytes()).context("writing the result")
+    std::io::stdout().write_all(result.as_bytes()).context("writing the result")?;
+    ensure!(left.is_empty(), "everything else is removed, but this is left:\n  {}", left.join("\n  "));
+    Ok(())
 }
 
-/// Detaches the mounts below a directory: namespaces that are pinned there for plugins.
-fn unmount_below(directory: &Path) -> anyhow::Result<()> {
+/// Detaches the mounts below pods' directories: namespaces that are pinned there for plugins.
+fn unmount_below(pods: &Path) -> anyhow::Result<()> {
     const MOUNTS: &str = "/proc/thread-self/mountinfo";
     let mounts = std::fs::read(MOUNTS).with_context(|| format!("reading {MOUNTS}"))?;
     let points =
         mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
     let mut points: Vec<PathBuf> = points.map(unescaped).collect();
-    points.retain(|point| point != directory && point.starts_with(directory));
+    points.retain(|point| is_in_a_pod(point, pods));
     // The last mount of several at one place is the uppermost.
     points.iter().rev().try_for_each(|point| {
         umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             .with_context(|| format!("unmounting {}", point.display()))
     })
+}
+
+fn is_in_a_pod(path: &Path, pods: &Path) -> bool {
+    let pod = path.strip_prefix(pods).ok().and_then(|below| below.iter().next()?.to_str());
+    pod.is_some_and(|name| name.parse::<PodId>().is_ok())
 }
 
 /// A path as it was before the kernel wrote its spaces, tabs, newlines and backslashes as three octal digits.
@@ -116,24 +180,39 @@ fn name(pod: &wharf_pods::Pod) -> String {
 
 fn remove_cgroups(cgroups: &Cgroups, parent: &str) -> anyhow::Result<()> {
     let path = CgroupPath::new(parent).context("cgroup_parent")?;
-    match cgroups.open(&path) {
-        Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => Ok(()),
-        Ok(cgroup) => cgroup.remove(PATIENCE).with_context(|| format!("removing the cgroup {path}")),
-        Err(error) => Err(error).with_context(|| format!("opening the cgroup {path}")),
-    }
+    let cgroup = match cgroups.open(&path) {
+        Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => return Ok(()),
+        opened => opened.with_context(|| format!("opening the cgroup {path}"))?,
+    };
+    cgroup.remove(PATIENCE).with_context(|| {
+        let pids = cgroup.pids().unwrap_or_default();
+        let of_whom =
+            if pids.is_empty() { String::new() } else { format!(", in which there are {}", people(&pids)) };
+        format!("removing the cgroup {path}{of_whom}")
+    })
+}
+
+/// Some of these processes, for people.
+fn people(pids: &[i32]) -> String {
+    const SHOWN: usize = 5;
+    let program = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let mut shown: Vec<String> =
+        pids.iter().take(SHOWN).map(|pid| format!("{pid} ({})", program(pid).trim())).collect();
+    let more = pids.len().saturating_sub(SHOWN);
+    shown.extend((more > 0).then(|| format!("{more} more")));
+    shown.join(", ")
 }
 
 /// Removes wharf's entries in a directory. Other entries stay, because the directory might be shared by mistake.
-fn remove_entries<'a>(directory: &Path, names: impl IntoIterator<Item = &'a &'a str>) -> anyhow::Result<()> {
+fn remove_entries(directory: &Path, names: impl IntoIterator<Item = impl AsRef<Path>>, left: &mut Left) {
     for name in names {
         let path = directory.join(name);
         let removed = match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() == ErrorKind::NotADirectory => std::fs::remove_file(&path),
             other => other,
         };
-        remove(&path, removed)?;
+        left.note(remove(&path, removed));
     }
-    Ok(())
 }
 
 fn remove_empty(directory: &Path) -> anyhow::Result<()> {
@@ -169,15 +248,18 @@ mod tests {
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let pods = dir.path().join("a state\\040").join("pods");
-        let [pin, other] = [pods.join("0123/ns"), dir.path().join("other")];
-        for place in [&pin, &pin, &other] {
+        let own = pods.join("0123456789abcdef".repeat(4));
+        let [pin, other, foreign] = [own.join("ns"), dir.path().join("other"), pods.join("0123/volume")];
+        for place in [&pin, &pin, &other, &foreign] {
             std::fs::create_dir_all(place).unwrap();
             mount(Some("pin"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         }
         unmount_below(&pods).unwrap();
-        std::fs::remove_dir_all(&pods).unwrap();
-        assert_eq!(std::fs::remove_dir(&other).unwrap_err().kind(), ErrorKind::ResourceBusy);
-        umount2(&other, MntFlags::MNT_DETACH).unwrap();
+        std::fs::remove_dir_all(&own).unwrap();
+        for others in [other, foreign] {
+            assert_eq!(std::fs::remove_dir(&others).unwrap_err().kind(), ErrorKind::ResourceBusy);
+            umount2(&others, MntFlags::MNT_DETACH).unwrap();
+        }
     }
 
     #[test]
@@ -187,10 +269,12 @@ mod tests {
         std::fs::create_dir_all(root.join("network/leases")).unwrap();
         std::fs::write(root.join("lock"), "").unwrap();
         std::fs::write(root.join("letter"), "").unwrap();
+        let mut left = Left::default();
         for _ in 0..2 {
-            remove_entries(&root, &["network", "lock", "missing"]).unwrap();
+            remove_entries(&root, ["network", "lock", "missing"], &mut left);
             remove_empty(&root).unwrap();
         }
+        report(&[], &left).unwrap();
         let left: Vec<_> =
             std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["letter"]);
@@ -205,10 +289,21 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_removed_is_named() {
+    fn what_cannot_be_removed_is_named_and_keeps_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let error = remove_entries(dir.path(), &["no\0name"]).unwrap_err();
-        assert!(error.to_string().contains("name"), "{error}");
+        std::fs::write(dir.path().join("last"), "").unwrap();
+        let mut left = Left::default();
+        remove_entries(dir.path(), ["no\0name", "missing", "last"], &mut left);
+        assert!(!dir.path().join("last").exists());
+        let error = report(&[], &left).unwrap_err().to_string();
+        assert!(error.contains("this is left") && error.contains("name"), "{error}");
+    }
+
+    #[test]
+    fn processes_of_others_are_named() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let shown = people(&[own; 7]);
+        assert!(shown.starts_with(&format!("{own} (")) && shown.ends_with("), 2 more"), "{shown}");
     }
 
     #[tokio::test]

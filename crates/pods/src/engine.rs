@@ -6,6 +6,7 @@
 //! `usage`, `runtime_spec`. For each pod a task watches the supervisor (`supervision`) and notes what it reports;
 //! `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,6 +167,19 @@ impl Engine {
     /// The step that failed.
     pub fn user_namespaces(&self) -> Result<(), Arc<Obstacle>> {
         self.user_namespaces.outcome()
+    }
+
+    /// All pods that have something here: beside those that are listed, those of an earlier daemon that cannot be used
+    /// now and are left alone.
+    #[must_use]
+    pub fn owners(&self) -> HashSet<PodId> {
+        self.table.owners()
+    }
+
+    /// What finds and ends supervisors whose pods are not listed.
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.program
     }
 
     /// What this machine can do.

@@ -1,5 +1,6 @@
-//! Supervisors whose pod's directory is gone, because somebody has emptied the state directory. Nothing else is known
-//! of such a pod. Whoever wanted it will make it anew, and its containers must not run beside the new ones.
+//! Supervisors without a pod that the daemon could use. The pod's directory is gone, because somebody has emptied the
+//! state directory: nothing else is known of such a pod; whoever wanted it will make it anew, and its containers must
+//! not run beside the new ones. Or its records cannot be read: then it is ended only if people ask for that.
 //!
 //! They are found in their cgroup, by the directory that each has as its argument. On v1 alone there is no such cgroup,
 //! and they stay. A path says nothing about another mount namespace, or if the file system is not mounted: only that
@@ -7,15 +8,18 @@
 #![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use wharf_cgroup::{CgroupPath, Cgroups};
+use wharf_state::Layout;
+use wharf_state::records::ids;
 use wharf_sys::process::{self, open_pidfd};
-use wharf_types::{ErrorKind, Failure as _, PodId, Stage as _, StageError, chain};
+use wharf_sys::socket;
+use wharf_types::{ContainerId, ErrorKind, Failure as _, PodId, Stage as _, StageError, chain};
 
 use crate::cgroup::NAME;
 use crate::program::{PROGRAM, Program};
@@ -23,12 +27,11 @@ use crate::program::{PROGRAM, Program};
 /// How long killed processes may take to exit.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A supervisor of a pod of which nothing is known.
-struct Orphan {
+/// The supervisor of a pod in this directory.
+struct Supervisor {
     pod: PodId,
     pid: i32,
     process: OwnedFd,
-    directory: Directory,
 }
 
 /// What has become of a pod's directory that is not there.
@@ -48,9 +51,9 @@ impl Program {
             Vec::new()
         });
         let mut unseen = Vec::new();
-        for orphan in supervisors.into_iter().filter_map(|pid| orphan(pid, pods)) {
+        for (orphan, directory) in supervisors.into_iter().filter_map(|pid| orphan(pid, pods)) {
             let pod = orphan.pod.short();
-            if orphan.directory == Directory::Unseen {
+            if directory == Directory::Unseen {
                 tracing::warn!(
                     pod,
                     pid = orphan.pid,
@@ -74,6 +77,42 @@ impl Program {
             }
         }
         unseen
+    }
+
+    /// The pods of this directory that have a supervisor.
+    ///
+    /// # Errors
+    /// The supervisors, or the pods, cannot be listed.
+    pub fn supervised(&self, pods: &Path) -> Result<Vec<PodId>, StageError> {
+        Ok(self.supervisors_in(pods)?.into_iter().map(|supervisor| supervisor.pod).collect())
+    }
+
+    /// Kills the supervisor of a pod in this directory, with all that it supervises or has supervised. None is fine.
+    ///
+    /// # Errors
+    /// It cannot be found or killed, or processes are left.
+    pub fn end_with_containers(&self, pods: &Path, pod: &PodId) -> Result<(), StageError> {
+        let mut meant = self.supervisors_in(pods)?;
+        meant.retain(|supervisor| supervisor.pod == *pod);
+        meant.iter().try_for_each(|supervisor| supervisor.end(&self.cgroups, &self.cgroup_parent))?;
+        // Its supervisor may be gone.
+        end_cgroup(&self.cgroups, &self.cgroup_parent, pod)
+    }
+
+    /// Those in the supervisors' cgroup, and those that can be reached: on v1 alone there is no such cgroup.
+    fn supervisors_in(&self, pods: &Path) -> Result<Vec<Supervisor>, StageError> {
+        let listed = supervisors(&self.cgroups, &self.cgroup_parent)?.into_iter();
+        let mut all: Vec<Supervisor> = listed.filter_map(|pid| supervisor_in(pid, pods)).collect();
+        for pod in ids::<PodId>(pods).stage("listing the pods")? {
+            let socket = Layout::supervisor_socket(&pods.join(pod.as_str()));
+            let process = socket::connect(&socket).and_then(|socket| socket::peer_process(socket.as_fd()));
+            let pid = process.ok().and_then(|process| pid_of(&process));
+            all.extend(
+                pid.filter(|pid| all.iter().all(|known| known.pid != *pid))
+                    .and_then(|pid| supervisor_in(pid, pods)),
+            );
+        }
+        Ok(all)
     }
 
     /// Kills the supervisor of a pod's directory in which somebody has removed its socket: nobody can reach it any
@@ -113,16 +152,29 @@ fn supervisors(cgroups: &Cgroups, parent: &str) -> Result<Vec<i32>, StageError> 
 }
 
 /// The process, if it is a supervisor of a pod that should be in this directory and is not.
-fn orphan(pid: i32, pods: &Path) -> Option<Orphan> {
+fn orphan(pid: i32, pods: &Path) -> Option<(Supervisor, Directory)> {
+    let supervisor = supervisor_in(pid, pods)?;
+    let is_there = pods.join(supervisor.pod.as_str()).try_exists();
+    let log = std::fs::metadata(format!("/proc/{pid}/fd/2")).ok()?;
+    let directory = if log.nlink() == 0 { Directory::Removed } else { Directory::Unseen };
+    matches!(is_there, Ok(false)).then_some((supervisor, directory))
+}
+
+/// The process, if it is the supervisor of a pod in this directory.
+fn supervisor_in(pid: i32, pods: &Path) -> Option<Supervisor> {
     let mut pod = None;
     let process = supervisor_of(pid, |directory| {
         pod = directory.file_name().and_then(|name| name.to_str()?.parse().ok());
-        directory.parent() == Some(pods) && matches!(directory.try_exists(), Ok(false))
+        directory.parent() == Some(pods)
     })?;
-    let pod = pod?;
-    let log = std::fs::metadata(format!("/proc/{pid}/fd/2")).ok()?;
-    let directory = if log.nlink() == 0 { Directory::Removed } else { Directory::Unseen };
-    Some(Orphan { pod, pid, process, directory })
+    Some(Supervisor { pod: pod?, pid, process })
+}
+
+/// The pid of a process that exists.
+fn pid_of(process: &OwnedFd) -> Option<i32> {
+    let shown = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+    let pid = shown.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then_some(pid)
 }
 
 /// The process, if it is the supervisor of such a directory. The pidfd comes first: all else is about that process, or
@@ -140,14 +192,16 @@ fn pod_directory(line: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(directory)))
 }
 
-impl Orphan {
-    /// Its children are the first processes of containers, and a container ends with its first process.
+impl Supervisor {
+    /// Its children are the first processes of containers, and a container ends with its first process, except for what
+    /// shares a PID namespace with others: that is in the container's cgroup.
     fn end(&self, cgroups: &Cgroups, parent: &str) -> Result<(), StageError> {
         const STAGE: &str = "killing the containers of a supervisor";
         let children =
             std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).stage(STAGE)?;
         let children = children.split_whitespace().filter_map(|pid| open_pidfd(pid.parse().ok()?).ok());
         let children: Vec<OwnedFd> = children.collect();
+        let containers: Vec<CgroupPath> = children.iter().filter_map(container_of).collect();
         // First, so that it makes no others.
         process::signal(self.process.as_fd(), 9).stage("killing a supervisor")?;
         for child in children {
@@ -156,14 +210,39 @@ impl Orphan {
                 killed => killed.stage(STAGE)?,
             }
         }
-        // The cgroups of a kubelet's pods are below one of the kubelet's, which removes them.
-        let own = CgroupPath::new(parent).and_then(|parent| parent.child(self.pod.as_str())).stage(STAGE)?;
-        match cgroups.open(&own) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error).stage(STAGE),
-            Ok(cgroup) => cgroup.remove(PATIENCE).stage("removing the pod's cgroup"),
+        for container in containers {
+            match cgroups.open(&container) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                opened => opened.and_then(|cgroup| cgroup.kill(PATIENCE)).stage(STAGE)?,
+            }
         }
+        end_cgroup(cgroups, parent, &self.pod)
     }
+}
+
+/// Kills what is left in a pod's cgroup, and removes that. The cgroups of a kubelet's pods are below one of the
+/// kubelet's, which removes them.
+fn end_cgroup(cgroups: &Cgroups, parent: &str, pod: &PodId) -> Result<(), StageError> {
+    const STAGE: &str = "removing the pod's cgroup";
+    let own = CgroupPath::new(parent).and_then(|parent| parent.child(pod.as_str())).stage(STAGE)?;
+    match cgroups.open(&own) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).stage(STAGE),
+        Ok(cgroup) => cgroup.kill(PATIENCE).and_then(|()| cgroup.remove(PATIENCE)).stage(STAGE),
+    }
+}
+
+/// The cgroup of the container to which a process belongs, if it does.
+fn container_of(process: &OwnedFd) -> Option<CgroupPath> {
+    let shown = std::fs::read_to_string(format!("/proc/{}/cgroup", pid_of(process)?)).ok()?;
+    shown.lines().find_map(|line| container_in(line.splitn(3, ':').nth(2)?))
+}
+
+/// The path down to the last name that is an id: that cgroup has no process of anything else.
+fn container_in(path: &str) -> Option<CgroupPath> {
+    let container = path.rsplit('/').find(|name| name.parse::<ContainerId>().is_ok())?;
+    let end = path.rfind(container)? + container.len();
+    CgroupPath::new(&path[..end]).ok()
 }
 
 #[cfg(test)]
@@ -175,6 +254,27 @@ mod tests {
         let of = |line: &[u8]| pod_directory(line);
         assert_eq!(of(b"wharf-shim\0/run/wharf/pods/0123\0"), Some("/run/wharf/pods/0123".into()));
         assert_eq!((of(b"wharf-shim"), of(b"sh\0/run/wharf/pods/0123\0"), of(b"")), (None, None, None));
+    }
+
+    #[test]
+    fn a_cgroup_is_a_containers_down_to_its_id() {
+        let [pod, container] = ["a", "b"].map(|digit| digit.repeat(64));
+        let path = |path: &str| container_in(path).map(|path| path.to_string());
+        let own = format!("/wharf/{pod}/{container}");
+        // A pod's is one, too, and everything in it is a container's.
+        assert_eq!(path(&format!("/wharf/{pod}")), Some(format!("/wharf/{pod}")));
+        assert_eq!(
+            path(&format!("/kubepods/pod1/{container}/container/x")),
+            Some(format!("/kubepods/pod1/{container}"))
+        );
+        assert_eq!(path(&own), Some(own));
+        assert_eq!((path("/wharf/supervisors"), path("/"), path("")), (None, None, None));
+    }
+
+    #[test]
+    fn a_process_that_exists_has_a_pid() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(pid_of(&open_pidfd(own).unwrap()), Some(own));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use wharf_cri_api::admin::admin_client::AdminClient;
 use wharf_cri_api::v1::GetEventsRequest;
 use wharf_tests::connect::connect;
 
+use crate::daemon::process_with;
 use crate::place;
 use crate::world::{self, until};
 
@@ -138,6 +139,74 @@ fn a_daemon_with_another_state_directory_takes_nothing_of_the_pods_that_are_ther
         }
         world.start_again().await;
         assert_eq!(world.client.output(&id, PING).await, "reached");
+    });
+}
+
+/// A disk that fails, or a release of before, cannot tell what such a pod is, but it runs.
+#[test]
+fn a_clean_ends_a_pod_whose_record_cannot_be_used_only_by_force() {
+    run_clean(async |world, clean| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("p")).await.unwrap();
+        let id = client.launch(&pod, &client.container("c", "sleep 1000 & exec sleep 1001")).await.unwrap();
+        world.daemon.end().await;
+        let (record, aside) =
+            (world.dir.join("state/pods").join(&pod).join("record"), world.dir.join("aside"));
+        fs::rename(&record, &aside).unwrap();
+        fs::create_dir(&record).unwrap();
+        let (success, told) = clean(&[]);
+        assert!(!success && told.contains(&pod[..13]) && told.contains("--force"), "{told}");
+        fs::remove_dir(&record).unwrap();
+        fs::rename(&aside, &record).unwrap();
+        world.start_again().await;
+        assert_eq!(world.client.output(&id, PING).await, "reached", "nothing was touched");
+        world.daemon.end().await;
+        fs::remove_file(&record).unwrap();
+        fs::create_dir(&record).unwrap();
+        let (success, told) = clean(&["--force"]);
+        assert!(success, "{told}");
+        for process in [pod.as_str(), "sleep 1000", "sleep 1001"] {
+            assert!(process_with(process).is_none(), "{process}");
+        }
+        world.start_again().await;
+    });
+}
+
+/// Processes of others in the cgroup that wharf was given are no reason to keep the rest.
+#[test]
+fn a_clean_goes_on_with_the_rest_and_names_what_it_leaves() {
+    run_clean(async |world, clean| {
+        let pod = world.client.run(&world.client.pod("p")).await.unwrap();
+        world.client.launch(&pod, &world.client.container("c", "sleep 1000")).await.unwrap();
+        world.daemon.end().await;
+        let other = place::command(Path::new("sleep")).arg("1003").spawn();
+        let mut other = other.unwrap();
+        let cgroups = wharf_cgroup::Cgroups::detect().unwrap();
+        let cgroup = cgroups.create(&wharf_cgroup::CgroupPath::new("/wharf/other").unwrap()).unwrap();
+        let procs = cgroup.entry().directory.unwrap().join("cgroup.procs");
+        fs::write(procs, other.id().to_string()).unwrap();
+        let (success, told) = clean(&["--force"]);
+        assert!(!success && told.contains(&format!("{} (sleep)", other.id())), "{told}");
+        assert!(!world.dir.join("state/pods").exists() && !world.dir.join("root/snapshots").exists());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        cgroup.remove(std::time::Duration::from_secs(10)).unwrap();
+        assert!(clean(&[]).0);
+        world.start_again().await;
+    });
+}
+
+/// Runs a test that calls `wharfd clean`, which returns whether it succeeded and what it said.
+fn run_clean(test: impl AsyncFnOnce(&mut world::World, &dyn Fn(&[&str]) -> (bool, String))) {
+    world::run(async |world| {
+        let config = world.dir.join("config.toml");
+        let clean = move |flags: &[&str]| {
+            let mut wharfd = place::command(&place::built().wharfd);
+            let output = wharfd.arg("--config").arg(&config).arg("clean").args(flags).output().unwrap();
+            let told = [output.stdout, output.stderr].concat();
+            (output.status.success(), String::from_utf8_lossy(&told).into_owned())
+        };
+        test(world, &clean).await;
     });
 }
 
