@@ -274,9 +274,7 @@ impl Config {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         let mut table = match std::fs::read_to_string(path) {
             Ok(text) => checked(path, &text)?,
-            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                toml::Table::new()
-            }
+            Err(error) if file.is_none() && is_absent(path, &error) => toml::Table::new(),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
         for drop_in in drop_ins(path)? {
@@ -295,6 +293,7 @@ impl Config {
         crate::log::filter(&self.log)?;
         self.network(&Layout::new(self.state.clone(), self.root.clone()))?;
         values::check(self)?;
+        machine::check_apart(self)?;
         CgroupPath::new(&self.cgroup_parent).context("cgroup_parent")?;
         let mut names = HashSet::new();
         for name in &self.handlers {
@@ -411,11 +410,16 @@ fn checked(path: &Path, text: &str) -> anyhow::Result<toml::Table> {
     toml::from_str(text).with_context(|| format!("in {}", path.display()))
 }
 
+/// Whether nothing is at a path, not even a link that leads to nothing: its administrator meant something by that.
+fn is_absent(path: &Path, error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound && path.symlink_metadata().is_err()
+}
+
 fn drop_ins(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut directory = path.as_os_str().to_owned();
     directory.push(".d");
     let entries = match std::fs::read_dir(&directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if is_absent(Path::new(&directory), &error) => return Ok(Vec::new()),
         other => other.with_context(|| format!("reading {}", Path::new(&directory).display()))?,
     };
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -453,6 +457,21 @@ mod tests {
         let config = Config::load(Some(&file)).unwrap();
         assert_eq!((config.cgroup_parent.as_str(), config.log.level.as_str()), ("/a", "debug"));
         assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn a_link_that_leads_to_nothing_is_not_taken_for_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        assert!(is_absent(&file, &missing));
+        std::os::unix::fs::symlink("nothing", &file).unwrap();
+        assert!(!is_absent(&file, &missing));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink("nothing", dir.path().join("c.toml.d")).unwrap();
+        let error = format!("{:#}", Config::load(Some(&file)).unwrap_err());
+        assert!(error.contains("c.toml.d"), "{error}");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The checks of a configuration that need the machine. They change nothing.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
+use nix::unistd::{AccessFlags, access};
+use wharf_images::Store;
+use wharf_state::Layout;
 
-use super::Config;
+use super::{Config, LogFormat};
+use crate::claims;
 
 impl Config {
     /// Finds what would keep wharfd from starting on this machine.
@@ -17,31 +21,80 @@ impl Config {
         let file = std::fs::metadata(&supervisor).with_context(|| format!("supervisor: {shown}"))?;
         let is_program = file.is_file() && file.permissions().mode() & 0o111 != 0;
         ensure!(is_program, "supervisor: {shown} is not a program that can be executed");
-        directory("root", &self.root)?;
-        directory("state", &self.state)?;
+        let layout = Layout::new(self.state.clone(), self.root.clone());
+        // The first start makes these.
+        directory("root", &self.root.join("content"))?;
+        Store::check(&self.root).context("root")?;
+        directory("state", &layout.pods())?;
+        claims::check_own(&layout)?;
         let nri = self.nri.enabled.then_some(("nri.socket", &self.nri.socket));
         for (key, path) in [("socket", &self.socket)].into_iter().chain(nri) {
             let is_other = std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket());
             ensure!(!is_other, "{key}: {} exists and is not a socket", path.display());
         }
-        Ok(())
+        // Each start makes a new one.
+        let parent = self.socket.parent().unwrap_or(&self.socket);
+        directory("socket", parent)?;
+        writable("socket", parent)?;
+        if self.log.format == LogFormat::Journald {
+            crate::log::journal().context("log.format")?;
+        }
+        self.registry().map(drop)
     }
+}
+
+/// Refuses one directory for both kinds of files, whatever it is called.
+pub(super) fn check_apart(config: &Config) -> anyhow::Result<()> {
+    let [root, state] = [&config.root, &config.state].map(|path| resolved(path));
+    ensure!(root != state, "state: it must not be `root`: give each a directory of its own");
+    Ok(())
+}
+
+/// A path without links and `..`, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|there| Some((there, there.canonicalize().ok()?)));
+    let (there, mut resolved) = there.unwrap_or((Path::new(""), PathBuf::new()));
+    for component in path.strip_prefix(there).unwrap_or(path).components() {
+        match component {
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            other => resolved.push(other),
+        }
+    }
+    resolved
+}
+
+/// What is there of a path.
+#[expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path)
+}
+
+/// Checks that something can be made in a directory, or that it can be made.
+fn writable(key: &str, path: &Path) -> anyhow::Result<()> {
+    let there = existing(path);
+    access(there, AccessFlags::W_OK)
+        .with_context(|| format!("{key}: nothing can be made in {}", there.display()))
 }
 
 /// Checks that a directory is there, or can be made.
 #[expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 fn directory(key: &str, path: &Path) -> anyhow::Result<()> {
-    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path);
+    let there = existing(path);
     let shown = there.display();
     let is_directory = std::fs::metadata(there).with_context(|| format!("{key}: {shown}"))?.is_dir();
     ensure!(is_directory, "{key}: {shown} is not a directory");
     let kind = statfs(there).with_context(|| format!("{key}: {shown}"))?.filesystem_type();
     ensure!(kind != PROC_SUPER_MAGIC && kind != SYSFS_MAGIC, "{key}: no file can be made in {shown}");
-    Ok(())
+    if there == path { Ok(()) } else { writable(key, there) }
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    use nix::sched::{CloneFlags, unshare};
+
     use super::super::nri::Nri;
     use super::*;
 
@@ -52,6 +105,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let in_dir = |name: &str| dir.path().join(name);
         std::fs::write(in_dir("file"), "").unwrap();
+        std::fs::create_dir(in_dir("read-only")).unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some("ro"), &in_dir("read-only"), Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
         let good = Config {
             supervisor: "/bin/sh".into(),
             root: in_dir("new/root"),
@@ -61,23 +118,58 @@ mod tests {
             ..Config::default()
         };
         good.check_machine().unwrap();
-        let rows: [(Field, &str, &str); 7] = [
+        let others = in_dir("others");
+        std::fs::create_dir_all(others.join("pods/of the kubelet")).unwrap();
+        let rows: [(Field, &str, &str); 14] = [
             (|config| &mut config.supervisor, "missing", "supervisor: "),
             (|config| &mut config.supervisor, "file", "supervisor: "),
             (|config| &mut config.root, "file", "root: "),
             (|config| &mut config.root, "/proc/wharf", "root: no file can be made in /proc"),
+            (|config| &mut config.root, "others", "root: "),
+            (|config| &mut config.root, "read-only/new", "root: nothing can be made in "),
             (|config| &mut config.state, "file/state", "state: "),
+            (|config| &mut config.state, "others", "state: "),
+            (|config| &mut config.state, "read-only/new", "state: nothing can be made in "),
+            (|config| &mut config.socket, "file/socket", "socket: "),
+            (|config| &mut config.socket, "/proc/wharf.sock", "socket: no file can be made in /proc"),
+            (|config| &mut config.socket, "read-only/socket", "socket: nothing can be made in "),
             (|config| &mut config.socket, "", "socket: "),
             (|config| &mut config.nri.socket, "file", "nri.socket: "),
         ];
         for (field, path, words) in rows {
             let mut config = good.clone();
             *field(&mut config) = in_dir(path);
-            let refused = config.check_machine().unwrap_err().to_string();
+            let refused = format!("{:#}", config.check_machine().unwrap_err());
             assert!(refused.starts_with(words), "{words}{path}: {refused}");
         }
         let mut without = good.clone();
         (without.nri.enabled, without.nri.socket) = (false, in_dir("file"));
         without.check_machine().unwrap();
+        let mut config = good.clone();
+        config.log.format = LogFormat::Journald;
+        if !Path::new(crate::journal::PATH).exists() {
+            assert!(format!("{:#}", config.check_machine().unwrap_err()).starts_with("log.format: "));
+        }
+        umount2(&in_dir("read-only"), MntFlags::MNT_DETACH).unwrap();
+    }
+
+    #[test]
+    fn one_directory_for_both_is_refused_by_whatever_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let in_dir = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(in_dir("srv")).unwrap();
+        std::os::unix::fs::symlink("srv", in_dir("link")).unwrap();
+        for (root, state, is_apart) in [
+            ("srv/../lib/w", "lib/w", false),
+            ("missing/../lib/w", "lib/w", false),
+            ("link/w", "srv/w", false),
+            ("link", "srv", false),
+            ("lib/w/./", "lib//w", false),
+            ("lib/w", "lib/w/state", true),
+            ("link/../w", "srv/w", true),
+        ] {
+            let config = Config { root: in_dir(root), state: in_dir(state), ..Config::default() };
+            assert_eq!(check_apart(&config).is_ok(), is_apart, "{root} {state}");
+        }
     }
 }

@@ -91,7 +91,6 @@ fn paths(config: &Config) -> anyhow::Result<()> {
             "{key}: wharf closes this directory to all but root: give it one of its own"
         );
     }
-    ensure!(config.root != config.state, "state: it must not be `root`: give each a directory of its own");
     for (key, path) in [("socket", &config.socket), ("nri.socket", &config.nri.socket)] {
         let len = path.as_os_str().len();
         ensure!(
@@ -174,7 +173,6 @@ mod tests {
             ("streaming.address = \"192.0.2.1:1\"", "needs TLS"),
             ("streaming.address = \"0.0.0.0:1\"", "streaming"),
             ("root = \"/\"", "root: wharf closes this directory"),
-            ("root = \"/run/wharf\"", "state"),
             ("nri.socket = \"/run/wharf/wharf.sock\"", "nri.socket"),
             (long.as_str(), "socket: a path of 108 bytes"),
         ];

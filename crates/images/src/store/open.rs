@@ -43,6 +43,24 @@ impl Store {
         Self::open_with(root, Limits::default())
     }
 
+    /// Whether a store may be opened in a directory, which need not exist. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Foreign`] if somebody else has files in it, [`StoreError::System`] if it cannot be read.
+    pub fn check(root: &Path) -> Result<(), StoreError> {
+        let foreign = || Err(StoreError::Foreign { path: root.to_owned() });
+        match open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Err(error) if error.errno == Errno::ENOENT => Ok(()),
+            root => {
+                if may_be_private(&root.map_err(system("be opened"))?).map_err(system("be opened"))? {
+                    Ok(())
+                } else {
+                    foreign()
+                }
+            }
+        }
+    }
+
     /// Like [`Store::open`], with other limits.
     ///
     /// # Errors
