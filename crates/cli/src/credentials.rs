@@ -87,7 +87,7 @@ pub(crate) fn stored(image: &str) -> Result<Option<AuthConfig>, Error> {
     // wharfd says what is wrong with an invalid name.
     let Ok(reference) = image.parse::<Reference>() else { return Ok(None) };
     for path in files(|name| std::env::var_os(name)) {
-        let logins = read(&path).map_err(|source| Error::File { path, source })?;
+        let logins = read(&path).map_err(|cause| Error::File { path, cause })?;
         if let Some(login) = logins.of(&reference) {
             return Ok(Some(login.clone().into()));
         }

@@ -56,8 +56,9 @@ pub(crate) enum Error {
     Some(usize, usize),
     #[error("the container {name} has no log: it was created without one")]
     NoLog { name: String },
-    #[error("{}: {source}{}", path.display(), denied(source))]
-    File { path: PathBuf, source: io::Error },
+    // No `source`, which the chain of causes would repeat: the advice comes after the cause.
+    #[error("{}: {cause}{}", path.display(), denied(cause))]
+    File { path: PathBuf, cause: io::Error },
     #[error("{}, line {line}: {problem}", path.display())]
     Line { path: PathBuf, line: usize, problem: String },
     #[error(
@@ -133,8 +134,8 @@ fn of_registry(status: &Status) -> bool {
     status.message().starts_with("RegistryUnavailable")
 }
 
-fn denied(source: &io::Error) -> &'static str {
-    if source.kind() == io::ErrorKind::PermissionDenied { "\n  use sudo" } else { "" }
+fn denied(cause: &io::Error) -> &'static str {
+    if cause.kind() == io::ErrorKind::PermissionDenied { "\n  use sudo" } else { "" }
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ fn open(path: &Path) -> Result<File, Error> {
 }
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
-    |source| Error::File { path: path.to_owned(), source }
+    |cause| Error::File { path: path.to_owned(), cause }
 }
 
 /// Writes one piece of a container's output.

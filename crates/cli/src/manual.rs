@@ -16,7 +16,7 @@ pub(crate) fn completion(shell: clap_complete::Shell) -> Result<ExitCode, Error>
 
 /// Writes a page for `wharf` and one for each command.
 pub(crate) fn pages(directory: &Path) -> Result<ExitCode, Error> {
-    let failed = |source| Error::File { path: directory.to_owned(), source };
+    let failed = |cause| Error::File { path: directory.to_owned(), cause };
     std::fs::create_dir_all(directory).map_err(failed)?;
     // The overview's groups are for a terminal; a man page lists the commands in its own way.
     clap_mangen::generate_to(args::command().help_template("{all-args}"), directory).map_err(failed)?;
@@ -40,6 +40,7 @@ mod tests {
 
     #[test]
     fn pages_need_a_directory() {
-        assert!(matches!(pages(Path::new("/proc/no/such")), Err(Error::File { .. })));
+        let error = pages(Path::new("/proc/no/such")).unwrap_err();
+        assert_eq!(wharf_types::chain(&error), "/proc/no/such: No such file or directory (os error 2)");
     }
 }

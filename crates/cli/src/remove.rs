@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use futures_util::future::join_all;
-use wharf_cri_api::v1::{PodSandbox, RemoveContainerRequest};
+use wharf_cri_api::v1::{PodSandbox, PodSandboxConfig, RemoveContainerRequest};
 
 use crate::args::Rm;
 use crate::daemon::Daemon;
@@ -106,13 +106,20 @@ pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(
     let Some(logs) = own_logs(pod) else { return Ok(()) };
     match std::fs::remove_dir_all(logs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::File { path: logs.to_owned(), source: error });
+            return Err(Error::File { path: logs.to_owned(), cause: error });
         }
         _ => {}
     }
     // The directory is removed with the last pod; until then it is not empty.
     let _others_are_left = std::fs::remove_dir(LOGS);
     Ok(())
+}
+
+/// Removes the directory of the logs of a pod that could not be made, for which wharfd may have made it.
+pub(crate) fn unused_logs(config: &PodSandboxConfig) {
+    // One that does not exist or that has a file in it is not meant.
+    let _none = std::fs::remove_dir(&config.log_directory);
+    let _others_are_left = std::fs::remove_dir(LOGS);
 }
 
 /// Whether `wharf run` created a pod.
@@ -140,6 +147,21 @@ mod tests {
         };
         assert_eq!(ids(&listing, is_own), Vec::<String>::new(), "it is not known who made it");
         assert!(confirm(&listing, &["a".to_owned()], true).is_ok() && confirm(&listing, &[], false).is_ok());
+    }
+
+    #[test]
+    fn the_directory_of_logs_of_a_pod_that_was_not_made_goes_unless_it_has_any() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("web-1");
+        let log_directory = logs.to_str().unwrap().to_owned();
+        let config = PodSandboxConfig { log_directory, ..PodSandboxConfig::default() };
+        unused_logs(&config);
+        std::fs::create_dir(&logs).unwrap();
+        std::fs::write(logs.join("0.log"), "").unwrap();
+        unused_logs(&config);
+        std::fs::remove_file(logs.join("0.log")).unwrap();
+        unused_logs(&config);
+        assert!(!logs.exists());
     }
 
     #[test]

@@ -129,8 +129,8 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
             let name = request::pod_name(&listing, run, &random)?;
             let config = request::pod(run, &name, &random);
             let asked = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-            let pod = daemon.runtime.run_pod_sandbox(asked).await;
-            let pod_id = pod.map_err(Error::call(failure(run)))?.into_inner().pod_sandbox_id;
+            let pod = daemon.runtime.run_pod_sandbox(asked).await.map_err(Error::call(failure(run)));
+            let pod_id = pod.inspect_err(|_failed| remove::unused_logs(&config))?.into_inner().pod_sandbox_id;
             let annotations = config.annotations;
             let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
             let container = request::container(run, env, &name, 0);

@@ -5,11 +5,11 @@ use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-use nix::errno::Errno;
 use wharf_planner::Refusal;
 use wharf_state::Layout;
+use wharf_sys::error::Named as _;
 use wharf_types::failure::named;
-use wharf_types::{ErrorKind, Stage as _, StageError};
+use wharf_types::{ErrorKind, Stage as _, StageError, chain};
 
 use crate::error::Error;
 
@@ -30,9 +30,9 @@ pub fn make(directory: &Path) -> Result<(), StageError> {
 /// The kernel's objection to the name is the request's fault, anything else the machine's.
 pub fn make_for_logs(path: &str) -> Result<(), Error> {
     let made = if path.is_empty() { Ok(()) } else { create_dir_all(path) };
-    made.map_err(|error| match error.raw_os_error().map(|errno| named(Errno::from_raw(errno))) {
-        Some(ErrorKind::InvalidArgument) => {
-            let problem = format!("{path:?} cannot be made: {error}");
+    made.named("mkdir", || path.to_owned()).map_err(|error| match named(error.errno) {
+        ErrorKind::InvalidArgument => {
+            let problem = format!("{path:?} cannot be made: {}", chain(&error));
             Refusal::Field { field: "log_directory", problem }.into()
         }
         _ => StageError::at("making the directory of the pod's logs", error).into(),
@@ -77,5 +77,8 @@ mod tests {
         std::fs::write(logs.join("file"), "").unwrap();
         let error = make_for_logs(logs.join("file/c").to_str().unwrap()).unwrap_err();
         assert!(matches!(&error, Error::Refused(Refusal::Field { field: "log_directory", .. })), "{error}");
+        // Nobody can make a directory there, whatever the request names.
+        let error = make_for_logs("/proc/sys/logs").unwrap_err();
+        assert!(chain(&error).contains("/proc/sys/logs"), "{}", chain(&error));
     }
 }

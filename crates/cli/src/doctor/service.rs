@@ -39,6 +39,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
             "remove images (wharf rmi) or containers (wharf rm), or set `root` to a larger disk",
         ),
         disk("state", Path::new(&info.state), "remove pods (wharf rm), or other files on that file system"),
+        disk("logs", of_logs(), "remove pods (wharf rm), or other files on that file system"),
         open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
         quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
         upkeep::trash(Path::new(&info.root)),
@@ -113,6 +114,12 @@ fn unfit(kind: FsType) -> Option<&'static str> {
         ECRYPTFS_SUPER_MAGIC => Some("eCryptfs"),
         _ => None,
     }
+}
+
+/// Where a kubelet and `wharf run` have the logs of pods. The first pod makes those directories.
+fn of_logs() -> &'static Path {
+    let usual = ["/var/log/pods", crate::run::LOGS].map(Path::new);
+    usual.into_iter().find(|path| path.is_dir()).unwrap_or(Path::new("/var/log"))
 }
 
 fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {

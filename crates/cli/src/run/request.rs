@@ -26,7 +26,7 @@ pub(crate) fn random() -> Result<String, Error> {
     const SOURCE: &str = "/dev/urandom";
     let mut bytes = [0; 16];
     let read = std::fs::File::open(SOURCE).and_then(|mut source| source.read_exact(&mut bytes));
-    read.map_err(|source| Error::File { path: SOURCE.into(), source })?;
+    read.map_err(|cause| Error::File { path: SOURCE.into(), cause })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -201,7 +201,7 @@ pub(crate) fn environment(run: &Run) -> Result<Vec<KeyValue>, Error> {
     let mut all = Vec::new();
     for path in &run.env_file {
         let text =
-            std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
+            std::fs::read_to_string(path).map_err(|cause| Error::File { path: path.clone(), cause })?;
         all.extend(variables(path, &text)?);
     }
     all.extend(run.env.iter().map(|env| env.0.clone()));
