@@ -4,9 +4,11 @@
 //!
 //! Code that needs several takes them in this order:
 //!
-//! 1. `Pod::changing`, which a change of the whole pod holds from beginning to end;
-//! 2. the telling in `Container::stopping`, while the stop signal is sent; code may wait meanwhile;
-//! 3. `Container::changing`, for one container what the first is for its pod. Code may wait while it holds these three,
+//! 1. `Pod::changing`, which a change of the whole pod holds from beginning to end, except for a stop;
+//! 2. `Pod::ending`, the same for a stop, which does not wait for what is being made: that may be stuck, and must not
+//!    keep the pod running. The pod's removal begins with a stop, and then takes both;
+//! 3. the telling in `Container::stopping`, while the stop signal is sent;
+//! 4. `Container::changing`, for one container what the first is for its pod. Code may wait while it holds these four,
 //!    which are not locks of this module;
 //! 4. `Pod::telling`, while something happens and is reported;
 //! 5. `Pod::making`, the container that is being made;

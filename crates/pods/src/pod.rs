@@ -29,6 +29,8 @@ pub struct Pod {
     created_at_ns: i64,
     /// Held by a change of the whole pod, so that changes come one after another.
     changing: tokio::sync::Mutex<()>,
+    /// The same for stops, which wait for no other change. See `lock`.
+    ending: tokio::sync::Mutex<()>,
     /// Its addresses, and whether it is ready.
     state: RwLock<State>,
     /// Its containers, exited ones included, until they are removed.
@@ -68,6 +70,8 @@ pub(crate) struct Making {
 pub(crate) struct State {
     /// Whether everything has been set up and nothing torn down.
     pub(crate) ready: bool,
+    /// Whether somebody has asked for its end: it gets no further container.
+    pub(crate) ends: bool,
     pub(crate) ips: Vec<std::net::IpAddr>,
 }
 
@@ -78,7 +82,8 @@ impl Pod {
             config: Arc::new(config),
             handler,
             created_at_ns,
-            changing: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::Mutex::default(),
+            ending: tokio::sync::Mutex::default(),
             state: RwLock::default(),
             containers: RwLock::default(),
             execs: Waiters::default(),
@@ -130,6 +135,13 @@ impl Pod {
         self.created_at_ns
     }
 
+    /// Waits for its turn to end the pod, which waits for no other change: what is being made may be stuck.
+    pub(crate) async fn end(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let order = self.ending.lock().await;
+        self.state.write().ends = true;
+        order
+    }
+
     /// Waits for its turn to change the whole pod. See `lock` for the order.
     pub(crate) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.changing.lock().await
@@ -170,10 +182,16 @@ impl Pod {
         self.strangers.lock().insert(container);
     }
 
-    /// Whether containers can be created in it.
+    /// Whether it has been set up, and nothing torn down.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.read_state().ready && !self.contact.is_gone()
+    }
+
+    /// Checks that containers can be created in it.
+    pub(crate) fn check_lasts(&self) -> Result<(), Error> {
+        let lasts = self.is_ready() && !self.read_state().ends;
+        if lasts { Ok(()) } else { Err(self.wrong_state("not ready")) }
     }
 
     /// The connection to its supervisor, if it exists.

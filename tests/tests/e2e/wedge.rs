@@ -439,6 +439,31 @@ struct Waiting {
 }
 
 #[test]
+fn a_container_whose_creation_is_stuck_keeps_no_other_one_of_its_pod_running() {
+    run(async |world| {
+        let client = &world.client;
+        let silent = Unresponsive::mount(world.dir.join("silent"));
+        let Waiting { pod, runs, creation } = waiting_creation(client, &world.daemon, &silent).await;
+        for _again in 0..2 {
+            client.stop(&pod).await.unwrap();
+            assert_eq!(client.status(&runs).await.unwrap().state(), ContainerState::ContainerExited);
+            assert!(
+                client.pod_status(&pod).await.unwrap().network.is_none_or(|network| network.ip.is_empty())
+            );
+        }
+        assert!(process_with("sleep 1000").is_none() && process_with(&pod).is_none());
+        let refused = client.create(&pod, &client.container("next", "sleep 1002")).await.unwrap_err();
+        assert!(refused.code() == Code::FailedPrecondition && !creation.is_finished(), "{refused}");
+        drop(silent);
+        creation.await.unwrap().unwrap_err();
+        assert_eq!(client.containers().await.len(), 1, "what came back late was undone");
+        client.down(&pod).await.unwrap();
+        fs::remove_dir(world.dir.join("silent")).unwrap();
+        world.is_clean().await;
+    });
+}
+
+#[test]
 fn a_daemon_ends_though_a_directory_of_the_host_does_not_respond() {
     run(async |world| {
         let silent = Unresponsive::mount(world.dir.join("silent"));

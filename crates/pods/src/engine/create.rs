@@ -111,10 +111,10 @@ impl Engine {
         pod: Arc<Pod>,
         config: ContainerConfig,
     ) -> Result<ContainerId, Error> {
+        // A creation that is stuck there is not waited for in vain.
+        pod.check_lasts()?;
         let _order = pod.change().await;
-        if !pod.is_ready() {
-            return Err(pod.wrong_state("not ready"));
-        }
+        pod.check_lasts()?;
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         *pod.making() = Some(Making { id: id.clone(), exit: None });
         let window = self.parts.plugins.creation().await;
@@ -149,6 +149,8 @@ impl Engine {
         let prepare = move || engine.prepare(&of, &own, &config, &supervisor);
         let prepared = self.making.run(pod.id(), "preparing the container", prepare).await;
         let mut prepared = prepared.stage("making the container")??;
+        // That may have taken long: the host's directories are looked up there.
+        pod.check_lasts()?;
         let created = self.first_process(pod, &mut prepared).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);

@@ -24,6 +24,7 @@ use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
 
 use super::Engine;
+use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::{Pod, State};
 
@@ -105,7 +106,7 @@ impl Engine {
                 self.complete_pod(pod, joined.await?).await?
             }
         };
-        *pod.write_state() = State { ips, ready: true };
+        *pod.write_state() = State { ips, ready: true, ends: false };
         let window = self.parts.plugins.window().await;
         self.tell(Event::RunPodSandbox, pod, None).await?;
         Ok(window)
@@ -231,41 +232,39 @@ impl Engine {
     /// # Errors
     /// The stage that failed; the next call continues from there.
     pub async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        self.end_pod(id, |engine, pod| async move { engine.stop_whole(&pod).await }).await
-    }
-
-    /// Does a step of a pod's end in its turn. A pod that is gone counts as stopped and as removed.
-    async fn end_pod<F>(
-        self: &Arc<Self>,
-        id: &str,
-        step: impl FnOnce(Arc<Self>, Arc<Pod>) -> F + Send + 'static,
-    ) -> Result<(), Error>
-    where
-        F: Future<Output = Result<(), Error>> + Send,
-    {
         let Some(pod) = known(self.pod(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
-        spawn(async move {
-            let _order = pod.change().await;
-            match engine.table.has(pod.id()) {
-                true => step(Arc::clone(&engine), Arc::clone(&pod)).await,
-                false => Ok(()),
-            }
-        })
-        .await
+        spawn(async move { engine.stop_in_turn(&pod).await }).await
     }
 
+    /// Stops a pod unless it is gone.
+    async fn stop_in_turn(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let _order = pod.end().await;
+        if self.table.has(pod.id()) { self.stop_whole(pod).await } else { Ok(()) }
+    }
+
+    /// Stops everything in a pod. A container that is being made gets no first process without a supervisor, and ends
+    /// if it has one: its making, which may be stuck, sees that as soon as it goes on, and undoes it.
     async fn stop_whole(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let stops = pod
-            .containers()
-            .into_iter()
-            .map(|container| self.stop((Arc::clone(pod), container), Duration::ZERO));
-        futures_util::future::try_join_all(stops).await?;
+        self.stop_all(pod, pod.containers()).await?;
         self.pod_stopped(pod);
         self.end_supervisor(pod).await?;
+        // One may have been listed meanwhile.
+        let mut late = pod.containers();
+        late.retain(|container| !container.is_exited());
+        self.stop_all(pod, late).await?;
         self.tell(Event::StopPodSandbox, pod, None).await?;
         // The stop is not recorded: a pod without a supervisor is stopped, and this must work without disk space.
         self.release(pod).await
+    }
+
+    async fn stop_all(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        containers: Vec<Arc<Container>>,
+    ) -> Result<(), Error> {
+        let stop = |container| self.stop((Arc::clone(pod), container), Duration::ZERO);
+        futures_util::future::try_join_all(containers.into_iter().map(stop)).await.map(drop)
     }
 
     /// Disconnects a pod from the network, and releases its namespaces.
@@ -295,11 +294,18 @@ impl Engine {
     /// # Errors
     /// The stage that failed; the next call continues from there.
     pub async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        self.end_pod(id, |engine, pod| async move { engine.remove_whole(&pod).await }).await
+        let Some(pod) = known(self.pod(id))? else { return Ok(()) };
+        let engine = Arc::clone(self);
+        spawn(async move {
+            engine.stop_in_turn(&pod).await?;
+            // What is being made must have been undone.
+            let _order = (pod.change().await, pod.end().await);
+            if engine.table.has(pod.id()) { engine.remove_stopped(&pod).await } else { Ok(()) }
+        })
+        .await
     }
 
-    async fn remove_whole(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        self.stop_whole(pod).await?;
+    async fn remove_stopped(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         for container in pod.containers() {
             self.remove(pod, &container).await?;
         }
