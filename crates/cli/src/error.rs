@@ -159,7 +159,7 @@ mod tests {
         assert!(text.contains("/run/x.sock") && text.contains("systemctl start wharfd"), "{text}");
         assert!(Error::Denied { socket }.to_string().contains("sudo"));
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
-        assert!(Error::File { path: "/x".into(), source }.to_string().ends_with("use sudo"));
+        assert!(Error::File { path: "/x".into(), cause: source }.to_string().ends_with("use sudo"));
         let [known, unknown] = [Some(7), None].map(|pid| Error::Unresponsive { pid }.to_string());
         assert!(known.starts_with("wharfd (pid 7) does not") && known.ends_with("kill -CONT 7"), "{known}");
         assert_eq!(unknown, "wharfd does not respond\n  see its log: journalctl -u wharfd");

@@ -10,10 +10,10 @@
 //! 3. the telling in `Container::stopping`, while the stop signal is sent;
 //! 4. `Container::changing`, for one container what the first is for its pod. Code may wait while it holds these four,
 //!    which are not locks of this module;
-//! 4. `Pod::telling`, while something happens and is reported;
-//! 5. `Pod::making`, the container that is being made;
-//! 6. the clients of `Events`, while an event is built from the rest;
-//! 7. any other lock, and no second one below it.
+//! 5. `Pod::telling`, while something happens and is reported;
+//! 6. `Pod::making`, the container that is being made;
+//! 7. the clients of `Events`, while an event is built from the rest;
+//! 8. any other lock, and no second one below it.
 
 use std::sync::{self, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 

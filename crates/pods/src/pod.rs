@@ -5,6 +5,7 @@
 //! the moment when everything has been set up, until something is torn down or its supervisor is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, MutexGuard};
 
 use wharf_cgroup::Meter;
@@ -31,6 +32,8 @@ pub struct Pod {
     changing: tokio::sync::Mutex<()>,
     /// The same for stops, which wait for no other change. See `lock`.
     ending: tokio::sync::Mutex<()>,
+    /// Whether somebody has asked for its end: it gets no further container.
+    ends: AtomicBool,
     /// Its addresses, and whether it is ready.
     state: RwLock<State>,
     /// Its containers, exited ones included, until they are removed.
@@ -70,8 +73,6 @@ pub(crate) struct Making {
 pub(crate) struct State {
     /// Whether everything has been set up and nothing torn down.
     pub(crate) ready: bool,
-    /// Whether somebody has asked for its end: it gets no further container.
-    pub(crate) ends: bool,
     pub(crate) ips: Vec<std::net::IpAddr>,
 }
 
@@ -84,6 +85,7 @@ impl Pod {
             created_at_ns,
             changing: tokio::sync::Mutex::default(),
             ending: tokio::sync::Mutex::default(),
+            ends: AtomicBool::default(),
             state: RwLock::default(),
             containers: RwLock::default(),
             execs: Waiters::default(),
@@ -137,9 +139,8 @@ impl Pod {
 
     /// Waits for its turn to end the pod, which waits for no other change: what is being made may be stuck.
     pub(crate) async fn end(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        let order = self.ending.lock().await;
-        self.state.write().ends = true;
-        order
+        self.ends.store(true, Relaxed);
+        self.ending.lock().await
     }
 
     /// Waits for its turn to change the whole pod. See `lock` for the order.
@@ -190,8 +191,13 @@ impl Pod {
 
     /// Checks that containers can be created in it.
     pub(crate) fn check_lasts(&self) -> Result<(), Error> {
-        let lasts = self.is_ready() && !self.read_state().ends;
+        let lasts = self.is_ready() && !self.ends.load(Relaxed);
         if lasts { Ok(()) } else { Err(self.wrong_state("not ready")) }
+    }
+
+    /// Why a container could not be made: whatever fails while the pod ends, fails for that reason.
+    pub(crate) fn end_or(&self, error: Error) -> Error {
+        if self.ends.load(Relaxed) { self.wrong_state("not ready") } else { error }
     }
 
     /// The connection to its supervisor, if it exists.

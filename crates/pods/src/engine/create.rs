@@ -132,7 +132,7 @@ impl Engine {
                 *pod.making() = None;
                 self.parts.plugins.not_created(&id).await;
                 self.undo_container(&pod, &id).await;
-                Err(error)
+                Err(pod.end_or(error))
             }
         }
     }

@@ -106,7 +106,7 @@ impl Engine {
                 self.complete_pod(pod, joined.await?).await?
             }
         };
-        *pod.write_state() = State { ips, ready: true, ends: false };
+        *pod.write_state() = State { ips, ready: true };
         let window = self.parts.plugins.window().await;
         self.tell(Event::RunPodSandbox, pod, None).await?;
         Ok(window)

@@ -294,11 +294,7 @@ impl Engine {
         while let Err(error) = self.note_lost(pod, container).await {
             if Instant::now() >= until {
                 let (id, error) = (container.id().short(), chain(&error));
-                tracing::warn!(
-                    container = id,
-                    error,
-                    "nobody can read how a container has ended: it counts as lost"
-                );
+                tracing::warn!(container = id, error, "nobody can read how a container ended: it is lost");
                 return self.ended(pod, container, lost_at(wharf_sys::clock::now_ns()));
             }
             tokio::time::sleep(DISK_PAUSE).await;

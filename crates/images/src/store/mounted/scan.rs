@@ -21,8 +21,8 @@ pub(super) struct Scanner<'a> {
     place: &'a Place,
     names: &'a mut HashSet<String>,
     at: Field,
-    is_on_device: bool,
-    is_overlay: bool,
+    /// Whether the line goes on with something that matters: after the device its root, after the kind its options.
+    matters: bool,
     /// The beginning of the present field, or the present word of an overlay's options.
     kept: Vec<u8>,
     kept_limit: usize,
@@ -40,7 +40,7 @@ impl<'a> Scanner<'a> {
         // One more, so that what is longer is not taken for what it begins with. `overlay` and devices are shorter.
         let kept_limit = (place.directory.len() + longest + 1).max(64);
         let kept = Vec::with_capacity(kept_limit);
-        Self { place, names, at: Field::First(0), is_on_device: false, is_overlay: false, kept, kept_limit }
+        Self { place, names, at: Field::First(0), matters: false, kept, kept_limit }
     }
 
     pub(super) fn feed(&mut self, piece: &[u8]) {
@@ -54,7 +54,7 @@ impl<'a> Scanner<'a> {
                     self.take(text);
                     self.end_field();
                     self.at = Field::First(0);
-                    (self.is_on_device, self.is_overlay) = (false, false);
+                    self.matters = false;
                 }
                 _ => self.take(part),
             }
@@ -62,7 +62,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn take(&mut self, text: &[u8]) {
-        if !(self.is_overlay && self.at == OPTIONS) {
+        if !(self.matters && self.at == OPTIONS) {
             return self.keep(text);
         }
         for part in text.split_inclusive(|byte| !is_of_name(*byte)) {
@@ -83,10 +83,10 @@ impl<'a> Scanner<'a> {
 
     fn end_field(&mut self) {
         match self.at {
-            DEVICE => self.is_on_device = self.kept == self.place.device,
-            ROOT if self.is_on_device => self.end_root(),
-            KIND => self.is_overlay = self.kept == b"overlay",
-            OPTIONS if self.is_overlay => self.end_word(),
+            DEVICE => self.matters = self.kept == self.place.device,
+            ROOT if self.matters => self.end_root(),
+            KIND => self.matters = self.kept == b"overlay",
+            OPTIONS if self.matters => self.end_word(),
             _ => {}
         }
         self.at = match self.at {
