@@ -7,12 +7,13 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use wharf_cri_api::admin::{ContainerRequest, PodRequest};
 use wharf_cri_api::v1::{
     self, Container as ContainerItem, ContainerEventResponse, ContainerResources, ContainerStatus,
-    ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus, Mount, Namespace, PodIp, PodSandbox,
-    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+    ContainerUser, ImageSpec, LinuxContainerResources, LinuxContainerUser, LinuxPodSandboxStatus, Mount,
+    Namespace, PodIp, PodSandbox, PodSandboxConfig, PodSandboxNetworkStatus, PodSandboxState,
+    PodSandboxStatus,
 };
 use wharf_pods::{Container, ContainerFacts, Event, Pod, PodFacts};
 use wharf_types::{ContainerState, Timing};
@@ -208,9 +209,38 @@ pub(crate) fn container_info(container: &Container, spec: Value) -> BTreeMap<Str
 pub(crate) fn pod_info(pod: &Pod, namespaces: Vec<Value>) -> BTreeMap<String, String> {
     let pids = pod.containers().into_iter().map(|container| container.pid());
     let pid = pids.into_iter().find(|&pid| pid != 0).unwrap_or(0);
-    let mut info = info(&json!({ "pid": pid, "runtimeSpec": { "linux": { "namespaces": namespaces } } }));
+    let mut all = json!({ "pid": pid, "runtimeSpec": { "linux": { "namespaces": namespaces } } });
+    all.as_object_mut().into_iter().for_each(|all| all.extend(pod_resources(&pod.config())));
+    let mut info = info(&all);
     info.insert("stages".to_owned(), stages(pod.stages()));
     info
+}
+
+/// What a pod's request, or the last update, says of the pod's own cgroup; under the names that containerd gives it.
+fn pod_resources(config: &PodSandboxConfig) -> Map<String, Value> {
+    let linux = config.linux.as_ref();
+    let told = |name: &str, resources: &Option<LinuxContainerResources>| {
+        resources.as_ref().map(|resources| (name.to_owned(), json!({ "linux": resources_json(resources) })))
+    };
+    let told = linux.map(|linux| [told("overhead", &linux.overhead), told("resources", &linux.resources)]);
+    told.into_iter().flatten().flatten().collect()
+}
+
+fn resources_json(resources: &LinuxContainerResources) -> Value {
+    let hugepages = resources.hugepage_limits.iter();
+    let hugepages = hugepages.map(|limit| json!({ "page_size": limit.page_size, "limit": limit.limit }));
+    json!({
+        "cpu_period": resources.cpu_period,
+        "cpu_quota": resources.cpu_quota,
+        "cpu_shares": resources.cpu_shares,
+        "memory_limit_in_bytes": resources.memory_limit_in_bytes,
+        "oom_score_adj": resources.oom_score_adj,
+        "cpuset_cpus": resources.cpuset_cpus,
+        "cpuset_mems": resources.cpuset_mems,
+        "hugepage_limits": hugepages.collect::<Vec<_>>(),
+        "unified": resources.unified,
+        "memory_swap_limit_in_bytes": resources.memory_swap_limit_in_bytes,
+    })
 }
 
 /// How long each stage of a making took, in microseconds, as `wharf explain` shows it.
@@ -277,6 +307,16 @@ mod tests {
             record,
             log_path: "/var/log/pods/web/main/0.log".to_owned(),
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_pods_own_cgroup_is_shown() {
+        let resources = Some(LinuxContainerResources { cpu_shares: 7, ..Default::default() });
+        let linux = Some(LinuxPodSandboxConfig { resources, ..LinuxPodSandboxConfig::default() });
+        let shown = pod_resources(&PodSandboxConfig { linux, ..PodSandboxConfig::default() });
+        assert_eq!(shown.keys().collect::<Vec<_>>(), ["resources"]);
+        assert_eq!(shown["resources"]["linux"]["cpu_shares"], 7);
+        assert!(pod_resources(&PodSandboxConfig::default()).is_empty());
     }
 
     #[test]

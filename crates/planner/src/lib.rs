@@ -60,6 +60,7 @@ pub use pod::files::{FilesPlan, HostNames, Shm, names_resolved};
 pub use pod::sysctls::{is_in_user_namespace, sysctl_path};
 pub use pod::{
     NetworkPlan, PodPlan, cgroup, cgroup_parent, check as check_pod, namespaces_of, plan as plan_pod,
+    update as update_pod,
 };
 pub use privilege::can_make_interfaces;
 pub use refusal::Refusal;

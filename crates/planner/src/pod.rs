@@ -11,13 +11,13 @@ pub(crate) mod sysctls;
 use std::collections::BTreeMap;
 
 use wharf_cgroup::CgroupPath;
-use wharf_cri_api::v1::{NamespaceOption, PodSandboxConfig};
+use wharf_cri_api::v1::{LinuxContainerResources, NamespaceOption, PodSandboxConfig};
 use wharf_network::PortMapping;
 use wharf_types::PodId;
 
 use crate::namespaces::{self, NamespacePlan};
 use crate::request::SecurityModules;
-use crate::{Defaults, Refusal, annotations, refuse, user_namespace};
+use crate::{Defaults, Refusal, annotations, merge_resources, refuse, user_namespace};
 use files::{FilesPlan, HostNames};
 use sysctls::Sysctls;
 
@@ -87,6 +87,23 @@ pub fn cgroup(pod: &PodId, config: &PodSandboxConfig, default: &str) -> Result<C
 pub fn cgroup_parent(config: &PodSandboxConfig) -> Option<&str> {
     let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str());
     parent.filter(|parent| !parent.is_empty())
+}
+
+/// A pod's request after an update of what it says of the pod's own cgroup: overhead and resources. What the update
+/// leaves open stays.
+#[must_use]
+pub fn update(
+    config: &PodSandboxConfig,
+    [overhead, resources]: [Option<LinuxContainerResources>; 2],
+) -> PodSandboxConfig {
+    let mut config = config.clone();
+    let linux = config.linux.get_or_insert_default();
+    for (held, new) in [(&mut linux.overhead, overhead), (&mut linux.resources, resources)] {
+        if let Some(new) = new {
+            *held = Some(merge_resources(&held.take().unwrap_or_default(), &new));
+        }
+    }
+    config
 }
 
 /// Checks a pod's request.
@@ -196,6 +213,18 @@ mod tests {
         assert_eq!((plan.namespaces.hostname.as_str(), plan.files.hostname.as_str()), ("web", "web"));
         assert_eq!((plan.namespaces.own.len(), plan.network.ports[0].host_port), (3, 80));
         assert!(!plan.namespaces.sysctls.is_empty(), "the usual ones go with the network");
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names() {
+        let cpu = |cpu_shares, cpu_quota| {
+            Some(LinuxContainerResources { cpu_shares, cpu_quota, ..Default::default() })
+        };
+        let first = update(&PodSandboxConfig::default(), [None, cpu(512, 1000)]);
+        let second = update(&first, [cpu(7, 0), cpu(0, 2000)]);
+        let linux = second.linux.unwrap();
+        assert_eq!((first.linux.unwrap().overhead, linux.overhead), (None, cpu(7, 0)));
+        assert_eq!(linux.resources, cpu(512, 2000));
     }
 
     #[test]

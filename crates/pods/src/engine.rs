@@ -190,7 +190,7 @@ impl Engine {
 
     /// The path of the cgroup that contains those of a pod's containers, whether or not it exists.
     pub(crate) fn pod_cgroup(&self, pod: &Pod) -> Result<CgroupPath, Error> {
-        Ok(planner::cgroup(pod.id(), pod.config(), &self.options.cgroup_parent)?)
+        Ok(planner::cgroup(pod.id(), &pod.config(), &self.options.cgroup_parent)?)
     }
 
     /// Runs work on a pod that may wait for a disk or the kernel, on the thread pool for that.

@@ -25,7 +25,8 @@ use crate::lock::{Mutex, RwLock};
 #[derive(Debug)]
 pub struct Pod {
     id: PodId,
-    config: Arc<PodSandboxConfig>,
+    /// The request, with the resources of later updates.
+    config: RwLock<Arc<PodSandboxConfig>>,
     handler: String,
     created_at_ns: i64,
     /// Held by a change of the whole pod, so that changes come one after another.
@@ -80,7 +81,7 @@ impl Pod {
     pub(crate) fn new(id: PodId, config: PodSandboxConfig, handler: String, created_at_ns: i64) -> Self {
         Self {
             id,
-            config: Arc::new(config),
+            config: RwLock::new(Arc::new(config)),
             handler,
             created_at_ns,
             changing: tokio::sync::Mutex::default(),
@@ -108,10 +109,14 @@ impl Pod {
         &self.id
     }
 
-    /// The request.
+    /// The request, with the resources of later updates.
     #[must_use]
-    pub fn config(&self) -> &PodSandboxConfig {
-        &self.config
+    pub fn config(&self) -> Arc<PodSandboxConfig> {
+        Arc::clone(&self.config.read())
+    }
+
+    pub(crate) fn change_config(&self, config: PodSandboxConfig) {
+        *self.config.write() = Arc::new(config);
     }
 
     /// The facts about it at this moment.
@@ -119,7 +124,7 @@ impl Pod {
     pub fn facts(&self) -> PodFacts {
         PodFacts {
             id: self.id.clone(),
-            config: Arc::clone(&self.config),
+            config: self.config(),
             handler: self.handler.clone(),
             created_at_ns: self.created_at_ns,
             is_ready: self.is_ready(),
@@ -289,7 +294,7 @@ impl Pod {
 
     /// The namespaces in the request; unset ones are the pod's.
     pub(crate) fn namespaces(&self) -> NamespaceOption {
-        wharf_planner::namespaces_of(&self.config)
+        wharf_planner::namespaces_of(&self.config())
     }
 
     pub(crate) fn is_host_network(&self) -> bool {

@@ -123,7 +123,7 @@ impl Table {
 
     /// Lists a pod that an earlier daemon made.
     pub(crate) fn insert_found(&self, pod: Arc<Pod>) {
-        if let Ok(key) = PodKey::of(pod.config()) {
+        if let Ok(key) = PodKey::of(&pod.config()) {
             self.pod_calls.remember(key, pod.id().clone());
         }
         self.insert(pod);
@@ -131,7 +131,7 @@ impl Table {
 
     /// Removes a pod of which nothing is left.
     pub(crate) fn remove(&self, pod: &Pod) {
-        if let Ok(key) = PodKey::of(pod.config()) {
+        if let Ok(key) = PodKey::of(&pod.config()) {
             self.pod_calls.free(&key);
         }
         self.rows.write().pods.remove(pod.id());

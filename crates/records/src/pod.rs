@@ -7,16 +7,18 @@ use std::path::Path;
 
 use prost::Message;
 use wharf_cri_api::v1::PodSandboxConfig;
-use wharf_state::record::{Durability, Format};
+use wharf_state::record::{self, Durability, Format};
 use wharf_state::records::{self, Content, ContentError};
 use wharf_types::{Stage as _, StageError};
 
 use crate::{Phase, Unreadable, load};
 
+const RECORDING: &str = "recording the pod";
+
 /// The recorded facts about a pod.
 #[derive(Clone, PartialEq, Message)]
 pub struct PodRecord {
-    /// The request as it came.
+    /// The request as it came; what it says of the pod's own cgroup changes with updates.
     #[prost(message, required, tag = "1")]
     pub config: PodSandboxConfig,
     /// The runtime handler in its request.
@@ -48,7 +50,16 @@ impl PodRecord {
     /// # Errors
     /// The disk's error.
     pub fn save(&self, path: &Path) -> Result<(), StageError> {
-        records::save(path, self, Durability::Volatile).stage("recording the pod")
+        records::save(path, self, Durability::Volatile).stage(RECORDING)
+    }
+
+    /// Saves it in place of a record of this release; one of a newer release is left as it is.
+    ///
+    /// # Errors
+    /// Those of [`PodRecord::save`]; Unimplemented if a newer release wrote the old record.
+    pub fn update(&self, path: &Path) -> Result<(), StageError> {
+        record::check_replaceable(path, Self::FORMAT).stage(RECORDING)?;
+        self.save(path)
     }
 
     /// Loads one.

@@ -92,7 +92,7 @@ impl Engine {
     ) -> Result<ContainerId, Error> {
         planner::fill_seccomp(&mut config, &self.options.defaults);
         let pod = self.pod(pod)?;
-        planner::check_privilege(&config, [pod.config(), now])?;
+        planner::check_privilege(&config, [&*pod.config(), now])?;
         let key = ContainerKey::of(pod.id(), &config)?;
         let engine = Arc::clone(self);
         let made =
@@ -230,7 +230,7 @@ impl Engine {
         let (pod, places) = (of, self.places(of, asked, cgroup)?);
         let Asked { id, config: container, images, .. } = *asked;
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
-        let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
+        let (pod_id, pod, image) = (pod.id(), &*pod.config(), &images.own.config);
         let (defaults, profile) = (&self.options.defaults, images.profile.as_deref().map(str::as_bytes));
         let unasked_apparmor = self.unasked_apparmor(of, asked);
         let request =

@@ -7,6 +7,8 @@ use std::time::Duration;
 use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_nri::api::{self, Event};
 use wharf_nri::{Answer, ContainerView, Existing, Failed, Node, PodView, Shown, Update};
+use wharf_planner as planner;
+use wharf_tasks::spawn;
 use wharf_types::ContainerId;
 
 use super::Engine;
@@ -30,18 +32,26 @@ impl Engine {
         self.parts.plugins.tell(event, id, show).await.stage(ASKING)
     }
 
-    /// Tells plugins of what the kubelet is about to set on a pod's own cgroup: overhead and resources.
+    /// Tells plugins of what the kubelet is about to set on a pod's own cgroup, overhead and resources, and records it.
     ///
     /// # Errors
-    /// NotFound; the plugin that refuses.
+    /// NotFound; the plugin that refuses; the disk's error. Then what was recorded before stays.
     pub async fn update_pod(
         self: &Arc<Self>,
         id: &str,
         resources: [Option<LinuxContainerResources>; 2],
     ) -> Result<(), Error> {
-        let pod = self.pod(id)?;
-        self.parts.plugins.update_pod(show_pod(&pod), resources).await.stage(ASKING)?;
-        self.tell(Event::PostUpdatePodSandbox, &pod, None).await
+        let (engine, pod) = (Arc::clone(self), self.pod(id)?);
+        spawn(async move {
+            let _order = pod.change().await;
+            // It may have been removed meanwhile.
+            engine.pod(pod.id().as_str())?;
+            engine.parts.plugins.update_pod(show_pod(&pod), resources.clone()).await.stage(ASKING)?;
+            let config = planner::update_pod(&pod.config(), resources);
+            engine.blocking(&pod, |engine, pod| engine.change_pod(pod, config)).await?;
+            engine.tell(Event::PostUpdatePodSandbox, &pod, None).await
+        })
+        .await
     }
 
     pub(super) async fn show(self: &Arc<Self>, pod: &Pod, container: Option<&Arc<Container>>) -> Shown {
@@ -93,5 +103,5 @@ impl Node for Engine {
 
 pub(super) fn show_pod(pod: &Pod) -> api::PodSandbox {
     let ips = pod.read_state().ips.clone();
-    PodView { id: pod.id(), config: pod.config(), handler: pod.handler(), ips: &ips }.into()
+    PodView { id: pod.id(), config: &pod.config(), handler: pod.handler(), ips: &ips }.into()
 }

@@ -155,8 +155,8 @@ impl Engine {
 
     /// Makes a pod except for its network, if that is its own.
     fn begin_blocking(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Option<Unconnected>, Error> {
-        self.user_namespaces.check(pod.config())?;
-        let PodPlan { namespaces, files, network } = self.plan_pod(pod.config())?;
+        self.user_namespaces.check(&pod.config())?;
+        let PodPlan { namespaces, files, network } = self.plan_pod(&pod.config())?;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         // Everything else happens in the time in which the kernel makes a network. Namespaces need no record: without
@@ -186,13 +186,16 @@ impl Engine {
     }
 
     pub(super) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
-        let record = PodRecord {
-            config: pod.config().clone(),
-            handler: pod.handler().to_owned(),
-            created_at_ns: pod.created_at_ns(),
-            phase: phase.into(),
-        };
+        let record = record_of(pod, PodSandboxConfig::clone(&pod.config()), phase);
         Ok(record.save(&self.parts.layout.pod_record(pod.id()))?)
+    }
+
+    /// Changes a pod's request, on disk and then in memory.
+    pub(super) fn change_pod(&self, pod: &Pod, config: PodSandboxConfig) -> Result<(), Error> {
+        let record = record_of(pod, config, Phase::Made);
+        record.update(&self.parts.layout.pod_record(pod.id()))?;
+        pod.change_config(record.config);
+        Ok(())
     }
 
     fn join_network_blocking(
@@ -203,7 +206,7 @@ impl Engine {
     ) -> Result<Vec<IpAddr>, Error> {
         let Some(netns) = namespaces.net.as_ref().map(AsFd::as_fd) else { return Ok(Vec::new()) };
         let pin = &self.parts.layout.namespace(pod.id(), "net");
-        let config = pod.config();
+        let config = &*pod.config();
         let metadata = config.metadata.clone().unwrap_or_default();
         let dns = config.dns_config.clone().unwrap_or_default();
         let attachment = Attachment {
@@ -319,7 +322,7 @@ impl Engine {
 
     async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         // One that the request names is the kubelet's to remove.
-        if planner::cgroup_parent(pod.config()).is_none() {
+        if planner::cgroup_parent(&pod.config()).is_none() {
             self.remove_cgroup(self.pod_cgroup(pod)?).await?;
         }
         let directory = self.parts.layout.pod(pod.id());
@@ -343,4 +346,9 @@ impl Engine {
         self.table.release(pod.id());
         Ok(())
     }
+}
+
+fn record_of(pod: &Pod, config: PodSandboxConfig, phase: Phase) -> PodRecord {
+    let (handler, created_at_ns) = (pod.handler().to_owned(), pod.created_at_ns());
+    PodRecord { config, handler, created_at_ns, phase: phase.into() }
 }

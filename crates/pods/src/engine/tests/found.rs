@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_planner::PodKey;
 use wharf_records::{ContainerRecord, Phase, PodRecord};
 use wharf_state::record::{Durability, Format};
@@ -46,7 +47,7 @@ fn containers_without_their_supervisor_have_ended_as_is_on_disk() {
         assert_eq!(next.container(unseen.as_str()).unwrap().1.exit(), Exit::Lost);
         assert!(!found.is_ready(), "no supervisor, no pod");
         assert!(next.table.creation_time() > pod.created_at_ns(), "newer pods are newer");
-        let again = next.create_container(pod.id().as_str(), container_config("app"), pod.config()).await;
+        let again = next.create_container(pod.id().as_str(), container_config("app"), &pod.config()).await;
         assert_eq!(again.unwrap_err().kind(), ErrorKind::FailedPrecondition, "its name is taken");
         let again = next.run_pod(pod_config("web"), String::new()).await.unwrap_err();
         assert_eq!(again.kind(), ErrorKind::FailedPrecondition, "so is the pod's");
@@ -120,7 +121,7 @@ fn a_damaged_record_is_put_aside_and_what_it_meant_is_undone() {
         let next = world.next_engine();
         next.recover().await.unwrap();
         assert_eq!((next.pods().len(), quarantined(world)), (0, 2));
-        assert!(PodKey::of(pod.config()).is_ok() && next.table.owners().contains(pod.id()));
+        assert!(PodKey::of(&pod.config()).is_ok() && next.table.owners().contains(pod.id()));
         next.tidy().await;
         assert!(names(&world.layout().pods()).is_empty() && next.table.owners().is_empty());
     });
@@ -146,6 +147,31 @@ fn what_a_newer_release_recorded_is_left_alone() {
         let snapshots = world.engine.parts.snapshots.list().unwrap();
         assert_eq!(snapshots, [container.id().clone()], "its files, too");
         assert_eq!(quarantined(world), 0);
+    });
+}
+
+#[test]
+fn what_an_update_says_of_a_pods_cgroup_is_kept() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let id = pod.id().as_str();
+        let shares = |cpu_shares| Some(LinuxContainerResources { cpu_shares, ..Default::default() });
+        world.engine.update_pod(id, [shares(2), shares(512)]).await.unwrap();
+        world.engine.update_pod(id, [None, shares(1024)]).await.unwrap();
+        let next = world.next_engine();
+        next.recover().await.unwrap();
+        let found = next.pod(id).unwrap();
+        for pod in [&pod, &found] {
+            let linux = pod.config().linux.clone().unwrap();
+            assert_eq!((linux.overhead, linux.resources), (shares(2), shares(1024)));
+        }
+        save_newer::<PodRecord>(&world.layout().pod_record(pod.id()));
+        let refused = world.engine.update_pod(id, [None, shares(7)]).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unimplemented, "{refused}");
+        assert_eq!(pod.config().linux.as_ref().unwrap().resources, shares(1024));
+        world.engine.remove_pod(id).await.unwrap();
+        let gone = world.engine.update_pod(id, [None, shares(7)]).await.unwrap_err();
+        assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
     });
 }
 

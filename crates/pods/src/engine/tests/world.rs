@@ -142,7 +142,7 @@ impl World {
     }
 
     pub(super) async fn try_create(&self, pod: &Pod, config: ContainerConfig) -> Result<ContainerId, Error> {
-        self.engine.create_container(pod.id().as_str(), config, pod.config()).await
+        self.engine.create_container(pod.id().as_str(), config, &pod.config()).await
     }
 
     /// A container that waits for its start.
