@@ -1,5 +1,6 @@
 //! `wharf-shim DIRECTORY`: the supervisor of one pod, which has that directory. Its standard input is the connection to
-//! the daemon. When a supervisor executes the program under another name, it is the pod's reaper ([`pod_reaper`]).
+//! the daemon. When a supervisor executes the program under another name, it is the pod's reaper ([`pod_reaper`]); when the
+//! daemon does, it keeps a scope of systemd's ([`holder`]).
 //!
 //! It is the parent of every process of the pod and lives as long as the pod, whatever happens to the daemon. It has
 //! one thread and one loop, which waits for nobody: what the daemon or the disk of the logs does not accept is queued.
@@ -18,6 +19,7 @@ mod diagnostics;
 mod driver;
 mod failure;
 mod held;
+mod holder;
 mod kill;
 mod leaf;
 mod link;
@@ -41,8 +43,10 @@ use diagnostics::OrWarn as _;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
-    if arguments.next().is_some_and(|name| name.as_encoded_bytes() == pod_reaper::NAME.to_bytes()) {
-        return pod_reaper::run();
+    match arguments.next().as_ref().map(|name| name.as_encoded_bytes()) {
+        Some(name) if name == pod_reaper::NAME.to_bytes() => return pod_reaper::run(),
+        Some(name) if name == holder::NAME.to_bytes() => return holder::run(),
+        _ => {}
     }
     let Some(directory) = arguments.next() else { return ExitCode::from(2) };
     // With fewer open files it can supervise less, which is no reason not to start.
