@@ -32,6 +32,7 @@ impl Cgroup {
         let devices = self.plan_devices(limits, None)?;
         // Nobody has limited its memory yet, so that need not be read.
         let steps = self.plan(&beyond_defaults(limits), None)?;
+        self.limit_scope(&beyond_defaults(limits))?;
         let inside = self.inside();
         if let (Some(_), Some(directory)) = (&inside, self.unified()) {
             // Who could lift its limits could make cgroups, too. One of the limits may be a lower bound.
@@ -83,6 +84,8 @@ impl Cgroup {
                 break;
             }
         }
+        // systemd takes all of it or nothing.
+        result = result.and_then(|()| self.limit_scope(limits));
         // Last, because both forms of device rules undo themselves.
         if let (Ok(()), Some(devices)) = (&result, devices) {
             result = devices.set();
@@ -91,6 +94,14 @@ impl Cgroup {
             undo.into_iter().rev().for_each(|old| self.restore(&old));
         }
         result
+    }
+
+    /// Sets what has its effect at the scope around it, if systemd makes those.
+    fn limit_scope(&self, limits: &Limits) -> Result<(), Error> {
+        match (self.cgroups().systemd(), self.scope()) {
+            (Some(systemd), Some(scope)) => systemd.limit(self.cgroups(), &scope, limits),
+            _ => Ok(()),
+        }
     }
 
     fn plan(&self, limits: &Limits, memory: Option<(i64, i64)>) -> Result<Vec<Step>, Error> {

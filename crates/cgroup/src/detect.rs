@@ -18,6 +18,9 @@ use crate::error::Error;
 use crate::files;
 use crate::group::Cgroup;
 use crate::path::CgroupPath;
+use crate::placement::Driver;
+use crate::systemd::Systemd;
+use crate::systemd::units::Scope;
 
 /// Which cgroup versions the node has mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +128,8 @@ pub struct Cgroups {
     tracker: usize,
     /// Whether the unified hierarchy keeps a cgroup namespace within its root.
     has_boundaries: bool,
+    /// Makes the scopes; `None` if all cgroups are made here.
+    systemd: Option<Arc<Systemd>>,
 }
 
 const V1_CONTROLLERS: [(Controllers, Controller); 13] = [
@@ -167,7 +172,26 @@ impl Cgroups {
         let with = |controller| hierarchies.iter().position(|at| at.controllers.contains(&controller));
         let tracker = unified.or_else(|| with(Controller::Freezer)).or_else(|| with(Controller::Pids));
         let tracker = tracker.ok_or(Error::NoHierarchy)?;
-        Ok(Self { tracker, hierarchies: hierarchies.into(), has_boundaries: false })
+        Ok(Self { tracker, hierarchies: hierarchies.into(), has_boundaries: false, systemd: None })
+    }
+
+    /// The same hierarchies, with systemd to make scopes in them. `program` is the supervisor's, which is copied.
+    ///
+    /// # Errors
+    /// [`Error::NoSystemd`]; [`Error::Io`] or [`Error::Holder`] if the program cannot be copied.
+    pub fn with_systemd(self, program: &Path) -> Result<Self, Error> {
+        Ok(Self { systemd: Some(Arc::new(Systemd::new(program)?)), ..self })
+    }
+
+    /// Who makes the cgroups.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        if self.systemd.is_some() { Driver::Systemd } else { Driver::Cgroupfs }
+    }
+
+    /// systemd, if it makes the scopes.
+    pub(crate) fn systemd(&self) -> Option<&Systemd> {
+        self.systemd.as_deref()
     }
 
     /// Each hierarchy.
@@ -222,23 +246,31 @@ impl Cgroups {
         all
     }
 
-    /// Makes a cgroup and its missing ancestors in every hierarchy. An existing one is used as it is.
+    /// Makes a cgroup and its missing ancestors in every hierarchy. An existing one is used as it is. One that is in a
+    /// scope gets that from systemd.
     ///
     /// # Errors
-    /// [`Error::Io`] if a directory cannot be made, [`Error::Write`] if a v1 cpuset cannot be set.
+    /// [`Error::Io`] if a directory cannot be made, [`Error::Write`] if a v1 cpuset cannot be set; [`Error::Systemd`],
+    /// [`Error::Late`] or [`Error::Holder`] if the scope cannot be made.
     pub fn create(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
+        if let (Some(systemd), Some(scope)) = (&self.systemd, Scope::around(path)) {
+            systemd.make(self, &scope)?;
+        }
         for hierarchy in self.hierarchies.iter() {
             create::create(hierarchy, path)?;
         }
         Ok(self.at(path))
     }
 
-    /// An existing cgroup, even one that after a crash is in only some of the hierarchies.
+    /// An existing cgroup, even one that after a crash is in only some of the hierarchies, or of which there is only the
+    /// scope.
     ///
     /// # Errors
     /// [`Error::NotFound`] if it is in no hierarchy.
     pub fn open(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
-        if !self.hierarchies.iter().any(|hierarchy| path.under(&hierarchy.mount).is_dir()) {
+        let scope = Scope::around(path);
+        let outermost = scope.as_ref().map_or(path, Scope::path);
+        if !self.hierarchies.iter().any(|hierarchy| outermost.under(&hierarchy.mount).is_dir()) {
             return Err(Error::NotFound { path: path.clone() });
         }
         Ok(self.at(path))

@@ -7,7 +7,8 @@ use nix::errno::Errno;
 use wharf_types::{ErrorKind, Failure};
 
 use crate::detect::Controller;
-use crate::path::CgroupPath;
+use crate::path::{CgroupPath, PathError};
+use crate::systemd::bus::BusError;
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,30 @@ pub enum Error {
         /// The cgroup.
         path: CgroupPath,
     },
+    /// systemd is to make the cgroups, and does not run.
+    #[error("systemd does not run here: set cgroup_driver to \"cgroupfs\"")]
+    NoSystemd,
+    /// systemd did not do what it was asked.
+    #[error("cannot {action} the unit {unit}")]
+    Systemd {
+        /// What was being done: make, limit, stop.
+        action: &'static str,
+        /// The unit.
+        unit: String,
+        /// Why.
+        #[source]
+        source: BusError,
+    },
+    /// The process that a scope begins with could not be started.
+    #[error("cannot start the holder of a scope")]
+    Holder {
+        /// The failed call.
+        #[source]
+        source: wharf_sys::Error,
+    },
+    /// A path became too long.
+    #[error(transparent)]
+    Path(#[from] PathError),
     /// A file or directory could not be read, opened, made or removed.
     #[error("cannot {action} {path:?}")]
     Io {
@@ -119,7 +144,7 @@ pub enum Error {
 impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoHierarchy | Self::NoController { .. } | Self::NotUnified { .. } => {
+            Self::NoHierarchy | Self::NoSystemd | Self::NoController { .. } | Self::NotUnified { .. } => {
                 ErrorKind::Unimplemented
             }
             Self::NotFound { .. } => ErrorKind::NotFound,
@@ -127,9 +152,12 @@ impl Failure for Error {
             Self::OomScore { source, .. } if source.errno == Errno::EINVAL => ErrorKind::InvalidArgument,
             Self::Late { .. } => ErrorKind::DeadlineExceeded,
             Self::Parse { .. } => ErrorKind::Internal,
-            Self::Kill { source, .. } | Self::DeviceFilter { source, .. } | Self::OomScore { source, .. } => {
-                source.kind()
-            }
+            Self::Systemd { source, .. } => source.kind(),
+            Self::Path(error) => error.kind(),
+            Self::Kill { source, .. }
+            | Self::DeviceFilter { source, .. }
+            | Self::OomScore { source, .. }
+            | Self::Holder { source } => source.kind(),
             Self::Io { source, .. } => kind_of(source),
             // A value that the kernel finds out of range came from the request.
             Self::Write { source, .. } => match errno(source) {

@@ -12,6 +12,9 @@ use crate::detect::{Cgroups, Controller, Hierarchy, Kind};
 use crate::error::Error;
 use crate::files;
 use crate::path::CgroupPath;
+use crate::placement::Driver;
+use crate::systemd;
+use crate::systemd::units::{Scope, Slice};
 use crate::tree::{Deadline, Tree, is_gone};
 
 /// How a new process enters a cgroup. Both parts are needed, each once; together they cover every hierarchy.
@@ -183,11 +186,12 @@ impl Cgroup {
         self.tracker().thaw(patience)
     }
 
-    /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process.
-    /// Success if there is nothing to remove.
+    /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process,
+    /// and the scope that it is in. A slice of systemd's is ended with all that is in it. Success if there is nothing to
+    /// remove.
     ///
     /// # Errors
-    /// [`Error::Late`] if processes are left after `patience`.
+    /// [`Error::Late`] if processes are left after `patience`; [`Error::Systemd`] if a slice cannot be ended.
     pub fn remove(&self, patience: Duration) -> Result<(), Error> {
         self.remove_counted(patience, &mut 0)
     }
@@ -207,9 +211,19 @@ impl Cgroup {
 
     fn remove_counted(&self, patience: Duration, removed: &mut usize) -> Result<(), Error> {
         let deadline = Deadline::after(patience);
+        let slice = Slice::of(&self.path).filter(|_slice| self.cgroups.driver() == Driver::Systemd);
+        if let Some(slice) = slice {
+            return systemd::end_slice(&self.cgroups, &slice, &self.path, &deadline);
+        }
         self.tracker().await_empty(&deadline)?;
         let mut hierarchies = self.cgroups.hierarchies().iter();
-        hierarchies.try_for_each(|hierarchy| self.tree(hierarchy).remove(&deadline, removed))
+        hierarchies.try_for_each(|hierarchy| self.tree(hierarchy).remove(&deadline, removed))?;
+        self.scope().map_or(Ok(()), |scope| systemd::end_scope(&self.cgroups, &scope, &deadline))
+    }
+
+    /// The scope that it is in, if there is one for it.
+    pub(crate) fn scope(&self) -> Option<Scope> {
+        Scope::around(&self.path)
     }
 
     /// The file whose line `oom_kill N` counts the OOM-killed processes of this cgroup and, on v2, its descendants;

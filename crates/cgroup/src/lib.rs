@@ -5,9 +5,13 @@
 //! each limit goes to the home of its controller. The unified hierarchy, where there is one, tracks the processes
 //! (kill, freeze, populated); on pure v1 the freezer's hierarchy does.
 //!
+//! Who makes the cgroups, wharf or systemd, is the [`Driver`]: where they are then is the [`Placement`]'s to say, and
+//! how a scope is made and ended is in `systemd`. What is done with a cgroup is the same.
+//!
 //! The crate blocks, signals only what `cgroup.procs` lists, and never takes an unreadable value for zero. It uses
-//! `cgroups-rs` only to find the v1 hierarchies: that crate's statistics turn errors into zeros, its removal sleeps,
-//! its detection ignores the unified side of a hybrid node, and it can neither undo a write nor filter devices on v2.
+//! `cgroups-rs` to find the v1 hierarchies, and for systemd's names and properties: that crate's statistics turn errors into zeros, its removal sleeps,
+//! its detection ignores the unified side of a hybrid node, it can neither undo a write nor filter devices on v2, and its
+//! calls of systemd have no deadline.
 
 mod apply;
 mod below;
@@ -23,8 +27,10 @@ mod limits;
 mod meter;
 mod oom;
 mod path;
+mod placement;
 mod plan;
 mod stats;
+mod systemd;
 mod tree;
 mod weight;
 
@@ -36,10 +42,12 @@ pub use limits::{BlockDevice, HugepageLimit, Io, Limits, Rate};
 pub use meter::Meter;
 pub use oom::OldScores;
 pub use path::{CgroupPath, PathError};
+pub use placement::{Driver, Placement};
 pub use stats::{
     Bound, CpuStats, DeviceIo, Extent, HugepageStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats,
     SwapStats,
 };
+pub use systemd::bus::BusError;
 pub use weight::weight_of_shares;
 
 #[cfg(test)]

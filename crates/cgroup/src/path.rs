@@ -22,6 +22,15 @@ pub enum PathError {
         /// The component, shortened to 200 characters.
         component: String,
     },
+    /// It does not end with a slice, where systemd makes the cgroups.
+    #[error(
+        "cgroup path {path:?} does not end with a slice such as wharf.slice: systemd makes the cgroups here \
+         (cgroup_driver), and the kubelet must be told the same (cgroupDriver)"
+    )]
+    NoSlice {
+        /// The path.
+        path: String,
+    },
     /// It has more than 4000 bytes.
     #[error("cgroup path {path:?} is longer than 4000 bytes")]
     Long {
@@ -71,6 +80,17 @@ impl CgroupPath {
             return Err(PathError::Component { path: self.0.clone(), component: shorten(name) });
         }
         Self::new(&format!("{}/{name}", self.0))
+    }
+
+    /// The cgroup above it; `None` for one at the root.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        let (parent, _name) = self.0.rsplit_once('/')?;
+        (!parent.is_empty()).then(|| Self(parent.to_owned()))
+    }
+
+    /// Its last component.
+    pub(crate) fn name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |(_parent, name)| name)
     }
 
     /// The child for the processes of an enclosed cgroup.
@@ -163,6 +183,14 @@ mod tests {
         for name in ["", ".", "..", "b/c", "/b", "b\0"] {
             assert!(path.child(name).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_parent_is_above() {
+        let path = CgroupPath::new("/a/b").unwrap();
+        let parent = path.parent().unwrap();
+        assert_eq!((parent.as_str(), path.name(), parent.name()), ("/a", "b", "a"));
+        assert_eq!(parent.parent(), None);
     }
 
     #[test]

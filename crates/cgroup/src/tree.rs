@@ -23,7 +23,7 @@ use crate::files;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// The most pidfds held at a time while killing without `cgroup.kill`.
 const DOOMED_MAX: usize = 256;
-const TICK: Duration = Duration::from_millis(1);
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// A deadline, and what it is for.
 #[derive(Debug, Clone, Copy)]
@@ -37,11 +37,11 @@ impl Deadline {
         Self { start: Instant::now(), patience }
     }
 
-    fn left(&self) -> Duration {
+    pub(crate) fn left(&self) -> Duration {
         self.patience.saturating_sub(self.start.elapsed())
     }
 
-    fn late(&self, path: &Path, awaited: &'static str) -> Error {
+    pub(crate) fn late(&self, path: &Path, awaited: &'static str) -> Error {
         Error::Late { path: path.into(), awaited, waited_ms: self.start.elapsed().as_millis() }
     }
 }
@@ -311,7 +311,7 @@ fn gone_is_none<T>(result: Result<Option<T>, Error>) -> Result<Option<T>, Error>
 }
 
 /// Waits for one of the descriptors, for at most `patience`.
-fn wait(descriptors: &mut [PollFd<'_>], patience: Duration) -> Result<(), Error> {
+pub(crate) fn wait(descriptors: &mut [PollFd<'_>], patience: Duration) -> Result<(), Error> {
     // Rounded up, so that a wait of less than a millisecond does not become a busy loop.
     let whole = patience.as_micros().div_ceil(1000);
     let timeout = PollTimeout::try_from(whole).unwrap_or(PollTimeout::MAX);

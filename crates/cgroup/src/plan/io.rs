@@ -63,10 +63,10 @@ impl Files {
         per_device(file, device, &self.scaled(weight).to_string(), none)
     }
 
-    /// A weight from 10 to 1000 on the scale of the file: that of `io.weight` goes from 1 to 10,000.
+    /// A weight from 10 to 1000 on the scale of the file.
     fn scaled(&self, weight: u16) -> u32 {
         match (self.kind, self.scheduler) {
-            (Kind::Unified, Scheduler::Another) => 1 + (u32::from(weight) - 10) * 9999 / 990,
+            (Kind::Unified, Scheduler::Another) => scaled_for_unified(weight),
             _ => weight.into(),
         }
     }
@@ -84,6 +84,11 @@ impl Files {
         let value = if limit == 0 { "max".to_owned() } else { limit.to_string() };
         per_device("io.max", device, &format!("{key}={value}"), &format!("{key}=max"))
     }
+}
+
+/// A weight from 10 to 1000 on the scale of `io.weight`, which goes from 1 to 10,000.
+pub(crate) fn scaled_for_unified(weight: u16) -> u32 {
+    1 + (u32::from(weight).saturating_sub(10)) * 9999 / 990
 }
 
 fn per_device(file: &str, BlockDevice { major, minor }: BlockDevice, value: &str, none: &str) -> Step {
