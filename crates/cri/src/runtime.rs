@@ -12,6 +12,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::iter;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
+use wharf_cgroup::Driver;
 use wharf_cri_api::v1::runtime_service_server::RuntimeService;
 use wharf_cri_api::v1::*;
 use wharf_network::Network;
@@ -217,7 +218,11 @@ impl RuntimeService for Runtime {
     }
 
     async fn runtime_config(&self, _request: Request<RuntimeConfigRequest>) -> Reply<RuntimeConfigResponse> {
-        let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() };
+        let cgroup_driver = match self.engine.cgroups().driver() {
+            Driver::Cgroupfs => CgroupDriver::Cgroupfs,
+            Driver::Systemd => CgroupDriver::Systemd,
+        };
+        let linux = LinuxRuntimeConfiguration { cgroup_driver: cgroup_driver.into() };
         Ok(Response::new(RuntimeConfigResponse { linux: Some(linux) }))
     }
 

@@ -71,7 +71,7 @@ pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoRes
         supervisor: text(&config.supervisor()?),
         cgroup_version: version.into(),
         cgroup_controllers: cgroups.controllers().iter().map(ToString::to_string).collect(),
-        cgroup_parent: config.cgroup_parent.clone(),
+        cgroup_parent: config.placement()?.parent().to_string(),
         cni_conf_dir: text(&network.cni_conf_dir),
         cni_bin_dirs: network.cni_bin_dirs.iter().map(|dir| text(dir)).collect(),
         bridge: network.bridge.clone(),

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::mount::{MntFlags, umount2};
-use wharf_cgroup::{CgroupPath, Cgroups};
+use wharf_cgroup::{CgroupPath, Cgroups, Placement};
 use wharf_types::{Failure, PodId, chain};
 
 use crate::Node;
@@ -79,12 +79,12 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
             removed => removed.with_context(|| format!("removing the pod {}", name(pod)))?,
         }
     }
-    let (network, cgroups, parent) =
-        (Arc::clone(&node.network), node.cgroups.clone(), config.cgroup_parent.clone());
+    let (network, cgroups, placement) =
+        (Arc::clone(&node.network), node.cgroups.clone(), config.placement()?);
     let [demolished, removed] = tokio::task::spawn_blocking(move || {
         network.reconcile(&HashSet::new());
         let demolished = network.demolish().context("removing the built-in network");
-        [demolished, remove_cgroups(&cgroups, &parent)]
+        [demolished, remove_cgroups(&cgroups, &placement)]
     })
     .await?;
     left.note(demolished);
@@ -178,9 +178,14 @@ fn name(pod: &wharf_pods::Pod) -> String {
     pod.config().metadata.clone().unwrap_or_default().name
 }
 
-fn remove_cgroups(cgroups: &Cgroups, parent: &str) -> anyhow::Result<()> {
-    let path = CgroupPath::new(parent).context("cgroup_parent")?;
-    let cgroup = match cgroups.open(&path) {
+/// Removes the cgroup of the supervisors, and then everything else below the parent.
+fn remove_cgroups(cgroups: &Cgroups, placement: &Placement) -> anyhow::Result<()> {
+    let supervisors = placement.supervisors().context("cgroup_parent")?;
+    [&supervisors, placement.parent()].into_iter().try_for_each(|path| remove_cgroup(cgroups, path))
+}
+
+fn remove_cgroup(cgroups: &Cgroups, path: &CgroupPath) -> anyhow::Result<()> {
+    let cgroup = match cgroups.open(path) {
         Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => return Ok(()),
         opened => opened.with_context(|| format!("opening the cgroup {path}"))?,
     };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
-use wharf_cgroup::CgroupPath;
+use wharf_cgroup::{Cgroups, Driver, Placement};
 use wharf_network::{Builtin, BuiltinConfig, Config as NetworkConfig, Mode};
 use wharf_planner::Defaults;
 use wharf_state::Layout;
@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) state: PathBuf,
     /// The CRI socket.
     pub(crate) socket: PathBuf,
+    /// Who makes the cgroups: `cgroupfs`, which is wharf itself, or `systemd`.
+    pub(crate) cgroup_driver: Driver,
     /// The parent of the cgroups of pods whose request names none.
     pub(crate) cgroup_parent: String,
     /// Names of runtime handlers in addition to the default one.
@@ -180,7 +182,8 @@ impl Default for Config {
             root: "/var/lib/wharf".into(),
             state: "/run/wharf".into(),
             socket: "/run/wharf/wharf.sock".into(),
-            cgroup_parent: "/wharf".into(),
+            cgroup_driver: Driver::Cgroupfs,
+            cgroup_parent: Placement::default_parent(Driver::Cgroupfs).into(),
             handlers: vec!["wharf".into()],
             supervisor: PathBuf::new(),
             log: Log::default(),
@@ -294,7 +297,7 @@ impl Config {
         self.network(&Layout::new(self.state.clone(), self.root.clone()))?;
         values::check(self)?;
         machine::check_apart(self)?;
-        CgroupPath::new(&self.cgroup_parent).context("cgroup_parent")?;
+        self.placement()?;
         let mut names = HashSet::new();
         for name in &self.handlers {
             ensure!(
@@ -311,6 +314,26 @@ impl Config {
     }
 
     /// The supervisor's program.
+    /// Where the cgroups are. The default of one driver means that of the other, too.
+    pub(crate) fn placement(&self) -> anyhow::Result<Placement> {
+        let parent = match self.cgroup_parent.as_str() {
+            parent if parent == Placement::default_parent(Driver::Cgroupfs) => {
+                Placement::default_parent(self.cgroup_driver)
+            }
+            parent => parent,
+        };
+        Placement::new(self.cgroup_driver, parent).context("cgroup_parent")
+    }
+
+    /// The machine's cgroups, made by whom the configuration says.
+    pub(crate) fn cgroups(&self) -> anyhow::Result<Cgroups> {
+        let cgroups = Cgroups::detect().context("finding the cgroup hierarchies")?;
+        match self.cgroup_driver {
+            Driver::Cgroupfs => Ok(cgroups),
+            Driver::Systemd => cgroups.with_systemd(&self.supervisor()?).context("cgroup_driver"),
+        }
+    }
+
     pub(crate) fn supervisor(&self) -> anyhow::Result<PathBuf> {
         if !self.supervisor.as_os_str().is_empty() {
             return Ok(self.supervisor.clone());
@@ -494,6 +517,8 @@ mod tests {
             ("supervisor = \"wharf-shim\"", "supervisor"),
             ("shim = \"wharf-shim\"", "supervisor"),
             ("cgroup_parent = \"/../up\"", "cgroup_parent"),
+            ("cgroup_driver = \"systemd\"\ncgroup_parent = \"/pods\"", "cgroup_parent"),
+            ("cgroup_driver = \"auto\"", "cgroupfs"),
             ("[containers]\ndefault_seccomp = \"default\"", "containers.default_seccomp"),
             ("handlers = [\"\"]", "empty"),
             ("cdi.spec_dirs = [\"cdi\"]", "cdi.spec_dirs"),
@@ -505,6 +530,14 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             let refused = format!("{:#}", Config::load(Some(&file)).unwrap_err());
             assert!(refused.contains(words), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_default_parent_is_that_of_the_driver() {
+        for (driver, parent) in [(Driver::Cgroupfs, "/wharf"), (Driver::Systemd, "/wharf.slice")] {
+            let config = Config { cgroup_driver: driver, ..Config::default() };
+            assert_eq!(config.placement().unwrap().parent().as_str(), parent);
         }
     }
 

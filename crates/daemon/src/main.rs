@@ -134,7 +134,7 @@ impl Node {
             wharf_snapshots::Snapshots::open(&layout.snapshots()).context("opening the snapshots")?;
         let network =
             Arc::new(wharf_network::Network::open(config.network(&layout)?).context("opening the network")?);
-        let cgroups = wharf_cgroup::Cgroups::detect().context("finding the cgroup hierarchies")?;
+        let cgroups = config.cgroups()?;
         anyhow::ensure!(
             config.containers.pids_limit == 0 || cgroups.controllers().contains(&Controller::Pids),
             "containers.pids_limit: this machine has no controller pids: set it to 0"
@@ -150,7 +150,7 @@ impl Node {
             plugins: Arc::clone(&plugins),
         };
         let options = Options {
-            cgroup_parent: config.cgroup_parent.clone(),
+            placement: config.placement()?,
             handlers: config.handlers.clone(),
             defaults: config.defaults()?,
             additions: config.additions(),

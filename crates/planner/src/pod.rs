@@ -10,7 +10,7 @@ pub(crate) mod sysctls;
 
 use std::collections::BTreeMap;
 
-use wharf_cgroup::CgroupPath;
+use wharf_cgroup::{CgroupPath, Placement};
 use wharf_cri_api::v1::{LinuxContainerResources, NamespaceOption, PodSandboxConfig};
 use wharf_network::PortMapping;
 use wharf_types::PodId;
@@ -73,13 +73,10 @@ pub fn namespaces_of(config: &PodSandboxConfig) -> NamespaceOption {
 /// node's default.
 ///
 /// # Errors
-/// [`Refusal`] if that is not a path of a cgroup.
-pub fn cgroup(pod: &PodId, config: &PodSandboxConfig, default: &str) -> Result<CgroupPath, Refusal> {
-    let refused = |error| Refusal::field("cgroup_parent", error);
-    match cgroup_parent(config) {
-        Some(asked) => CgroupPath::new(asked).map_err(refused),
-        None => CgroupPath::new(default).and_then(|parent| parent.child(pod.as_str())).map_err(refused),
-    }
+/// [`Refusal`] if that is not a path of a cgroup, or of a slice if systemd makes the cgroups.
+pub fn cgroup(pod: &PodId, config: &PodSandboxConfig, placement: &Placement) -> Result<CgroupPath, Refusal> {
+    let path = placement.pod(pod.as_str(), cgroup_parent(config));
+    path.map_err(|error| Refusal::field("cgroup_parent", error))
 }
 
 /// The parent of the cgroups of a pod's containers in its request, if it names one.
@@ -114,6 +111,7 @@ pub fn check(
     config: &PodSandboxConfig,
     modules: SecurityModules,
     defaults: &Defaults,
+    placement: &Placement,
 ) -> Result<(), Refusal> {
     refuse::pod(config, modules)?;
     let linux = config.linux.as_ref();
@@ -124,7 +122,8 @@ pub fn check(
     let namespaces = context.and_then(|context| context.namespace_options.as_ref());
     namespaces.map_or(Ok(()), |namespaces| check_ids(namespaces, defaults))?;
     if let Some(parent) = cgroup_parent(config) {
-        CgroupPath::new(parent).map_err(|error| Refusal::field("cgroup_parent", error))?;
+        let path = placement.pod("", Some(parent));
+        path.map_err(|error| Refusal::field("cgroup_parent", error))?;
     }
     annotations::check(config, defaults)?;
     check_log_directory(&config.log_directory)?;
@@ -172,6 +171,7 @@ fn is_hostname(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::request::Switch;
+    use wharf_cgroup::Driver;
     use wharf_cri_api::v1::{Int64Value, LinuxPodSandboxConfig, LinuxSandboxSecurityContext};
 
     #[test]
@@ -182,7 +182,8 @@ mod tests {
             let (cgroup_parent, security_context) = (cgroup_parent.to_owned(), Some(context));
             let linux = LinuxPodSandboxConfig { cgroup_parent, security_context, ..Default::default() };
             let config = PodSandboxConfig { linux: Some(linux), ..Default::default() };
-            check(&config, none, &Defaults::default()).map_err(|refusal| refusal.to_string())
+            let placement = Placement::new(Driver::Cgroupfs, "/wharf").unwrap();
+            check(&config, none, &Defaults::default(), &placement).map_err(|refusal| refusal.to_string())
         };
         let id = Some(Int64Value { value: 1000 });
         assert_eq!(asked("/kubepods/pod1", id, id), Ok(()));
@@ -230,13 +231,16 @@ mod tests {
     #[test]
     fn a_pods_cgroup_is_where_the_request_says_or_its_own() {
         let id = PodId::from_random([1; 32]);
-        let asked = |parent: &str, default| {
+        let asked = |parent: &str, driver| {
             let linux = LinuxPodSandboxConfig { cgroup_parent: parent.to_owned(), ..Default::default() };
             let config = PodSandboxConfig { linux: Some(linux), ..Default::default() };
-            cgroup(&id, &config, default).map(|path| path.to_string())
+            let placement = Placement::new(driver, Placement::default_parent(driver)).unwrap();
+            cgroup(&id, &config, &placement).map(|path| path.to_string())
         };
-        assert_eq!(asked("/kubepods/pod1", "/wharf").unwrap(), "/kubepods/pod1");
-        assert_eq!(asked("", "/wharf").unwrap(), format!("/wharf/{id}"));
-        assert!(asked("", "/../up").is_err());
+        assert_eq!(asked("/kubepods/pod1", Driver::Cgroupfs).unwrap(), "/kubepods/pod1");
+        assert_eq!(asked("", Driver::Cgroupfs).unwrap(), format!("/wharf/{id}"));
+        assert_eq!(asked("", Driver::Systemd).unwrap(), format!("/wharf.slice/wharf-{id}.slice"));
+        let refused = asked("/kubepods/pod1", Driver::Systemd).unwrap_err().to_string();
+        assert!(refused.starts_with("cgroup_parent: "), "{refused}");
     }
 }

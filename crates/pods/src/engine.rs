@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
-use wharf_cgroup::{Cgroup, CgroupPath, Cgroups};
+use wharf_cgroup::{Cgroup, CgroupPath, Cgroups, Placement};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::Template;
 use wharf_host::{Additions, AdditionsConfig, Machine, Obstacle, UserNamespaces};
@@ -59,8 +59,8 @@ pub use usage::{PodUsage, Traffic};
 /// The engine's configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The parent of the cgroups of pods whose request names none; usually `/wharf`.
-    pub cgroup_parent: String,
+    /// Where the cgroups are.
+    pub placement: Placement,
     /// Names of runtime handlers in addition to the default one; all mean the built-in runtime.
     pub handlers: Vec<String>,
     /// What the node has chosen for what requests leave open.
@@ -127,7 +127,7 @@ impl Engine {
     #[expect(clippy::disallowed_methods, reason = "no task exists yet")]
     pub fn new(options: Options, parts: Parts) -> Result<Arc<Self>, Error> {
         use std::os::unix::fs::DirBuilderExt;
-        let program = Program::load(&parts.supervisor, &parts.cgroups, &options.cgroup_parent);
+        let program = Program::load(&parts.supervisor, &parts.cgroups, &options.placement);
         let program = program.stage("loading the supervisor's program")?;
         let mut builder = std::fs::DirBuilder::new();
         builder
@@ -190,7 +190,7 @@ impl Engine {
 
     /// The path of the cgroup that contains those of a pod's containers, whether or not it exists.
     pub(crate) fn pod_cgroup(&self, pod: &Pod) -> Result<CgroupPath, Error> {
-        Ok(planner::cgroup(pod.id(), &pod.config(), &self.options.cgroup_parent)?)
+        Ok(planner::cgroup(pod.id(), &pod.config(), &self.options.placement)?)
     }
 
     /// Runs work on a pod that may wait for a disk or the kernel, on the thread pool for that.

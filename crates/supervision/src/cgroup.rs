@@ -3,18 +3,15 @@
 
 use std::fs::File;
 
-use wharf_cgroup::{Cgroup, CgroupPath, Cgroups};
+use wharf_cgroup::{Cgroup, Cgroups, Placement};
 use wharf_types::{Stage as _, StageError};
-
-/// Its name below the configured parent.
-pub(crate) const NAME: &str = "supervisors";
 
 /// The directory of the cgroup (v2) of all supervisors, which is made if it is missing; `None` on v1. In the daemon's
 /// cgroup, they would be killed whenever the daemon's unit is stopped with all of its processes; in their pods'
 /// cgroups, they could be OOM-killed.
-pub(crate) fn cgroup(cgroups: &Cgroups, parent: &str) -> Result<Option<File>, StageError> {
+pub(crate) fn cgroup(cgroups: &Cgroups, placement: &Placement) -> Result<Option<File>, StageError> {
     const STAGE: &str = "making the supervisors' cgroup";
-    let path = CgroupPath::new(parent).and_then(|parent| parent.child(NAME)).stage(STAGE)?;
+    let path = placement.supervisors().stage(STAGE)?;
     let open = |cgroup: Cgroup| cgroup.entry().directory.map(File::open).transpose();
     // Another pod may be making it at this moment: once this call has made it as well, it is complete.
     if let Ok(Ok(directory)) = cgroups.open(&path).map(open) {

@@ -14,14 +14,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use wharf_cgroup::{CgroupPath, Cgroups};
+use wharf_cgroup::{CgroupPath, Cgroups, Placement};
 use wharf_state::Layout;
 use wharf_state::records::ids;
 use wharf_sys::process::{self, open_pidfd};
 use wharf_sys::socket;
 use wharf_types::{ContainerId, ErrorKind, Failure as _, PodId, Stage as _, StageError, chain};
 
-use crate::cgroup::NAME;
 use crate::program::{PROGRAM, Program};
 
 /// How long killed processes may take to exit.
@@ -46,7 +45,7 @@ impl Program {
     /// Kills supervisors of pods that have been removed from this directory, with all that they supervise. What cannot
     /// be ended is logged; the next daemon tries again. Returns the pods that may still have a directory, elsewhere.
     pub fn end_orphans(&self, pods: &Path) -> Vec<PodId> {
-        let supervisors = supervisors(&self.cgroups, &self.cgroup_parent).unwrap_or_else(|error| {
+        let supervisors = supervisors(&self.cgroups, &self.placement).unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "supervisors of pods without a record may be left");
             Vec::new()
         });
@@ -64,7 +63,7 @@ impl Program {
                 unseen.push(orphan.pod);
                 continue;
             }
-            match orphan.end(&self.cgroups, &self.cgroup_parent) {
+            match orphan.end(&self.cgroups, &self.placement) {
                 Ok(()) => tracing::warn!(
                     pod,
                     "ended a pod whose directory somebody has removed, with its containers"
@@ -94,14 +93,14 @@ impl Program {
     pub fn end_with_containers(&self, pods: &Path, pod: &PodId) -> Result<(), StageError> {
         let mut meant = self.supervisors_in(pods)?;
         meant.retain(|supervisor| supervisor.pod == *pod);
-        meant.iter().try_for_each(|supervisor| supervisor.end(&self.cgroups, &self.cgroup_parent))?;
+        meant.iter().try_for_each(|supervisor| supervisor.end(&self.cgroups, &self.placement))?;
         // Its supervisor may be gone.
-        end_cgroup(&self.cgroups, &self.cgroup_parent, pod)
+        end_cgroup(&self.cgroups, &self.placement, pod)
     }
 
     /// Those in the supervisors' cgroup, and those that can be reached: on v1 alone there is no such cgroup.
     fn supervisors_in(&self, pods: &Path) -> Result<Vec<Supervisor>, StageError> {
-        let listed = supervisors(&self.cgroups, &self.cgroup_parent)?.into_iter();
+        let listed = supervisors(&self.cgroups, &self.placement)?.into_iter();
         let mut all: Vec<Supervisor> = listed.filter_map(|pid| supervisor_in(pid, pods)).collect();
         for pod in ids::<PodId>(pods).stage("listing the pods")? {
             let socket = Layout::supervisor_socket(&pods.join(pod.as_str()));
@@ -121,7 +120,7 @@ impl Program {
     /// # Errors
     /// The supervisors cannot be listed, or this one cannot be killed.
     pub fn end_unreachable(&self, directory: &Path) -> Result<(), StageError> {
-        for pid in supervisors(&self.cgroups, &self.cgroup_parent)? {
+        for pid in supervisors(&self.cgroups, &self.placement)? {
             if let Some(process) = supervisor_of(pid, |found| found == directory) {
                 tracing::warn!(
                     pid,
@@ -136,9 +135,9 @@ impl Program {
 }
 
 /// The pids of all supervisors, of whatever state directory.
-fn supervisors(cgroups: &Cgroups, parent: &str) -> Result<Vec<i32>, StageError> {
+fn supervisors(cgroups: &Cgroups, placement: &Placement) -> Result<Vec<i32>, StageError> {
     const STAGE: &str = "listing the supervisors";
-    let path = CgroupPath::new(parent).and_then(|parent| parent.child(NAME)).stage(STAGE)?;
+    let path = placement.supervisors().stage(STAGE)?;
     let cgroup = match cgroups.open(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.stage(STAGE)?,
@@ -195,7 +194,7 @@ fn pod_directory(line: &[u8]) -> Option<PathBuf> {
 impl Supervisor {
     /// Its children are the first processes of containers, and a container ends with its first process, except for what
     /// shares a PID namespace with others: that is in the container's cgroup.
-    fn end(&self, cgroups: &Cgroups, parent: &str) -> Result<(), StageError> {
+    fn end(&self, cgroups: &Cgroups, placement: &Placement) -> Result<(), StageError> {
         const STAGE: &str = "killing the containers of a supervisor";
         let children =
             std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).stage(STAGE)?;
@@ -216,15 +215,15 @@ impl Supervisor {
                 opened => opened.and_then(|cgroup| cgroup.kill(PATIENCE)).stage(STAGE)?,
             }
         }
-        end_cgroup(cgroups, parent, &self.pod)
+        end_cgroup(cgroups, placement, &self.pod)
     }
 }
 
 /// Kills what is left in a pod's cgroup, and removes that. The cgroups of a kubelet's pods are below one of the
 /// kubelet's, which removes them.
-fn end_cgroup(cgroups: &Cgroups, parent: &str, pod: &PodId) -> Result<(), StageError> {
+fn end_cgroup(cgroups: &Cgroups, placement: &Placement, pod: &PodId) -> Result<(), StageError> {
     const STAGE: &str = "removing the pod's cgroup";
-    let own = CgroupPath::new(parent).and_then(|parent| parent.child(pod.as_str())).stage(STAGE)?;
+    let own = placement.pod(pod.as_str(), None).stage(STAGE)?;
     match cgroups.open(&own) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error).stage(STAGE),
@@ -240,7 +239,9 @@ fn container_of(process: &OwnedFd) -> Option<CgroupPath> {
 
 /// The path down to the last name that is an id: that cgroup has no process of anything else.
 fn container_in(path: &str) -> Option<CgroupPath> {
-    let container = path.rsplit('/').find(|name| name.parse::<ContainerId>().is_ok())?;
+    // With systemd's driver, its scope.
+    let id = |name: &str| name.trim_start_matches("wharf-").trim_end_matches(".scope").parse::<ContainerId>();
+    let container = path.rsplit('/').find(|name| id(name).is_ok())?;
     let end = path.rfind(container)? + container.len();
     CgroupPath::new(&path[..end]).ok()
 }
@@ -267,6 +268,8 @@ mod tests {
             path(&format!("/kubepods/pod1/{container}/container/x")),
             Some(format!("/kubepods/pod1/{container}"))
         );
+        let scope = format!("/kubepods.slice/wharf-{container}.scope");
+        assert_eq!(path(&format!("{scope}/container")), Some(scope));
         assert_eq!(path(&own), Some(own));
         assert_eq!((path("/wharf/supervisors"), path("/"), path("")), (None, None, None));
     }

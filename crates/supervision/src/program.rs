@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::fcntl::OFlag;
-use wharf_cgroup::Cgroups;
+use wharf_cgroup::{Cgroups, Placement};
 use wharf_state::Layout;
 use wharf_sys::error::Named;
 use wharf_sys::fs::detached_program;
@@ -30,7 +30,7 @@ pub(crate) const PROGRAM: &CStr = c"wharf-shim";
 pub struct Program {
     launcher: Launcher,
     pub(crate) cgroups: Cgroups,
-    pub(crate) cgroup_parent: String,
+    pub(crate) placement: Placement,
 }
 
 impl Program {
@@ -39,17 +39,17 @@ impl Program {
     ///
     /// # Errors
     /// The program cannot be read.
-    pub fn load(path: &Path, cgroups: &Cgroups, cgroup_parent: &str) -> wharf_sys::Result<Self> {
+    pub fn load(path: &Path, cgroups: &Cgroups, placement: &Placement) -> wharf_sys::Result<Self> {
         let bytes = std::fs::read(path).named("read", || path.display().to_string())?;
         let launcher = detached_program("wharf-shim", &bytes).and_then(Launcher::new)?;
-        Ok(Self { launcher, cgroups: cgroups.clone(), cgroup_parent: cgroup_parent.to_owned() })
+        Ok(Self { launcher, cgroups: cgroups.clone(), placement: placement.clone() })
     }
 
     /// Starts it for a pod's directory, in the cgroup (v2) of all supervisors below the configured parent, and returns
     /// the connection.
     pub fn start(&self, directory: &Path) -> Result<(Process, OwnedFd), StageError> {
         const STAGE: &str = "starting the pod's supervisor";
-        let cgroup = cgroup(&self.cgroups, &self.cgroup_parent)?;
+        let cgroup = cgroup(&self.cgroups, &self.placement)?;
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
         let (ours, theirs) = socket::pair().stage(STAGE)?;
         let log = File::create(Layout::supervisor_log(directory)).stage(STAGE)?;

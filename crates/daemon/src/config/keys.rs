@@ -3,9 +3,11 @@
 use super::Config;
 
 /// Keys of containerd and CRI-O that have another name here.
-const OF_PEERS: [(&str, &str); 36] = [
+const OF_PEERS: [(&str, &str); 38] = [
+    ("SystemdCgroup", "cgroup_driver"),
     ("bin_dirs", "network.cni_bin_dirs"),
     ("cdi_spec_dirs", "cdi.spec_dirs"),
+    ("cgroup_manager", "cgroup_driver"),
     ("conf_dir", "network.cni_conf_dir"),
     ("config_path", "registry.certs_dir"),
     ("disable_connections", "nri.external_connections"),

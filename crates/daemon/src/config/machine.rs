@@ -21,6 +21,7 @@ impl Config {
         let file = std::fs::metadata(&supervisor).with_context(|| format!("supervisor: {shown}"))?;
         let is_program = file.is_file() && file.permissions().mode() & 0o111 != 0;
         ensure!(is_program, "supervisor: {shown} is not a program that can be executed");
+        self.cgroups()?;
         let layout = Layout::new(self.state.clone(), self.root.clone());
         // The first start makes these.
         directory("root", &self.root.join("content"))?;

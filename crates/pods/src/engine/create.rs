@@ -305,7 +305,8 @@ impl Engine {
     /// The path of a container's cgroup, whether or not it exists.
     pub(super) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
         let path = self.pod_cgroup(pod)?;
-        path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
+        let path = self.options.placement.container(&path, id.as_str());
+        path.map_err(|error| Error::invalid("cgroup_parent", error))
     }
 }
 

@@ -23,7 +23,7 @@ use wharf_records::{Phase, PodRecord};
 use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
 
-use super::Engine;
+use super::{Engine, Options};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::{Pod, State};
@@ -54,7 +54,8 @@ impl Engine {
     ) -> Result<PodId, Error> {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
-        planner::check_pod(&config, self.machine.modules, &self.options.defaults)?;
+        let Options { defaults, placement, .. } = &self.options;
+        planner::check_pod(&config, self.machine.modules, defaults, placement)?;
         let engine = Arc::clone(self);
         let id =
             self.table.make_pod(key, move || async move { engine.make_pod(config, handler).await }).await?;

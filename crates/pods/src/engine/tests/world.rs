@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
-use wharf_cgroup::{CgroupPath, Cgroups};
+use wharf_cgroup::{Cgroups, Driver, Placement};
 use wharf_cri_api::v1::{
     ContainerConfig, ContainerMetadata, ImageSpec, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
     NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
@@ -82,7 +82,8 @@ impl World {
             cdi_directories: vec![directory.path().join("cdi")],
             hook_directories: vec![directory.path().join("hooks")],
         };
-        let options = Options { cgroup_parent, handlers, defaults, additions };
+        let placement = Placement::new(Driver::Cgroupfs, &cgroup_parent).unwrap();
+        let options = Options { placement, handlers, defaults, additions };
         Self { engine: Engine::new(options, parts).unwrap(), directory, mounted: Mutex::default() }
     }
 
@@ -178,8 +179,7 @@ impl Drop for World {
     fn drop(&mut self) {
         let mounted = self.mounted.get_mut().unwrap();
         mounted.iter().for_each(|place| umount2(place, MntFlags::MNT_DETACH).unwrap());
-        let parent = CgroupPath::new(&self.engine.options.cgroup_parent).unwrap();
-        if let Ok(cgroup) = self.engine.parts.cgroups.open(&parent) {
+        if let Ok(cgroup) = self.engine.parts.cgroups.open(self.engine.options.placement.parent()) {
             cgroup.remove(PATIENCE).unwrap();
         }
     }
