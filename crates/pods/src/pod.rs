@@ -132,16 +132,6 @@ impl Pod {
         }
     }
 
-    /// The runtime handler in its request.
-    pub(crate) fn handler(&self) -> &str {
-        &self.handler
-    }
-
-    /// Its creation time, in nanoseconds since the epoch; no other pod has the same.
-    pub(crate) fn created_at_ns(&self) -> i64 {
-        self.created_at_ns
-    }
-
     /// Waits for its turn to end the pod, which waits for no other change: what is being made may be stuck.
     pub(crate) async fn end(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.ends.store(true, Relaxed);

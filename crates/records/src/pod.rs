@@ -6,12 +6,12 @@
 use std::path::Path;
 
 use prost::Message;
-use wharf_cri_api::v1::PodSandboxConfig;
+use wharf_cri_api::v1::{LinuxContainerResources, PodSandboxConfig};
 use wharf_state::record::{self, Durability, Format};
 use wharf_state::records::{self, Content, ContentError};
 use wharf_types::{Stage as _, StageError};
 
-use crate::{Phase, Unreadable, load};
+use crate::{Phase, PodFacts, Unreadable, load};
 
 const RECORDING: &str = "recording the pod";
 
@@ -45,6 +45,23 @@ impl Content for PodRecord {
 }
 
 impl PodRecord {
+    /// What is recorded of a pod.
+    #[must_use]
+    pub fn of(pod: &PodFacts, phase: Phase) -> Self {
+        Self {
+            config: PodSandboxConfig::clone(&pod.config),
+            handler: pod.handler.clone(),
+            created_at_ns: pod.created_at_ns,
+            phase: phase.into(),
+        }
+    }
+
+    /// What is recorded of a pod that was made, after an update of overhead and resources.
+    #[must_use]
+    pub fn updated(pod: &PodFacts, resources: [Option<LinuxContainerResources>; 2]) -> Self {
+        Self { config: wharf_planner::update_pod(&pod.config, resources), ..Self::of(pod, Phase::Made) }
+    }
+
     /// Saves it.
     ///
     /// # Errors

@@ -304,8 +304,7 @@ impl Engine {
 
     /// The path of a container's cgroup, whether or not it exists.
     pub(super) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
-        let path = self.pod_cgroup(pod)?;
-        let path = self.options.placement.container(&path, id.as_str());
+        let path = self.options.placement.container(&self.pod_cgroup(pod)?, id.as_str());
         path.map_err(|error| Error::invalid("cgroup_parent", error))
     }
 }

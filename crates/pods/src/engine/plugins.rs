@@ -7,7 +7,7 @@ use std::time::Duration;
 use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_nri::api::{self, Event};
 use wharf_nri::{Answer, ContainerView, Existing, Failed, Node, PodView, Shown, Update};
-use wharf_planner as planner;
+use wharf_records::PodRecord;
 use wharf_tasks::spawn;
 use wharf_types::ContainerId;
 
@@ -18,6 +18,9 @@ use crate::pod::Pod;
 
 /// The stage at which plugins refuse something.
 pub(super) const ASKING: &str = "asking NRI plugins";
+
+/// A pod's overhead and its resources.
+type Resources = [Option<LinuxContainerResources>; 2];
 
 impl Engine {
     /// Tells plugins of an event of a pod, or of a container in it.
@@ -36,22 +39,23 @@ impl Engine {
     ///
     /// # Errors
     /// NotFound; the plugin that refuses; the disk's error. Then what was recorded before stays.
-    pub async fn update_pod(
-        self: &Arc<Self>,
-        id: &str,
-        resources: [Option<LinuxContainerResources>; 2],
-    ) -> Result<(), Error> {
+    pub async fn update_pod(self: &Arc<Self>, id: &str, resources: Resources) -> Result<(), Error> {
         let (engine, pod) = (Arc::clone(self), self.pod(id)?);
         spawn(async move {
             let _order = pod.change().await;
-            // It may have been removed meanwhile.
-            engine.pod(pod.id().as_str())?;
             engine.parts.plugins.update_pod(show_pod(&pod), resources.clone()).await.stage(ASKING)?;
-            let config = planner::update_pod(&pod.config(), resources);
-            engine.blocking(&pod, |engine, pod| engine.change_pod(pod, config)).await?;
+            engine.blocking(&pod, |engine, pod| engine.record_update(pod, resources)).await?;
             engine.tell(Event::PostUpdatePodSandbox, &pod, None).await
         })
         .await
+    }
+
+    /// Changes what a pod's request says, on disk and then in memory.
+    fn record_update(&self, pod: &Pod, resources: Resources) -> Result<(), Error> {
+        let record = PodRecord::updated(&pod.facts(), resources);
+        record.update(&self.parts.layout.pod_record(pod.id()))?;
+        pod.change_config(record.config);
+        Ok(())
     }
 
     pub(super) async fn show(self: &Arc<Self>, pod: &Pod, container: Option<&Arc<Container>>) -> Shown {
@@ -102,6 +106,6 @@ impl Node for Engine {
 }
 
 pub(super) fn show_pod(pod: &Pod) -> api::PodSandbox {
-    let ips = pod.read_state().ips.clone();
-    PodView { id: pod.id(), config: &pod.config(), handler: pod.handler(), ips: &ips }.into()
+    let facts = pod.facts();
+    PodView { id: &facts.id, config: &facts.config, handler: &facts.handler, ips: &facts.ips }.into()
 }

@@ -23,7 +23,7 @@ use wharf_records::{Phase, PodRecord};
 use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
 
-use super::{Engine, Options};
+use super::Engine;
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::{Pod, State};
@@ -54,8 +54,7 @@ impl Engine {
     ) -> Result<PodId, Error> {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
-        let Options { defaults, placement, .. } = &self.options;
-        planner::check_pod(&config, self.machine.modules, defaults, placement)?;
+        planner::check_pod(&config, self.machine.modules, &self.options.defaults, &self.options.placement)?;
         let engine = Arc::clone(self);
         let id =
             self.table.make_pod(key, move || async move { engine.make_pod(config, handler).await }).await?;
@@ -187,16 +186,7 @@ impl Engine {
     }
 
     pub(super) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
-        let record = record_of(pod, PodSandboxConfig::clone(&pod.config()), phase);
-        Ok(record.save(&self.parts.layout.pod_record(pod.id()))?)
-    }
-
-    /// Changes a pod's request, on disk and then in memory.
-    pub(super) fn change_pod(&self, pod: &Pod, config: PodSandboxConfig) -> Result<(), Error> {
-        let record = record_of(pod, config, Phase::Made);
-        record.update(&self.parts.layout.pod_record(pod.id()))?;
-        pod.change_config(record.config);
-        Ok(())
+        Ok(PodRecord::of(&pod.facts(), phase).save(&self.parts.layout.pod_record(pod.id()))?)
     }
 
     fn join_network_blocking(
@@ -347,9 +337,4 @@ impl Engine {
         self.table.release(pod.id());
         Ok(())
     }
-}
-
-fn record_of(pod: &Pod, config: PodSandboxConfig, phase: Phase) -> PodRecord {
-    let (handler, created_at_ns) = (pod.handler().to_owned(), pod.created_at_ns());
-    PodRecord { config, handler, created_at_ns, phase: phase.into() }
 }

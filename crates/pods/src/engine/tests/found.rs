@@ -46,7 +46,7 @@ fn containers_without_their_supervisor_have_ended_as_is_on_disk() {
         assert_eq!(seen.exit(), Exit::Code(3));
         assert_eq!(next.container(unseen.as_str()).unwrap().1.exit(), Exit::Lost);
         assert!(!found.is_ready(), "no supervisor, no pod");
-        assert!(next.table.creation_time() > pod.created_at_ns(), "newer pods are newer");
+        assert!(next.table.creation_time() > pod.facts().created_at_ns, "newer pods are newer");
         let again = next.create_container(pod.id().as_str(), container_config("app"), &pod.config()).await;
         assert_eq!(again.unwrap_err().kind(), ErrorKind::FailedPrecondition, "its name is taken");
         let again = next.run_pod(pod_config("web"), String::new()).await.unwrap_err();
