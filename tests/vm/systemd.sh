@@ -89,7 +89,7 @@ own_scope() {
     [[ $(scope systemd main) = "/wharf.slice/wharf-$(pod_id systemd).slice/wharf-$id.scope" ]]
     [[ $(systemctl is-active "wharf-$id.scope") = active ]]
     [[ $(systemctl show --property Delegate --value "wharf-$id.scope") = yes ]]
-    [[ $(inside "$id" cat /proc/1/cgroup) = *0::/ ]]
+    [[ $(inside "$id" cat /proc/self/cgroup) = *0::/exec-* ]]
     crictl stats --output json --id "$id" | jq --exit-status '.stats[0].memory.workingSetBytes.value | tonumber > 0'
     crictl statsp --output json --id "$(pod_id systemd)" |
         jq --exit-status '.stats[0].linux.memory.workingSetBytes.value | tonumber > 0'
