@@ -169,7 +169,7 @@ exec_in_scope() {
     [[ $(unified)$(path_of "$pid") = "$own"/* ]]
     kill "$pid"
     wait $! || true
-    attempt 50 no_children "$own"
+    attempt 50 no_children "$own/container"
     not crictl exec --sync --timeout 2 "$id" sleep 4321.5
     not pgrep --full '^sleep 4321.5$'
 }

@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(bytes[..12], [b'l', CALL, 0, 1, 16, 0, 0, 0, 7, 0, 0, 0]);
         assert_eq!(whole_length(&bytes), Some(bytes.len()));
         assert_eq!(bytes[bytes.len() - 16..], *b"\x07\0\0\0a.scope\0\x01\0\0\0");
-        assert!(bytes.windows(6).any(|part| part == b"\x02sb\0\0\0"), "the signature: {bytes:?}");
+        assert!(bytes.windows(6).any(|part| part == b"g\0\x02sb\0"), "the signature: {bytes:?}");
     }
 
     #[test]
