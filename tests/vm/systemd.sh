@@ -65,7 +65,7 @@ scope() {
     echo "${path%%/payload*}"
 }
 
-# reads PATH FILE=VALUE FILE_OF_V1=VALUE...: checks files of a cgroup, given in pairs; empty where a version has none. The
+# reads PATH FILE=VALUE FILE_OF_V1=VALUE...: checks files of a cgroup, in pairs; empty where a version has none. The
 # directory of a v1 file is that of its first word.
 reads() {
     local path=$1 v2 v1

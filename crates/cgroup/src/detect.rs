@@ -262,8 +262,8 @@ impl Cgroups {
         Ok(self.at(path))
     }
 
-    /// An existing cgroup, even one that after a crash is in only some of the hierarchies, or of which there is only the
-    /// scope.
+    /// An existing cgroup, even one that after a crash is in only some of the hierarchies, or of which there is only
+    /// the scope.
     ///
     /// # Errors
     /// [`Error::NotFound`] if it is in no hierarchy.

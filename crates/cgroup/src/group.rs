@@ -187,8 +187,8 @@ impl Cgroup {
     }
 
     /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process,
-    /// and the scope that it is in. A slice of systemd's is ended with all that is in it. Success if there is nothing to
-    /// remove.
+    /// and the scope that it is in. A slice of systemd's is ended with all that is in it. Success if there is nothing
+    /// to remove.
     ///
     /// # Errors
     /// [`Error::Late`] if processes are left after `patience`; [`Error::Systemd`] if a slice cannot be ended.

@@ -9,9 +9,9 @@
 //! how a scope is made and ended is in `systemd`. What is done with a cgroup is the same.
 //!
 //! The crate blocks, signals only what `cgroup.procs` lists, and never takes an unreadable value for zero. It uses
-//! `cgroups-rs` to find the v1 hierarchies, and for systemd's names and properties: that crate's statistics turn errors into zeros, its removal sleeps,
-//! its detection ignores the unified side of a hybrid node, it can neither undo a write nor filter devices on v2, and its
-//! calls of systemd have no deadline.
+//! `cgroups-rs` to find the v1 hierarchies, and for systemd's names and properties: that crate's statistics turn errors
+//! into zeros, its removal sleeps, its detection ignores the unified side of a hybrid node, it can neither undo a write
+//! nor filter devices on v2, and its calls of systemd have no deadline.
 
 mod apply;
 mod below;

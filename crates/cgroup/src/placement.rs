@@ -68,7 +68,8 @@ impl Placement {
         &self.parent
     }
 
-    /// The cgroup that contains those of a pod's containers: the one that the request asks for, or one of the pod's own.
+    /// The cgroup that contains those of a pod's containers: the one that the request asks for, or one of the pod's
+    /// own.
     ///
     /// # Errors
     /// [`PathError`] for what is no cgroup, or no slice if systemd makes them.

@@ -127,8 +127,8 @@ impl Systemd {
         for hierarchy in cgroups.hierarchies() {
             match hierarchy.kind {
                 Kind::V1 => create::create(hierarchy, &place)?,
-                // As long as the holder is in the scope itself, no controller must be passed on: some would be, and then
-                // the kernel takes the cgroups below for those of threads.
+                // As long as the holder is in the scope itself, no controller must be passed on: some would be, and
+                // then the kernel takes the cgroups below for those of threads.
                 Kind::Unified => drop(create::make(&place.under(&hierarchy.mount))?),
             }
             files::write(&place.under(&hierarchy.mount).join("cgroup.procs"), &pid.to_string())?;

@@ -10,8 +10,8 @@ use crate::diagnostics::OrWarn as _;
 /// The name under which the program runs as a holder. The daemon knows it, too.
 pub(crate) const NAME: &std::ffi::CStr = c"wharf-holder";
 
-/// Waits for the daemon to confirm that the scope is complete, and then for its own end. If the daemon ends before that,
-/// so does this.
+/// Waits for the daemon to confirm that the scope is complete, and then for its own end. If the daemon ends before
+/// that, so does this.
 pub(crate) fn run() -> ExitCode {
     // So that it has the same name in lists of processes that show no arguments.
     nix::sys::prctl::set_name(NAME).or_warn("naming the holder of a scope");

@@ -1,8 +1,8 @@
 //! Calls of systemd's manager over D-Bus.
 //!
-//! Each call has a connection of its own and a deadline: a systemd or a dbus-daemon that hangs costs nobody but the call
-//! that needs it. Signals are not subscribed to, because every subscriber gets those of all units; what a call leads to
-//! is seen in the cgroup file system.
+//! Each call has a connection of its own and a deadline: a systemd or a dbus-daemon that hangs costs nobody but the
+//! call that needs it. Signals are not subscribed to, because every subscriber gets those of all units; what a call
+//! leads to is seen in the cgroup file system.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;

@@ -1,9 +1,9 @@
 //! What systemd is told of a scope.
 //!
-//! A limit holds from wherever it is above a process, so a container's limits are below its scope, where systemd changes
-//! nothing. But a share of CPU time or of a disk is one beside the scope's siblings, and memory is protected only as far
-//! as every ancestor has the protection. Those have to be the scope's own, and systemd has to know them: when it is
-//! loaded anew, it sets what it knows.
+//! A limit holds from wherever it is above a process, so a container's limits are below its scope, where systemd
+//! changes nothing. But a share of CPU time or of a disk is one beside the scope's siblings, and memory is protected
+//! only as far as every ancestor has the protection. Those have to be the scope's own, and systemd has to know them:
+//! when it is loaded anew, it sets what it knows.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,8 @@ const IDLE: u64 = 0;
 /// How long processes may take to exit once systemd itself stops a scope, before it kills them.
 const STOP_US: u64 = 10_000_000;
 
-/// Files of `unified` that have their effect beside siblings, or below ancestors, and for which systemd has no property.
+/// Files of `unified` that have their effect beside siblings, or below ancestors, and for which systemd has no
+/// property.
 const UNTOLD: [&str; 5] =
     ["cpu.weight.nice", "cpu.uclamp.min", "io.bfq.weight", "io.latency", "memory.zswap.writeback"];
 
