@@ -248,7 +248,7 @@ killed_while_making() {
     local units delay
     units=$(wharf_units | sort)
     jq '.metadata.name = "killed"' "$work/systemd-bus.json" >"$work/systemd-killed.json"
-    for delay in 0.05 0.1 0.2 0.3 0.4; do
+    for delay in 0.1 0.2 0.4; do
         crictl create "$(pod_id systemd)" "$work/systemd-killed.json" "$work/systemd.json" || true &
         sleep "$delay"
         killed
