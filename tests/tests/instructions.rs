@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use prost::Message;
+use wharf_cgroup::{Driver, Placement};
 use wharf_cri_api::v1::security_profile::ProfileType;
 use wharf_cri_api::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, KeyValue, LinuxContainerConfig,
@@ -94,7 +95,8 @@ fn decide_pod(request: &[u8]) {
     let request = RunPodSandboxRequest::decode(request).unwrap();
     let config = request.config.unwrap();
     let (modules, defaults) = (modules(), Defaults::default());
-    planner::check_pod(&config, modules, &defaults).unwrap();
+    let placement = Placement::new(Driver::Cgroupfs, "/wharf").unwrap();
+    planner::check_pod(&config, modules, &defaults, &placement).unwrap();
     let names = HostNames { hostname: "node".to_owned(), ..HostNames::default() };
     planner::plan_pod(&config, names, &defaults).unwrap();
 }

@@ -248,7 +248,7 @@ fn vanishes(directory: &Path, patience: Duration) -> Result<bool, Error> {
 
 /// Removes what systemd has left: it knows only some hierarchies of v1, and may not respond.
 fn remove(cgroups: &Cgroups, path: &CgroupPath, deadline: &Deadline) -> Result<(), Error> {
-    cgroups.hierarchies().iter().try_for_each(|hierarchy| tree(hierarchy, path).remove(deadline))
+    cgroups.hierarchies().iter().try_for_each(|hierarchy| tree(hierarchy, path).remove(deadline, &mut 0))
 }
 
 fn tree(hierarchy: &Hierarchy, path: &CgroupPath) -> Tree {
