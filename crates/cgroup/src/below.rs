@@ -1,8 +1,8 @@
 //! What an enclosed container has made in the way of a change of its limits.
 //!
-//! It may change what its own cgroup has, and make others below it. Their limits hold beside those above, but the kernel
-//! checks some of them against each other, and then refuses what is written above. So whatever of the container's is in
-//! the way is changed first: it is the container's to change again, within what holds.
+//! It may change what its own cgroup has, and make others below it. Their limits hold beside those above, but the
+//! kernel checks some of them against each other, and then refuses what is written above. So whatever of the
+//! container's is in the way is changed first: it is the container's to change again, within what holds.
 
 use std::cell::Cell;
 use std::io::ErrorKind;
