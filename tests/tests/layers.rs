@@ -25,6 +25,7 @@ const LEVELS: &[&[&str]] = &[
         "planner",
         "records",
         "host",
+        "runtimes",
         "supervisor",
         "supervision",
         "registry",
@@ -60,6 +61,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("pods", "planner"),
     ("pods", "records"),
     ("pods", "supervision"),
+    // What makes containers in its children, in the place of isolation.
+    ("supervisor", "runtimes"),
     ("registry", "tasks"),
     // For its tests.
     ("registry", "test-registry"),

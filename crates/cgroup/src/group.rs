@@ -65,6 +65,12 @@ impl Cgroup {
         self.is_enclosed.then(|| Self::new(self.path.inside(), self.cgroups.clone()))
     }
 
+    /// The path of the cgroup that has its processes.
+    #[must_use]
+    pub fn path_of_processes(&self) -> CgroupPath {
+        self.inside().map_or_else(|| self.path.clone(), |inside| inside.path)
+    }
+
     /// The path it was made with.
     #[must_use]
     pub fn path(&self) -> &CgroupPath {

@@ -20,6 +20,7 @@ mod deep;
 mod delegate;
 mod detect;
 mod device;
+mod elsewhere;
 mod error;
 mod files;
 mod group;

@@ -48,14 +48,8 @@ impl Runtime {
     /// Makes the service. `urls` issues the URLs of the streaming server; `config` is the daemon's configuration as
     /// JSON, for a verbose Status.
     #[must_use]
-    pub fn new(
-        engine: Arc<Engine>,
-        network: Arc<Network>,
-        urls: Urls,
-        handlers: Vec<String>,
-        config: String,
-    ) -> Self {
-        let handlers = runtime_handlers(handlers, &engine);
+    pub fn new(engine: Arc<Engine>, network: Arc<Network>, urls: Urls, config: String) -> Self {
+        let handlers = runtime_handlers(&engine);
         Self { engine, network, urls, handlers, config, readings: Readings::new() }
     }
 
@@ -160,15 +154,29 @@ impl Runtime {
     }
 }
 
-/// The default handler, which has no name, and the others. All are the same, with the same features.
-fn runtime_handlers(others: Vec<String>, engine: &Engine) -> Vec<RuntimeHandler> {
-    let features = RuntimeHandlerFeatures {
+/// The default handler, which has no name, and the others. Whoever makes a container, wharf mounts what it binds; but
+/// other runtimes get no user namespace.
+fn runtime_handlers(engine: &Engine) -> Vec<RuntimeHandler> {
+    let own = RuntimeHandlerFeatures {
         recursive_read_only_mounts: can_forbid_recursively(),
         user_namespaces: engine.user_namespaces().is_ok(),
         cgroup_namespaces: engine.machine().cgroup_namespaces == Switch::On,
     };
-    let names = std::iter::once(String::new()).chain(others);
-    names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
+    let unnamed = RuntimeHandler { name: String::new(), features: Some(own) };
+    let named = engine.handlers().iter().map(|(name, handler)| {
+        let user_namespaces = own.user_namespaces && handler.runtime.is_none();
+        let features = RuntimeHandlerFeatures { user_namespaces, ..own };
+        RuntimeHandler { name: name.to_owned(), features: Some(features) }
+    });
+    std::iter::once(unnamed).chain(named).collect()
+}
+
+/// What the other runtimes say of themselves, by the names of their handlers.
+fn features_of_runtimes(engine: &Engine) -> String {
+    let others = engine.handlers().iter().filter_map(|(name, handler)| {
+        Some((name.to_owned(), handler.runtime.as_ref()?.features.shown().clone()))
+    });
+    serde_json::Value::Object(others.collect()).to_string()
 }
 
 /// Whether the kernel can change the attributes of a whole tree of mounts. The test changes no attribute of the root.
@@ -199,7 +207,10 @@ impl RuntimeService for Runtime {
 
     async fn status(&self, request: Request<StatusRequest>) -> Reply<StatusResponse> {
         let info = if request.into_inner().verbose {
-            BTreeMap::from([("config".to_owned(), self.config.clone())])
+            let runtimes = features_of_runtimes(&self.engine);
+            [("config", self.config.clone()), ("runtimes", runtimes)]
+                .map(|(key, value)| (key.to_owned(), value))
+                .into()
         } else {
             BTreeMap::new()
         };

@@ -2,13 +2,13 @@
 //! key has a default, so wharfd runs without any file.
 #![expect(clippy::disallowed_methods, reason = "it is read at the start, or where `spawn_blocking` leads")]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use wharf_cgroup::{Cgroups, Driver, Placement};
 use wharf_network::{Builtin, BuiltinConfig, Config as NetworkConfig, Mode};
@@ -16,9 +16,11 @@ use wharf_planner::Defaults;
 use wharf_state::Layout;
 
 use containers::Containers;
+use handlers::Handlers;
 use nri::Nri;
 
 mod containers;
+mod handlers;
 mod keys;
 mod machine;
 mod nri;
@@ -40,8 +42,8 @@ pub(crate) struct Config {
     pub(crate) cgroup_driver: Driver,
     /// The parent of the cgroups of pods whose request names none.
     pub(crate) cgroup_parent: String,
-    /// Names of runtime handlers in addition to the default one.
-    pub(crate) handlers: Vec<String>,
+    /// Runtime handlers in addition to the default one.
+    pub(crate) handlers: Handlers,
     /// The supervisor's program; if empty, the one beside wharfd. Older configurations call it `shim`.
     #[serde(alias = "shim")]
     pub(crate) supervisor: PathBuf,
@@ -184,7 +186,7 @@ impl Default for Config {
             socket: "/run/wharf/wharf.sock".into(),
             cgroup_driver: Driver::Cgroupfs,
             cgroup_parent: Placement::default_parent(Driver::Cgroupfs).into(),
-            handlers: vec!["wharf".into()],
+            handlers: Handlers::default(),
             supervisor: PathBuf::new(),
             log: Log::default(),
             containers: Containers::default(),
@@ -298,14 +300,7 @@ impl Config {
         values::check(self)?;
         machine::check_apart(self)?;
         self.placement()?;
-        let mut names = HashSet::new();
-        for name in &self.handlers {
-            ensure!(
-                !name.is_empty(),
-                "handlers: remove the empty name: the default handler has no name and is always present"
-            );
-            ensure!(names.insert(name), "handlers: {name:?} is listed twice");
-        }
+        self.handlers()?;
         self.nri.check()
     }
 
@@ -383,6 +378,10 @@ impl Config {
             cdi_directories: self.cdi.spec_dirs.clone(),
             hook_directories: self.hooks.dirs.clone(),
         }
+    }
+
+    pub(crate) fn handlers(&self) -> anyhow::Result<BTreeMap<String, wharf_pods::HandlerConfig>> {
+        self.handlers.configs()
     }
 
     pub(crate) fn registry(&self) -> anyhow::Result<wharf_registry::Config> {
@@ -526,6 +525,10 @@ mod tests {
             ("[nri]\nsocket = \"nri.sock\"", "nri.socket"),
             ("[nri]\nrequest_timeout_s = 0", "nri.request_timeout_s"),
             ("handlers = [\"a\", \"b\", \"a\"]", "\"a\" is listed twice"),
+            ("handlers = 7", "a list of names, or sections"),
+            ("[handlers.runc]\npath = \"runc\"", "handlers.runc"),
+            ("[handlers.runc]\nroot = \"/x\"", "unknown field `root`"),
+            ("[handlers.fast]\noptions = [\"--debug\"]", "handlers.fast: options"),
         ] {
             std::fs::write(&file, text).unwrap();
             let refused = format!("{:#}", Config::load(Some(&file)).unwrap_err());
@@ -590,6 +593,17 @@ mod tests {
                 assert!(!is_dropped, "{section}.{key}");
             }
         }
+    }
+
+    #[test]
+    fn handlers_have_names_or_sections() {
+        let text = "[handlers.runc]\npath = \"/usr/sbin/runc\"\noptions = [\"--debug\"]\nprivileged_devices = \"usual\"\n";
+        let config: Config = toml::from_str(text).unwrap();
+        let configs = config.handlers().unwrap();
+        assert_eq!(configs.keys().collect::<Vec<_>>(), ["runc", "wharf"]);
+        assert_eq!(configs["runc"].program.as_ref().unwrap().as_str(), "/usr/sbin/runc");
+        assert!(configs["wharf"].program.is_none());
+        assert_eq!(toml::from_str::<Config>(&config.to_toml().unwrap()).unwrap(), config);
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Node {
         };
         let options = Options {
             placement: config.placement()?,
-            handlers: config.handlers.clone(),
+            handlers: wharf_pods::Handlers::ask(config.handlers()?).context("finding the handlers")?,
             defaults: config.defaults()?,
             additions: config.additions(),
         };
@@ -194,14 +194,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let urls = streaming.urls();
     let (serving, served) = oneshot::channel::<()>();
     let sessions = tokio::spawn(streaming.serve(async { drop(served.await) }));
-    let handlers = config.handlers.clone();
     let services = Services {
         admin: wharf_cri::Admin::new(
             admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), plugins),
             Arc::clone(&engine),
             Arc::clone(&puller),
         ),
-        runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, handlers, json),
+        runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, json),
         images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),
     };
     serve::serve(&config.socket, services).await?;

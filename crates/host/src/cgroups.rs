@@ -13,7 +13,7 @@ use crate::places::cgroup_places;
 ///
 /// # Errors
 /// Those of [`Site::places`](crate::Site::places).
-pub fn enclose(
+pub(crate) fn enclose(
     description: &mut Description,
     limits: &Limits,
     cgroups: &Cgroups,

@@ -15,9 +15,21 @@ const OUTPUT_SHOWN_LEN: usize = 500;
 /// # Errors
 /// What is wrong, to be read after the program's name.
 pub(crate) fn run(command: &mut Command, input: &[u8], patience: Duration) -> Result<(), String> {
+    output_for(command, input, patience).map(drop)
+}
+
+/// Runs a program without an input, and returns what it prints.
+///
+/// # Errors
+/// What is wrong, to be read after the program's name.
+pub(crate) fn output(command: &mut Command, patience: Duration) -> Result<Vec<u8>, String> {
+    output_for(command, &[], patience)
+}
+
+fn output_for(command: &mut Command, input: &[u8], patience: Duration) -> Result<Vec<u8>, String> {
     let input = file(input).map_err(|error| format!("cannot be given its input: {error}"))?;
     match wharf_programs::run(command, input, Instant::now() + patience) {
-        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) if output.status.success() => Ok(output.stdout),
         Ok(output) => Err(failed(&output)),
         Err(ExecError::Io(error)) => Err(format!("cannot be executed: {error}")),
         Err(ExecError::Deadline) => Err(format!("did not end within {} s", patience.as_secs())),

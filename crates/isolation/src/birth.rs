@@ -26,6 +26,7 @@ use wharf_sys::seccomp::Call;
 use wharf_sys::{capabilities, descriptors, process, socket};
 
 use crate::error::{Error, Stage};
+use crate::identity::Identity;
 use crate::program::{self, Runner, Way};
 use crate::streams::Connected;
 use crate::{confine, report};
@@ -57,6 +58,8 @@ pub enum Place<'a> {
     Host,
     /// That of another process, with others in it.
     Of(BorrowedFd<'a>),
+    /// One that another runtime enters: that of a process, or else one that its spec alone names.
+    Runtimes(Option<BorrowedFd<'a>>),
 }
 
 impl<'a> Place<'a> {
@@ -66,6 +69,7 @@ impl<'a> Place<'a> {
         match self {
             Self::New | Self::Host => None,
             Self::Of(process) => Some(process),
+            Self::Runtimes(process) => process,
         }
     }
 }
@@ -99,7 +103,7 @@ impl Origin<'_> {
             Place::Of(process) => nix::sched::setns(process, CloneFlags::CLONE_NEWPID)
                 .named("setns", || "CLONE_NEWPID".into())
                 .stage(STAGE),
-            Place::New | Place::Host => Ok(()),
+            Place::New | Place::Host | Place::Runtimes(_) => Ok(()),
         }
     }
 
@@ -121,6 +125,32 @@ impl Origin<'_> {
         // At the same descriptor number, which others have noted.
         nix::unistd::dup3(&ours, &mut self.line, OFlag::O_CLOEXEC)
             .named("dup3", || "the line to the supervisor".into())
+    }
+
+    /// Names the process that executes the program in this one's place. It must be a child of the supervisor by now.
+    /// This process lives on, and speaks for it.
+    ///
+    /// # Errors
+    /// The supervisor is gone.
+    pub fn name_successor(&mut self, process: &OwnedFd) -> Result<(), Error> {
+        const STAGE: &str = "naming the container's process";
+        // The supervisor believes only a line that identifies its senders.
+        self.replace_line().stage(STAGE)?;
+        report::born(&self.line, process).stage(STAGE)
+    }
+
+    /// Reports that the program waits for its start.
+    ///
+    /// # Errors
+    /// The supervisor is gone.
+    pub fn report_ready(&self, identity: &Identity, terminal: Option<&OwnedFd>) -> Result<(), Error> {
+        report::ready(&self.line, identity, terminal, &[])
+    }
+
+    /// Waits for the supervisor's order to start; `false` if the supervisor has forgotten the container, or is gone.
+    #[must_use]
+    pub fn await_start(&self) -> bool {
+        report::await_start(&self.line)
     }
 
     /// Goes from the container that was entered to the program: gives up rights, and continues in the program's PID

@@ -120,6 +120,16 @@ pub enum Error {
         /// The kernel's error, in words for people.
         reason: &'static str,
     },
+    /// Another runtime could not do what it was asked for.
+    #[error("{runtime} {command}: {message}")]
+    Runtime {
+        /// Its program.
+        runtime: String,
+        /// What it was asked for.
+        command: &'static str,
+        /// What it says.
+        message: String,
+    },
 }
 
 impl Failure for Error {
@@ -141,7 +151,9 @@ impl Failure for Error {
             Self::Identity { .. } | Self::NotMappable { .. } => ErrorKind::InvalidArgument,
             // The daemon made the plan.
             Self::Plan { .. } => ErrorKind::Internal,
-            Self::Exec { .. } | Self::NoProfile { .. } => ErrorKind::FailedPrecondition,
+            Self::Exec { .. } | Self::NoProfile { .. } | Self::Runtime { .. } => {
+                ErrorKind::FailedPrecondition
+            }
         }
     }
 
@@ -162,7 +174,11 @@ impl Error {
 }
 
 /// Adds the stage to a system call's error, which itself names the call and its arguments.
-pub(crate) trait Stage<T> {
+pub trait Stage<T> {
+    /// Adds it.
+    ///
+    /// # Errors
+    /// The same, with the stage.
     fn stage(self, stage: &'static str) -> Result<T, Error>;
 }
 

@@ -12,6 +12,7 @@
 
 mod apparmor;
 mod birth;
+pub mod bundle;
 mod confine;
 mod create;
 mod devices;
@@ -36,14 +37,14 @@ mod wire;
 
 pub use birth::{Origin, Place};
 pub use create::{STAGES, create};
-pub use error::Error;
+pub use error::{Error, Stage};
 pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
 pub use log_file::{open_log, replace_log};
 pub use plan::{
     CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, LogLimits, MountPlan, Namespaces, Outline,
-    PidNamespace, Plan, Process, Rootfs, Source, Stdio, Traits, User, UserNamespace,
+    PidNamespace, Plan, Process, Rootfs, Runtime, Source, Stdio, Traits, User, UserNamespace,
 };
 pub use pod::PodNamespaces;
 pub use report::{Report, failed as report_failure};

@@ -108,6 +108,11 @@ impl Sources {
         Ok(())
     }
 
+    /// The trees in the order of the plan.
+    pub(crate) fn into_trees(self) -> impl Iterator<Item = Option<OwnedFd>> {
+        self.0.into_iter()
+    }
+
     /// Adds the trees from the pod's own file system, which is now the root of this process's mount namespace. They
     /// could not be copied from elsewhere.
     pub(crate) fn add_pods(&mut self, plans: &[MountPlan]) -> Result<(), Error> {
@@ -164,14 +169,10 @@ pub(crate) fn attach_all(
     sources: Sources,
     origin: &Origin<'_>,
 ) -> Result<(), Error> {
-    let plans = &plan.mounts;
-    // Before anything is mounted over the root file system: a volume begins with what is there.
-    let mut copies = Copies::within(plan.reserve);
-    let mut sources_of = plans.iter().zip(&sources.0);
-    sources_of.try_for_each(|(plan, source)| fill(root, plan, source.as_ref(), &mut copies))?;
+    fill_volumes(root, plan, &sources)?;
     let mut read_only = Vec::new();
-    for (plan, source) in plans.iter().zip(sources.0) {
-        let fail = move |source| failed(plan, source);
+    for (plan, source) in plan.mounts.iter().zip(sources.0) {
+        let fail = move |source| unattached(plan, source);
         let is_new = source.is_none();
         let tree = match source {
             Some(tree) => tree,
@@ -187,8 +188,15 @@ pub(crate) fn attach_all(
     })
 }
 
+/// Fills each volume, before anything is mounted over the root file system: it begins with what is there.
+pub(crate) fn fill_volumes(root: &Root, plan: &Plan, sources: &Sources) -> Result<(), Error> {
+    let mut copies = Copies::within(plan.reserve);
+    let mut sources_of = plan.mounts.iter().zip(&sources.0);
+    sources_of.try_for_each(|(plan, source)| fill(root, plan, source.as_ref(), &mut copies))
+}
+
 fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
-    let is_directory = is_directory(tree.as_fd()).map_err(|source| failed(plan, source))?;
+    let is_directory = is_directory(tree.as_fd()).map_err(|source| unattached(plan, source))?;
     let make = if is_directory { Make::Directory } else { Make::File };
     let target = match plan.source {
         // Where a link leads can change with the mounts that follow. What is masked and read-only in a procfs is found
@@ -200,7 +208,7 @@ fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> Result<(), Error
     root.attach(tree.as_fd(), target.as_fd()).map_err(|error| match error.errno {
         Errno::EINVAL => match fault_of_place(root, target.as_fd(), make) {
             Some(errno) => misplaced(plan, wharf_sys::Error { errno, ..error }),
-            None => failed(plan, error),
+            None => unattached(plan, error),
         },
         _ => misplaced(plan, error),
     })
@@ -223,7 +231,8 @@ fn misplaced(plan: &MountPlan, source: wharf_sys::Error) -> Error {
     Error::MountPoint { what: describe(&plan.source), target: plan.target.to_string(), source }
 }
 
-fn failed(plan: &MountPlan, source: wharf_sys::Error) -> Error {
+/// The error for a mount that could not be made at all.
+pub(crate) fn unattached(plan: &MountPlan, source: wharf_sys::Error) -> Error {
     Error::Mount { what: describe(&plan.source), target: plan.target.to_string(), source }
 }
 

@@ -33,6 +33,10 @@ pub struct Plan {
     pub stdio: Stdio,
     /// What must stay free on the disk of its volumes.
     pub reserve: Reserve,
+    /// The runtime that makes it, if that is another one.
+    pub runtime: Option<Runtime>,
+    /// The spec for that runtime, as an object in JSON without `process`.
+    pub runtime_spec: Vec<u8>,
 }
 
 /// The part of a plan that the supervisor keeps as long as the container lives. The rest is only for the container's
@@ -49,6 +53,24 @@ pub struct Outline {
     pub process: Process,
     /// Where its input and output go.
     pub stdio: Stdio,
+    /// The runtime that made it, if that is another one.
+    pub runtime: Option<Runtime>,
+}
+
+/// A runtime with OCI's command line, for a container that it is to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runtime {
+    /// Its program.
+    pub program: HostPath,
+    /// What comes before each of its commands.
+    pub options: Vec<String>,
+    /// The directory in which it keeps its state.
+    pub state_directory: HostPath,
+    /// An empty directory, over which bundles are mounted where only the runtime sees them.
+    pub bundle_directory: HostPath,
+    /// The process of its spec, as an object in JSON without what the container's own files and each command decide:
+    /// the user, the arguments, the environment, and whether there is a terminal.
+    pub process: Vec<u8>,
 }
 
 /// An overlay of layers with a writable directory of the container's own.

@@ -48,6 +48,11 @@ impl<'a> PodNamespaces<'a> {
         join_wanted(wanted.ipc.as_ref(), self.ipc, CloneFlags::CLONE_NEWIPC)?;
         join_wanted(wanted.uts.as_ref(), self.uts, CloneFlags::CLONE_NEWUTS)?;
         // From here on no path leads to the host.
+        self.enter_files()
+    }
+
+    /// Moves this process into the pod's mount namespace alone, which shows only the pod's file system.
+    pub(crate) fn enter_files(&self) -> Result<(), Error> {
         join_one(self.mounts, CloneFlags::CLONE_NEWNS)
     }
 

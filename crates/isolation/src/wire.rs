@@ -13,7 +13,7 @@ use wharf_wire::v1;
 use crate::error::Error;
 use crate::plan::{
     CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, LogLimits, MountPlan, Namespaces, Outline,
-    PidNamespace, Plan, Process, Rootfs, Source, Stdio, Traits, User, UserNamespace,
+    PidNamespace, Plan, Process, Rootfs, Runtime, Source, Stdio, Traits, User, UserNamespace,
 };
 
 impl From<&Plan> for v1::Plan {
@@ -54,6 +54,8 @@ impl From<&Plan> for v1::Plan {
                 stdin_once: plan.stdio.input == Input::Once,
             }),
             reserve: Some(v1::Reserve { bytes: plan.reserve.bytes, inodes: plan.reserve.inodes }),
+            runtime: plan.runtime.as_ref().map(runtime_out),
+            runtime_spec: plan.runtime_spec.clone(),
         }
     }
 }
@@ -186,6 +188,16 @@ fn traits_out(traits: &Traits) -> v1::Traits {
     }
 }
 
+fn runtime_out(runtime: &Runtime) -> v1::Runtime {
+    v1::Runtime {
+        program: runtime.program.to_string(),
+        options: runtime.options.clone(),
+        state_directory: runtime.state_directory.to_string(),
+        bundle_directory: runtime.bundle_directory.to_string(),
+        process: runtime.process.clone(),
+    }
+}
+
 impl Plan {
     /// Decodes a plan.
     ///
@@ -213,9 +225,9 @@ impl TryFrom<v1::Plan> for Plan {
     type Error = String;
 
     fn try_from(plan: v1::Plan) -> Result<Self, String> {
-        let v1::Plan { container, namespaces, cgroup, process, stdio, .. } = plan;
-        let outline = v1::Outline { container, namespaces, cgroup, process, stdio };
-        let Outline { container, namespaces, cgroup, process, stdio } = outline.try_into()?;
+        let v1::Plan { container, namespaces, cgroup, process, stdio, runtime, .. } = plan;
+        let outline = v1::Outline { container, namespaces, cgroup, process, stdio, runtime };
+        let Outline { container, namespaces, cgroup, process, stdio, runtime } = outline.try_into()?;
         let rootfs = plan.rootfs.ok_or("no rootfs")?;
         // A daemon of an earlier release sends none.
         let reserve = plan.reserve.unwrap_or_default();
@@ -237,6 +249,8 @@ impl TryFrom<v1::Plan> for Plan {
             process,
             stdio,
             reserve: Reserve { bytes: reserve.bytes, inodes: reserve.inodes },
+            runtime,
+            runtime_spec: plan.runtime_spec,
         })
     }
 }
@@ -258,8 +272,19 @@ impl TryFrom<v1::Outline> for Outline {
             },
             process: process_in(outline.process.ok_or("no process")?)?,
             stdio: stdio_in(outline.stdio.ok_or("no stdio")?)?,
+            runtime: outline.runtime.map(runtime_in).transpose()?,
         })
     }
+}
+
+fn runtime_in(runtime: v1::Runtime) -> Result<Runtime, String> {
+    Ok(Runtime {
+        program: host(&runtime.program)?,
+        options: runtime.options,
+        state_directory: host(&runtime.state_directory)?,
+        bundle_directory: host(&runtime.bundle_directory)?,
+        process: runtime.process,
+    })
 }
 
 fn stdio_in(stdio: v1::Stdio) -> Result<Stdio, String> {

@@ -57,6 +57,8 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
             terminal: process.terminal().unwrap_or(false),
         },
         reserve: extra.reserve,
+        runtime: None,
+        runtime_spec: Vec::new(),
     })
 }
 

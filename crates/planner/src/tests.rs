@@ -85,7 +85,7 @@ fn facts() -> HostFacts {
     }
 }
 
-fn host(path: &str) -> HostPath {
+pub(crate) fn host(path: &str) -> HostPath {
     HostPath::new(path).unwrap()
 }
 

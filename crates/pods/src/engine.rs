@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use wharf_cgroup::{Cgroup, CgroupPath, Cgroups, Placement};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::Template;
-use wharf_host::{Additions, AdditionsConfig, Machine, Obstacle, UserNamespaces};
+use wharf_host::{Additions, AdditionsConfig, Handlers, Machine, Obstacle, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
 use wharf_nri::Plugins;
@@ -61,8 +61,8 @@ pub use usage::{PodUsage, Traffic};
 pub struct Options {
     /// Where the cgroups are.
     pub placement: Placement,
-    /// Names of runtime handlers in addition to the default one; all mean the built-in runtime.
-    pub handlers: Vec<String>,
+    /// Who makes the containers of pods that ask for a runtime handler.
+    pub handlers: Handlers,
     /// What the node has chosen for what requests leave open.
     pub defaults: Defaults,
     /// Where files say what this machine adds to containers.
@@ -180,6 +180,12 @@ impl Engine {
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.program
+    }
+
+    /// The runtime handlers.
+    #[must_use]
+    pub fn handlers(&self) -> &Handlers {
+        &self.options.handlers
     }
 
     /// What this machine can do.

@@ -75,6 +75,13 @@ impl Layout {
         self.pod(pod).join("bundles").join(container.as_str())
     }
 
+    /// A directory of the pod's runtime, if that is another one: `state` is the runtime's own, and over `bundle`
+    /// bundles are mounted where only the runtime sees them.
+    #[must_use]
+    pub fn runtime(&self, pod: &PodId, name: &str) -> PathBuf {
+        self.pod(pod).join("runtime").join(name)
+    }
+
     /// A container's exit record. Only the supervisor writes it.
     #[must_use]
     pub fn exit_record(&self, pod: &PodId, container: &ContainerId) -> PathBuf {

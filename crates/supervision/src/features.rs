@@ -58,6 +58,9 @@ impl Features {
         if plan.process.apparmor.is_some() && !self.has(feature::APPARMOR) {
             return Err(SupervisorError::Older { what: "AppArmor profiles" });
         }
+        if plan.runtime.is_some() && !self.has(feature::RUNTIMES) {
+            return Err(SupervisorError::Older { what: "other runtimes" });
+        }
         let limits = plan.stdio.log.as_ref().map(|log| log.limits);
         if limits.is_some_and(|limits| limits != LogLimits::default()) && !self.has(feature::LOG_LIMITS) {
             return Err(SupervisorError::Older { what: "the configured limits of logs" });

@@ -199,6 +199,22 @@ pub fn child_number(process: BorrowedFd<'_>) -> Result<i32> {
     }
 }
 
+/// The PID namespace of a process, on every kernel. It is found by its number before Linux 6.11, so this process must
+/// see the process in its `/proc`.
+///
+/// # Errors
+/// The process is gone, or not to be seen.
+pub fn pid_namespace_of(process: BorrowedFd<'_>) -> Result<OwnedFd> {
+    match pid_namespace(process) {
+        Err(error) if error.errno == Errno::ENOTTY => {}
+        other => return other,
+    }
+    let path = format!("/proc/{}/ns/pid", number_in_proc(process)?);
+    let namespace = crate::fs::open(&path, nix::fcntl::OFlag::O_RDONLY)?;
+    // Else the number may have been another's by then.
+    signal(process, 0).map(|()| namespace)
+}
+
 /// Whether a process sleeps until there is something to do. One that is stopped, waits for a disk or runs does not. It
 /// is not woken for the answer.
 ///

@@ -609,6 +609,13 @@ pub struct Plan {
     pub stdio: ::core::option::Option<Stdio>,
     #[prost(message, optional, tag = "11")]
     pub reserve: ::core::option::Option<Reserve>,
+    /// Set if another runtime makes the container. It does what `devices`, `masked_paths`, `readonly_paths` and `process`
+    /// say, as its spec says it, too; the supervisor does the rest.
+    #[prost(message, optional, tag = "12")]
+    pub runtime: ::core::option::Option<Runtime>,
+    /// The spec for that runtime, as an object in JSON without `process`.
+    #[prost(bytes = "vec", tag = "13")]
+    pub runtime_spec: ::prost::alloc::vec::Vec<u8>,
 }
 /// What the supervisor itself has to know of a plan, by the same numbers: the rest is for the container's first process.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -623,6 +630,26 @@ pub struct Outline {
     pub process: ::core::option::Option<Process>,
     #[prost(message, optional, tag = "10")]
     pub stdio: ::core::option::Option<Stdio>,
+    #[prost(message, optional, tag = "12")]
+    pub runtime: ::core::option::Option<Runtime>,
+}
+/// A runtime with OCI's command line.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Runtime {
+    #[prost(string, tag = "1")]
+    pub program: ::prost::alloc::string::String,
+    /// What comes before each of its commands.
+    #[prost(string, repeated, tag = "2")]
+    pub options: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The directory in which it keeps its state.
+    #[prost(string, tag = "3")]
+    pub state_directory: ::prost::alloc::string::String,
+    /// An empty directory, over which the bundle is mounted where only the runtime sees it.
+    #[prost(string, tag = "4")]
+    pub bundle_directory: ::prost::alloc::string::String,
+    /// The process of its spec, as an object in JSON without what the container's own files and each command decide.
+    #[prost(bytes = "vec", tag = "5")]
+    pub process: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rootfs {

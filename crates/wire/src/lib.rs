@@ -45,10 +45,12 @@ pub mod feature {
     pub const TRAITS: &str = "traits";
     /// It has AppArmor confine programs.
     pub const APPARMOR: &str = "apparmor";
+    /// It has other runtimes make containers.
+    pub const RUNTIMES: &str = "runtimes";
 }
 
 /// The features of this build.
-pub const FEATURES: [&str; 7] = [
+pub const FEATURES: [&str; 8] = [
     feature::DEADLINES,
     feature::READ_ONLY_LAST,
     feature::VOLUMES,
@@ -56,6 +58,7 @@ pub const FEATURES: [&str; 7] = [
     feature::LOG_LIMITS,
     feature::TRAITS,
     feature::APPARMOR,
+    feature::RUNTIMES,
 ];
 
 /// The longest datagram, in bytes; the kernel's default send buffer holds three of them.

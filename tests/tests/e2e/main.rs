@@ -44,6 +44,8 @@ mod forward;
 #[cfg(test)]
 mod full;
 #[cfg(test)]
+mod handlers;
+#[cfg(test)]
 mod hooks;
 #[cfg(test)]
 mod host_mounts;

@@ -76,6 +76,14 @@ fn full() -> Plan {
             terminal: true,
         },
         reserve: Reserve { bytes: 512 << 20, inodes: 10_000 },
+        runtime: Some(Runtime {
+            program: host("/usr/sbin/runc"),
+            options: vec!["--debug".to_owned()],
+            state_directory: host("/pod/runtime/state"),
+            bundle_directory: host("/pod/runtime/bundle"),
+            process: b"{}".to_vec(),
+        }),
+        runtime_spec: b"{\"hooks\":{}}".to_vec(),
     }
 }
 
@@ -126,6 +134,7 @@ fn a_plan_arrives_as_it_was_sent() {
     plain.mounts.iter_mut().for_each(|mount| mount.ids = Ids::Hosts);
     plain.cgroup = CgroupPlan { directory: None, entries: Vec::new(), oom_file: None, ..plain.cgroup };
     plain.stdio = Stdio { log: None, input: Input::Empty, terminal: false };
+    (plain.runtime, plain.runtime_spec) = (None, Vec::new());
     plain.process.oom_score_adj = None;
     plain.process.traits = Traits::default();
     plain.process.apparmor = None;
@@ -153,10 +162,10 @@ fn what_is_not_sent_is_as_usual() {
 
 #[test]
 fn the_supervisor_keeps_what_commands_need() {
-    let Plan { container, namespaces, cgroup, process, stdio, .. } = full();
-    let kept = Outline { container, namespaces, cgroup, process, stdio };
-    let v1::Plan { container, namespaces, cgroup, process, stdio, .. } = v1::Plan::from(&full());
-    let message = v1::Outline { container, namespaces, cgroup, process, stdio };
+    let Plan { container, namespaces, cgroup, process, stdio, runtime, .. } = full();
+    let kept = Outline { container, namespaces, cgroup, process, stdio, runtime };
+    let v1::Plan { container, namespaces, cgroup, process, stdio, runtime, .. } = v1::Plan::from(&full());
+    let message = v1::Outline { container, namespaces, cgroup, process, stdio, runtime };
     assert_eq!(Outline::try_from(message), Ok(kept));
 }
 
@@ -195,6 +204,8 @@ const REFUSED: &[Case] = &[
     (|plan| plan.process.as_mut().unwrap().capabilities = None, "no capabilities"),
     (|plan| plan.process.as_mut().unwrap().cwd = "srv".to_owned(), "srv"),
     (|plan| plan.stdio = None, "no stdio"),
+    (|plan| plan.runtime.as_mut().unwrap().program = "runc".to_owned(), "runc"),
+    (|plan| plan.runtime.as_mut().unwrap().bundle_directory.clear(), "path"),
     (|plan| plan.stdio.as_mut().unwrap().log_directory.clear(), "path"),
 ];
 

@@ -117,6 +117,8 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
         },
         stdio: Stdio { log: None, input: Input::Empty, terminal: false },
         reserve: Reserve::default(),
+        runtime: None,
+        runtime_spec: Vec::new(),
     }
 }
 

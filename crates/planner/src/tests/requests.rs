@@ -506,7 +506,7 @@ fn propagated(propagation: MountPropagation) -> Mount {
     Mount { propagation: propagation.into(), ..plain_mount("/data") }
 }
 
-pub(super) fn mount(asked: &mut Asked, mount: Mount, propagation: Propagation) {
+pub(crate) fn mount(asked: &mut Asked, mount: Mount, propagation: Propagation) {
     asked.container.mounts.push(mount);
     asked.facts.mounts.push(Ok(MountSource { path: host("/host/real"), propagation }));
 }

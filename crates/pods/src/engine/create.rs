@@ -7,11 +7,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use wharf_cgroup::{Cgroup, CgroupPath, Limits};
+use wharf_cgroup::{Cgroup, CgroupPath};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
-use wharf_host::{self as host, Hooked, Images, Site, earlier};
+use wharf_host::{self as host, Given, Hooked, Images, Planned, Site, earlier};
 use wharf_images::LayerLease;
-use wharf_isolation::Plan;
 use wharf_nri::api::Event;
 use wharf_nri::{Changes, ContainerView, Shown};
 use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request, Switch};
@@ -35,7 +34,7 @@ type LogUnderway = Underway<Result<OwnedFd, host::Error>>;
 
 /// A container that is complete except for its first process.
 struct Prepared {
-    plan: Plan,
+    planned: Planned,
     record: ContainerRecord,
     cgroup: Cgroup,
     delegation: Switch,
@@ -57,8 +56,7 @@ struct Decision {
     /// The runtime spec that is saved for people.
     spec: Vec<u8>,
     extra: Extra,
-    plan: Plan,
-    limits: Limits,
+    planned: Planned,
     record: ContainerRecord,
     /// The path of its future cgroup.
     path: CgroupPath,
@@ -166,7 +164,7 @@ impl Engine {
 
     /// Has the pod's supervisor create the first process, which waits for its start.
     async fn first_process(&self, pod: &Pod, prepared: &mut Prepared) -> Result<Created, Error> {
-        let Prepared { plan, log, timings, .. } = prepared;
+        let Prepared { planned: Planned { plan, .. }, log, timings, .. } = prepared;
         host::ensure_profile(plan.process.apparmor.as_ref()).await?;
         let log = self.logs.end(log.take()).await?.transpose()?;
         let supervisor = pod.connected().await?;
@@ -177,7 +175,8 @@ impl Engine {
 
     /// Records a complete container.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
-        let Prepared { record, cgroup, delegation, leases, timings, .. } = prepared;
+        let Prepared { planned, record, cgroup, delegation, leases, timings, .. } = prepared;
+        host::set_rules(&cgroup, &planned)?;
         host::delegate(&cgroup, delegation, (record.uid, &pod.namespaces()))?;
         let path = self.parts.layout.container_record(pod.id(), &id);
         timings.time("record of the whole container", || record.save(&path))?;
@@ -199,8 +198,8 @@ impl Engine {
         let asked = Asked { id, config, images: &images, supervisor };
         let decision = timings.time("description and plan", || self.decide(pod, &asked))?;
         let (cgroup, log) = self.make(pod, id, &decision, &timings)?;
-        let Decision { plan, record, extra: Extra { delegation, .. }, .. } = decision;
-        Ok(Prepared { plan, record, cgroup, delegation, leases: images.into_leases(), log, timings })
+        let Decision { planned, record, extra: Extra { delegation, .. }, .. } = decision;
+        Ok(Prepared { planned, record, cgroup, delegation, leases: images.into_leases(), log, timings })
     }
 
     /// Decides everything about a container. The only things made are directories of the host that are to be mounted
@@ -209,20 +208,24 @@ impl Engine {
         let Asked { id, config, images, .. } = asked;
         let path = self.container_cgroup(pod, id)?;
         let (mut description, changes) = self.describe(pod, asked, &path)?;
-        let blame = |refusal| match changes.blame(refusal) {
-            Ok(error) => Error::at(ASKING, error),
-            Err(refusal) => refusal.into(),
+        let given = Given {
+            handler: pod.handler(),
+            layout: &self.parts.layout,
+            pod: (pod.id(), pod.config()),
+            container: config,
+            cgroup: (&self.parts.cgroups, &path),
+            filters: &self.filters,
         };
-        let limits = planner::limits(&description.resources()).map_err(blame)?;
-        let is_enclosed = host::enclose(&mut description, &limits, &self.parts.cgroups, &path)?;
-        let plan = planner::plan(&description, &self.filters).map_err(blame)?;
-        let mut record = ContainerRecord { is_enclosed, ..intent(config, images, &path) };
+        let planned = self.options.handlers.plan(&mut description, &given);
+        let planned = planned.map_err(|error| blame(&changes, error))?;
+        let mut record =
+            ContainerRecord { is_enclosed: planned.is_enclosed, ..intent(config, images, &path) };
         changes.note_in(&mut record.config, &description);
         let Description { spec, extra } = description;
         let (spec, hooks) = planner::to_saved(spec, extra.seccomp)?;
         record.hooks = hooks;
         (record.stop_signal, record.created_at_ns) = (extra.stop_signal.clone(), self.table.creation_time());
-        Ok(Decision { extra, spec, plan, limits, record, path })
+        Ok(Decision { extra, spec, planned, record, path })
     }
 
     /// Describes a container as NRI plugins want it.
@@ -231,7 +234,8 @@ impl Engine {
         let Asked { id, config: container, images, .. } = *asked;
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), &*pod.config(), &images.own.config);
-        let (defaults, profile) = (&self.options.defaults, images.profile.as_deref().map(str::as_bytes));
+        let defaults = &*self.options.handlers.defaults(of.handler(), &self.options.defaults)?;
+        let profile = images.profile.as_deref().map(str::as_bytes);
         let unasked_apparmor = self.unasked_apparmor(of, asked);
         let request =
             Request { pod_id, pod, id, container, image, mounted, profile, defaults, unasked_apparmor };
@@ -275,25 +279,26 @@ impl Engine {
         timings.time("record and spec", || {
             decision.record.save(&layout.container_record(pod.id(), id))?;
             save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
+            host::make_workplace(decision.planned.plan.runtime.as_ref())?;
             self.hooked(pod, id, &decision.record, 0).make_bundle(&decision.spec)
         })?;
         // While the cgroup is made, because the log's disk may be slow.
-        let log = decision.plan.stdio.log.clone();
+        let log = decision.planned.plan.stdio.log.clone();
         let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));
         let cgroup = timings.time("cgroup and limits", || {
             let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
             let cgroup = decision.record.of_cgroup(cgroup);
-            cgroup.apply(&decision.limits).stage("setting the container's limits")?;
+            cgroup.apply(&decision.planned.limits).stage("setting the container's limits")?;
             Ok::<_, Error>(cgroup)
         })?;
         timings.time("writable layer", || self.make_layer(id, decision))?;
         Ok((cgroup, log))
     }
 
-    fn make_layer(&self, id: &ContainerId, Decision { extra, plan, .. }: &Decision) -> Result<(), Error> {
+    fn make_layer(&self, id: &ContainerId, Decision { extra, planned, .. }: &Decision) -> Result<(), Error> {
         const SNAPSHOT: &str = "preparing the container's root file system";
         if let Some(top) = extra.layers.lowers.first() {
-            let ids = plan.namespaces.user.as_ref().map(|user| user.ids);
+            let ids = planned.plan.namespaces.user.as_ref().map(|user| user.ids);
             self.parts.snapshots.prepare(id, top.as_path(), ids).stage(SNAPSHOT)?;
         }
         for number in 0..extra.volumes.len() {
@@ -306,6 +311,17 @@ impl Engine {
     pub(super) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
         let path = self.options.placement.container(&self.pod_cgroup(pod)?, id.as_str());
         path.map_err(|error| Error::invalid("cgroup_parent", error))
+    }
+}
+
+/// A refusal is the plugins' that have changed the description, if any has.
+fn blame(changes: &Changes, error: host::Error) -> Error {
+    match error {
+        host::Error::Refused(refusal) => match changes.blame(refusal) {
+            Ok(error) => Error::at(ASKING, error),
+            Err(refusal) => refusal.into(),
+        },
+        other => other.into(),
     }
 }
 

@@ -52,7 +52,8 @@ impl Engine {
         config: PodSandboxConfig,
         handler: String,
     ) -> Result<PodId, Error> {
-        self.check_handler(&handler)?;
+        let runtime = self.options.handlers.runtime(&handler)?;
+        runtime.map_or(Ok(()), |runtime| runtime.check_pod(&planner::namespaces_of(&config)))?;
         let key = PodKey::of(&config)?;
         planner::check_pod(&config, self.machine.modules, &self.options.defaults, &self.options.placement)?;
         let engine = Arc::clone(self);
@@ -68,11 +69,7 @@ impl Engine {
     /// # Errors
     /// InvalidArgument, with the names of the known handlers.
     pub fn check_handler(&self, handler: &str) -> Result<(), Error> {
-        if handler.is_empty() || self.options.handlers.iter().any(|known| known == handler) {
-            return Ok(());
-        }
-        let known = self.options.handlers.join(", ");
-        Err(Error::invalid("runtime_handler", format!("{handler:?} is not known; known are: {known}")))
+        Ok(self.options.handlers.find(handler).map(drop)?)
     }
 
     async fn make_pod(self: Arc<Self>, config: PodSandboxConfig, handler: String) -> Result<PodId, Error> {

@@ -105,9 +105,13 @@ impl Engine {
         hooks::execute(&hooks::LAST, pod, hooked, last).await?;
         let (engine, id) = (Arc::clone(self), id.clone());
         let layout = &self.parts.layout;
+        let (handler, cgroup) = (pod.handler().to_owned(), record.cgroup.clone());
         let (exit, record) = (layout.exit_record(pod.id(), &id), layout.container_record(pod.id(), &id));
         let spec = layout.container_spec(pod.id(), &id);
+        let state = layout.runtime(pod.id(), "state");
         blocking(move || {
+            let cgroup = (&engine.parts.cgroups, &*cgroup);
+            engine.options.handlers.delete(&handler, (&state, &id), cgroup)?;
             engine.parts.snapshots.remove(&id).stage("removing the container's files")?;
             // The record goes last, because a new daemon finds everything else from it.
             let mut files = [&exit, &spec, &record].into_iter();

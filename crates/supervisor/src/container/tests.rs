@@ -56,6 +56,7 @@ fn outline(directory: &Path) -> Outline {
             seccomp_flags: 0,
         },
         stdio: wharf_isolation::Stdio { log: None, input: Input::Empty, terminal: false },
+        runtime: None,
     }
 }
 

@@ -5,10 +5,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use wharf_isolation::{JoinPlan, Origin, Outline, PidNamespace, Place};
+use wharf_isolation::{JoinPlan, Origin, Outline, PidNamespace, Place, Streams};
+use wharf_runtimes::Command;
 use wharf_types::ContainerId;
 
 use super::Driver;
+use crate::child::Child;
 use crate::container::{Container, Exec};
 use crate::failure::Failure;
 use crate::leaf::{self, Leaf};
@@ -25,14 +27,17 @@ impl Driver {
         let NewContainer { plan, whole, log_directory } = self.payload.take_container()?;
         let (streams, pipes) = pipes(plan.stdio.input)?;
         self.ensure_reaper(&plan)?;
-        let place = self.place(&plan.namespaces.pid)?;
-        let cgroup = plan.cgroup.directory.as_ref().map(|path| leaf::open_directory(path.as_path()));
-        let cgroup = cgroup.transpose()?;
+        let place = self.place(&plan)?;
+        let cgroup = plan.cgroup.directory.as_ref().filter(|_| plan.runtime.is_none());
+        let cgroup = cgroup.map(|path| leaf::open_directory(path.as_path())).transpose()?;
         let pod = self.held.namespaces()?;
         let mut keep = streams.descriptors();
         keep.extend(place.process());
         keep.extend(pod.descriptors());
-        let body = |origin: Origin<'_>| wharf_isolation::create(&whole, pod, &streams, origin);
+        let body = |origin: Origin<'_>| match origin.place {
+            Place::Runtimes(_) => wharf_runtimes::create(&whole, pod, &streams, origin),
+            _ => wharf_isolation::create(&whole, pod, &streams, origin),
+        };
         let child = self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body);
         self.hold(id, Container::new(*plan, child?, stages), pipes, log_directory)
     }
@@ -69,7 +74,12 @@ impl Driver {
     }
 
     /// Where a container's program runs.
-    fn place(&self, namespace: &PidNamespace) -> Result<Place<'_>, Failure> {
+    fn place(&self, plan: &Outline) -> Result<Place<'_>, Failure> {
+        let place = self.namespace(&plan.namespaces.pid)?;
+        Ok(if plan.runtime.is_some() { Place::Runtimes(place.process()) } else { place })
+    }
+
+    fn namespace(&self, namespace: &PidNamespace) -> Result<Place<'_>, Failure> {
         let process = match namespace {
             PidNamespace::Container => return Ok(Place::New),
             PidNamespace::Host => return Ok(Place::Host),
@@ -101,10 +111,7 @@ impl Driver {
         let mut plan = self.join_plan(container, &new)?;
         let leaf = Leaf::make(&container.plan.cgroup, number)?;
         plan.entries.extend(leaf.tasks());
-        let first = container.child.pidfd.as_fd();
-        let keep = [&new.streams.descriptors()[..], &[first], &plan.entries].concat();
-        let body = |origin: Origin<'_>| wharf_isolation::join(&plan, first, &new.streams, origin);
-        let spawned = self.spawner.spawn(Place::Of(first), leaf.directory(), &keep, body);
+        let spawned = self.spawn_command(container, &plan, &leaf, &new.streams);
         let mut child = spawned.map_err(|error| {
             leaf::discard(&leaf.path);
             leaf::refused(error)
@@ -113,6 +120,27 @@ impl Driver {
         child.watch(&mut self.watch, &Owner::Exec(number))?;
         self.execs.insert(number, Exec { container: id, child, terminal: None, leaf: leaf.path });
         Ok(())
+    }
+
+    /// Spawns the process, which enters the container by itself, or is replaced by one that the container's runtime
+    /// makes.
+    fn spawn_command(
+        &self,
+        container: &Container,
+        plan: &JoinPlan<'_>,
+        leaf: &Leaf,
+        streams: &Streams,
+    ) -> wharf_sys::Result<Child> {
+        let Outline { container: id, runtime, cgroup, .. } = &container.plan;
+        if let Some(runtime) = runtime {
+            let command = Command { container: id, runtime, cgroup, leaf: &leaf.path, plan };
+            let body = |origin: Origin<'_>| wharf_runtimes::execute(&command, streams, origin);
+            return self.spawner.spawn(Place::Runtimes(None), None, &streams.descriptors(), body);
+        }
+        let first = container.child.pidfd.as_fd();
+        let keep = [&streams.descriptors()[..], &[first], &plan.entries].concat();
+        let body = |origin: Origin<'_>| wharf_isolation::join(plan, first, streams, origin);
+        self.spawner.spawn(Place::Of(first), leaf.directory(), &keep, body)
     }
 
     /// The container's own process with other arguments.

@@ -149,7 +149,10 @@ impl Driver {
         self.creators.reap();
         let execs = || self.execs.values().map(|exec| &exec.child);
         let containers = || self.containers.values();
-        let starting = containers().filter(|container| container.first == First::Started);
+        // Another runtime's process is named as soon as it is made.
+        let is_starting =
+            |container: &&Container| container.first == First::Started || container.plan.runtime.is_some();
+        let starting = containers().filter(is_starting);
         let mut births = starting.map(|container| &container.child).chain(execs());
         if births.any(|child| child.role == Role::Creator) {
             // An unknown dead child may be one whose birth has not been reported yet. It is looked at again afterwards.

@@ -15,7 +15,7 @@ use wharf_cri_api::v1::{
     ContainerConfig, ContainerMetadata, ImageSpec, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
     NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
 };
-use wharf_host::{AdditionsConfig, directories};
+use wharf_host::{AdditionsConfig, HandlerConfig, Handlers, directories};
 use wharf_images::{Form, LayerSource, NewImage, Store, manifest::digest_of};
 use wharf_network::{Builtin, BuiltinConfig, Mode, Network};
 use wharf_planner::{Defaults, Switch};
@@ -76,7 +76,10 @@ impl World {
             layout,
         };
         let cgroup_parent = format!("/wharf-pods-test-{}-{number}", std::process::id());
-        let (handlers, defaults) = (vec!["known".to_owned()], Defaults::default());
+        let config =
+            HandlerConfig { program: None, options: vec![], annotations: vec![], privileged_devices: None };
+        let handlers = Handlers::ask([("known".to_owned(), config)].into()).unwrap();
+        let defaults = Defaults::default();
         let additions = AdditionsConfig {
             cdi: Switch::On,
             cdi_directories: vec![directory.path().join("cdi")],

@@ -1,0 +1,327 @@
+//! The handlers of this node: the names by which pods choose how their containers are made, by wharf or by another
+//! runtime of this machine.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_cgroup::{Access, Cgroup, CgroupPath, Cgroups, DeviceRule, DeviceType, Limits};
+use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
+use wharf_isolation::{Plan, Runtime};
+use wharf_planner::defaults::PrivilegedDevices;
+use wharf_planner::{Defaults, Description, Features, Filters, OtherRuntime, Refusal, Workplace};
+use wharf_state::Layout;
+use wharf_types::program::DEFAULT_PATH;
+use wharf_types::{ContainerId, ErrorKind, Failure, HostPath, PodId, Stage as _, StageError};
+
+use crate::cgroups::enclose;
+use crate::error::Error;
+use crate::places::host_path;
+use crate::program;
+
+/// How long a runtime may take to say what it can do, or to delete what it keeps.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the configuration says of a handler.
+#[derive(Debug, Clone)]
+pub struct HandlerConfig {
+    /// The program of its runtime; wharf itself if there is none.
+    pub program: Option<HostPath>,
+    /// What comes before each of the runtime's commands.
+    pub options: Vec<String>,
+    /// The annotations that the runtime is told.
+    pub annotations: Vec<String>,
+    /// What its privileged containers have of the machine's devices, if not what others have.
+    pub privileged_devices: Option<PrivilegedDevices>,
+}
+
+/// A handler.
+#[derive(Debug)]
+pub struct Handler {
+    /// Its runtime; wharf itself if there is none.
+    pub runtime: Option<OtherRuntime>,
+    /// What its privileged containers have of the machine's devices, if not what others have.
+    pub privileged_devices: Option<PrivilegedDevices>,
+}
+
+/// All handlers by their names. The one without a name is wharf, as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Handlers(Arc<BTreeMap<String, Handler>>);
+
+/// A runtime did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{runtime} {problem}")]
+struct RuntimeError {
+    runtime: String,
+    problem: String,
+}
+
+impl Failure for RuntimeError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Internal
+    }
+}
+
+impl Handlers {
+    /// The handlers of a configuration. Each runtime is asked what it can do; older ones cannot say.
+    ///
+    /// # Errors
+    /// A program cannot be executed.
+    pub fn ask(configs: BTreeMap<String, HandlerConfig>) -> Result<Self, StageError> {
+        let handler = |(name, config): (String, HandlerConfig)| {
+            let HandlerConfig { program, options, annotations, privileged_devices } = config;
+            let runtime = |program: HostPath| {
+                let features = features(&program).stage("asking a runtime for its features")?;
+                Ok::<_, StageError>(OtherRuntime {
+                    handler: name.clone(),
+                    program,
+                    options,
+                    features,
+                    annotations,
+                })
+            };
+            Ok((name.clone(), Handler { runtime: program.map(runtime).transpose()?, privileged_devices }))
+        };
+        configs.into_iter().map(handler).collect::<Result<_, _>>().map(|all| Self(Arc::new(all)))
+    }
+
+    /// All with a name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Handler)> {
+        self.0.iter().map(|(name, handler)| (name.as_str(), handler))
+    }
+
+    /// The handler of a name; `None` for that without a name.
+    ///
+    /// # Errors
+    /// The name is not known.
+    pub fn find(&self, name: &str) -> Result<Option<&Handler>, Refusal> {
+        match self.0.get(name) {
+            None if !name.is_empty() => {
+                let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
+                let problem = format!("{name:?} is not known; known are: {}", known.join(", "));
+                Err(Refusal::Field { field: "runtime_handler", problem })
+            }
+            handler => Ok(handler),
+        }
+    }
+
+    /// The runtime of a handler, unless that is wharf itself.
+    ///
+    /// # Errors
+    /// The name is not known.
+    pub fn runtime(&self, name: &str) -> Result<Option<&OtherRuntime>, Refusal> {
+        Ok(self.find(name)?.and_then(|handler| handler.runtime.as_ref()))
+    }
+
+    /// What requests leave open in pods of a handler.
+    ///
+    /// # Errors
+    /// The name is not known.
+    pub fn defaults<'a>(&self, name: &str, all: &'a Defaults) -> Result<Cow<'a, Defaults>, Refusal> {
+        let devices = self.find(name)?.and_then(|handler| handler.privileged_devices);
+        Ok(match devices {
+            Some(privileged_devices) => Cow::Owned(Defaults { privileged_devices, ..all.clone() }),
+            None => Cow::Borrowed(all),
+        })
+    }
+
+    /// Decides everything about a container that follows from its description, and gives it to the runtime of its pod's
+    /// handler, if that is another one.
+    ///
+    /// # Errors
+    /// Nobody can make the container as it is described, or the runtime cannot.
+    pub fn plan(&self, description: &mut Description, given: &Given<'_>) -> Result<Planned, Error> {
+        let mut limits = wharf_planner::limits(&description.resources())?;
+        let (cgroups, path) = given.cgroup;
+        let is_enclosed = enclose(description, &limits, cgroups, path)?;
+        let mut plan = wharf_planner::plan(description, given.filters)?;
+        let mut rules = None;
+        if let Some(runtime) = self.runtime(given.handler)? {
+            let cgroup = cgroups.at(path);
+            let cgroup = if is_enclosed { cgroup.enclosed() } else { cgroup };
+            let cgroup = cgroup.path_of_processes().as_str().to_owned();
+            let path = |name| host_path(&given.layout.runtime(given.pod.0, name));
+            let place = Workplace { state: path("state")?, bundle: path("bundle")?, cgroup };
+            runtime.take(&mut plan, description, (given.pod.1, given.container), place)?;
+            rules = Some(Limits { devices: limits.devices.clone(), ..Limits::default() });
+            limits.devices.get_or_insert_default().push(console());
+        }
+        Ok(Planned { plan, limits, rules, is_enclosed })
+    }
+
+    /// Has the runtime that made a container delete what it keeps of it in its directory `state`; no process is left.
+    /// If that runtime is no handler any more, this goes with the pod's directory.
+    ///
+    /// # Errors
+    /// What the runtime says, or the kernel says of cgroups that only the runtime has made.
+    pub fn delete(
+        &self,
+        name: &str,
+        (state, container): (&Path, &ContainerId),
+        (cgroups, cgroup): (&Cgroups, &str),
+    ) -> Result<(), StageError> {
+        const STAGE: &str = "deleting the container in its runtime";
+        let Ok(Some(runtime)) = self.runtime(name) else { return Ok(()) };
+        if state.join(container.as_str()).exists() {
+            let mut command = command(&runtime.program);
+            command.args(&runtime.options).arg("--root").arg(state);
+            command.args(["delete", "--force", container.as_str()]);
+            let done = program::output(&mut command, PATIENCE).map(drop);
+            let failed = |problem| RuntimeError { runtime: runtime.program.to_string(), problem };
+            done.map_err(failed).stage(STAGE)?;
+        }
+        CgroupPath::new(cgroup).map_or(Ok(()), |path| cgroups.remove_elsewhere(&path)).stage(STAGE)
+    }
+}
+
+/// A container to plan.
+#[derive(Debug)]
+pub struct Given<'a> {
+    /// The handler of its pod.
+    pub handler: &'a str,
+    /// Where everything is.
+    pub layout: &'a Layout,
+    /// Its pod.
+    pub pod: (&'a PodId, &'a PodSandboxConfig),
+    /// Its request.
+    pub container: &'a ContainerConfig,
+    /// The path of its cgroup, which need not exist.
+    pub cgroup: (&'a Cgroups, &'a CgroupPath),
+    /// The compiled seccomp profiles.
+    pub filters: &'a Filters,
+}
+
+/// What is decided about a container.
+#[derive(Debug)]
+pub struct Planned {
+    /// What its supervisor does.
+    pub plan: Plan,
+    /// The limits of its new cgroup.
+    pub limits: Limits,
+    /// The rules for devices that are set when another runtime has set its own.
+    pub rules: Option<Limits>,
+    /// Whether its processes are in a cgroup below that.
+    pub is_enclosed: bool,
+}
+
+/// The machine's console, which runtimes allow every container by themselves: as long as they make one, its cgroup must
+/// allow that.
+fn console() -> DeviceRule {
+    DeviceRule::allow(DeviceType::Char, Some(5), Some(1), Access::ALL)
+}
+
+/// What a runtime says that it can do; nothing if it does not have the command.
+fn features(runtime: &HostPath) -> Result<Features, RuntimeError> {
+    let failed = |problem| RuntimeError { runtime: runtime.to_string(), problem };
+    match program::output(command(runtime).arg("features"), PATIENCE) {
+        Ok(text) => Features::parse(&text).map_err(failed),
+        Err(problem) if std::fs::File::open(runtime.as_path()).is_err() => Err(failed(problem)),
+        Err(problem) => {
+            tracing::info!(runtime = runtime.as_str(), problem, "a runtime does not say what it can do");
+            Ok(Features::default())
+        }
+    }
+}
+
+/// Sets the rules for devices of a container that another runtime has made, and that does not run yet: that runtime may
+/// have allowed more.
+///
+/// # Errors
+/// The rule that the kernel refused.
+pub fn set_rules(cgroup: &Cgroup, planned: &Planned) -> Result<(), StageError> {
+    let set = planned.rules.as_ref().map_or(Ok(()), |rules| cgroup.update(rules));
+    set.stage("setting the container's devices")
+}
+
+/// Makes the directories of a pod's runtime.
+///
+/// # Errors
+/// The disk's.
+pub fn make_workplace(runtime: Option<&Runtime>) -> Result<(), StageError> {
+    let Some(Runtime { state_directory, bundle_directory, .. }) = runtime else { return Ok(()) };
+    let make = |path: &HostPath| DirBuilder::new().recursive(true).mode(0o700).create(path.as_path());
+    [state_directory, bundle_directory]
+        .into_iter()
+        .try_for_each(make)
+        .stage("making the runtime's directories")
+}
+
+fn command(runtime: &HostPath) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "the one place where the daemon asks other runtimes")]
+    let mut command = Command::new(runtime.as_path());
+    command.env_clear().env("PATH", DEFAULT_PATH);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A runtime that notes its words.
+    fn script(directory: &Path, body: &str) -> HostPath {
+        let path = directory.join("runtime");
+        std::fs::write(&path, format!("#!/bin/sh\necho \"$@\" >>{}/said\n{body}\n", directory.display()))
+            .unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        HostPath::new(path.to_str().unwrap()).unwrap()
+    }
+
+    fn handlers(program: HostPath) -> Result<Handlers, StageError> {
+        let other = HandlerConfig {
+            program: Some(program),
+            options: vec!["--debug".to_owned()],
+            annotations: Vec::new(),
+            privileged_devices: Some(PrivilegedDevices::Usual),
+        };
+        let own = HandlerConfig { program: None, options: Vec::new(), ..other.clone() };
+        Handlers::ask([("other".to_owned(), other), ("own".to_owned(), own)].into())
+    }
+
+    #[test]
+    fn a_runtime_is_asked_what_it_can_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let handlers = handlers(script(directory.path(), "echo '{\"ociVersionMax\": \"1.2.0\"}'")).unwrap();
+        let runtime = handlers.runtime("other").unwrap().unwrap();
+        assert_eq!(runtime.features.shown()["ociVersionMax"], "1.2.0");
+        assert!(handlers.runtime("own").unwrap().is_none() && handlers.runtime("").unwrap().is_none());
+        let unknown = handlers.find("kata").unwrap_err().to_string();
+        assert!(unknown.contains("\"kata\" is not known; known are: other, own"), "{unknown}");
+        let all = Defaults::default();
+        assert_eq!(handlers.defaults("own", &all).unwrap().privileged_devices, PrivilegedDevices::Usual);
+        assert_eq!(*handlers.defaults("", &all).unwrap(), all);
+    }
+
+    #[test]
+    fn an_older_runtime_says_nothing_and_a_missing_one_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let older = handlers(script(directory.path(), "echo unknown command >&2; exit 1")).unwrap();
+        assert!(older.runtime("other").unwrap().unwrap().features.shown().is_null());
+        assert!(handlers(HostPath::new("/no/such/runtime").unwrap()).is_err());
+    }
+
+    #[test]
+    fn what_a_runtime_keeps_is_deleted_by_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, id) = (directory.path().join("state"), ContainerId::from_random([7; 32]));
+        let body = format!("[ \"$4\" != delete ] && echo {{}} || rmdir {}/$6", state.display());
+        let handlers = handlers(script(directory.path(), &body)).unwrap();
+        let cgroups = Cgroups::detect().unwrap();
+        let delete =
+            |name: &str| handlers.delete(name, (&state, &id), (&cgroups, "/wharf-handlers-test/x")).unwrap();
+        delete("other");
+        std::fs::create_dir_all(state.join(id.as_str())).unwrap();
+        delete("own");
+        delete("gone");
+        delete("other");
+        let said = std::fs::read_to_string(directory.path().join("said")).unwrap();
+        let wanted = format!("--debug --root {} delete --force {id}", state.display());
+        assert_eq!(said.lines().last(), Some(&*wanted));
+        assert!(!state.join(id.as_str()).exists());
+    }
+}

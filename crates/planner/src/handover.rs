@@ -1,0 +1,424 @@
+//! What another runtime is told of a container: the spec that it carries out, in the place of wharf's own steps.
+//!
+//! It is made of the description and of the plan, so that what is mounted, and with which restrictions, is the same
+//! whoever makes the container. What of the plan a runtime cannot do is refused: nothing is left out. Limits are not
+//! the runtime's business: the cgroup has them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{
+    Linux, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, LinuxSeccompFilterFlag,
+    Mount, Process,
+};
+use serde_json::Value;
+use wharf_cri_api::v1::{ContainerConfig, NamespaceOption, PodSandboxConfig};
+use wharf_isolation::bundle::{PID_NAMESPACE, ROOT};
+use wharf_isolation::{MountPlan, Namespaces, PidNamespace, Plan, Runtime, Source, Traits};
+use wharf_sys::mount::{Attributes, Propagation};
+use wharf_types::HostPath;
+
+use crate::description::Description;
+use crate::{Refusal, user_namespace};
+
+/// The version of the spec that every runtime in use knows; nothing newer is in it.
+const OCI_VERSION: &str = "1.0.2";
+/// What is decided for each process when it is made.
+const DECIDED_LATER: [&str; 5] = ["terminal", "consoleSize", "user", "args", "env"];
+
+/// What a runtime says of itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Features(Value);
+
+impl Features {
+    /// Reads what its command `features` prints.
+    ///
+    /// # Errors
+    /// It is no object.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        match serde_json::from_slice(text) {
+            Ok(features @ Value::Object(_)) => Ok(Self(features)),
+            Ok(_) => Err("it is no object".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// As it was printed; null if the runtime does not have the command.
+    #[must_use]
+    pub fn shown(&self) -> &Value {
+        &self.0
+    }
+
+    /// A runtime that does not say which flags it knows may refuse any.
+    fn knows_flag(&self, flag: LinuxSeccompFilterFlag) -> bool {
+        let name = serde_json::to_value(flag).unwrap_or_default();
+        let known = self.0.pointer("/linux/seccomp/knownFlags").and_then(Value::as_array);
+        known.is_some_and(|known| known.contains(&name))
+    }
+}
+
+/// A runtime that is a handler's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OtherRuntime {
+    /// The name of the handler.
+    pub handler: String,
+    /// Its program.
+    pub program: HostPath,
+    /// What comes before each of its commands.
+    pub options: Vec<String>,
+    /// What it says of itself.
+    pub features: Features,
+    /// The annotations of pods and of containers that it is told, by their names; one that ends with `*` stands for all
+    /// that begin so.
+    pub annotations: Vec<String>,
+}
+
+/// Where a runtime makes a container.
+#[derive(Debug)]
+pub struct Workplace {
+    /// The directory in which it keeps its state.
+    pub state: HostPath,
+    /// The directory over which bundles are mounted.
+    pub bundle: HostPath,
+    /// The path of the cgroup of the container's processes.
+    pub cgroup: String,
+}
+
+impl OtherRuntime {
+    /// Checks that it can make a pod's containers.
+    ///
+    /// # Errors
+    /// A user namespace.
+    pub fn check_pod(&self, namespaces: &NamespaceOption) -> Result<(), Refusal> {
+        match user_namespace::of(namespaces)? {
+            Some(_ids) => Err(self.cannot("pods with a user namespace: leave the runtime class out")),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a container to this runtime: changes its plan so that the supervisor has the runtime make it.
+    ///
+    /// # Errors
+    /// The runtime, or its spec, cannot do what the plan says.
+    pub fn take(
+        &self,
+        plan: &mut Plan,
+        description: &Description,
+        (pod, container): (&PodSandboxConfig, &ContainerConfig),
+        place: Workplace,
+    ) -> Result<(), Refusal> {
+        self.check(plan)?;
+        leave_cgroups(plan, description);
+        let fault = |error| Refusal::spec("bundle", error);
+        let mut spec = description.spec.clone();
+        let process = spec.process().as_ref().map(rest_of_process).transpose().map_err(fault)?;
+        let mut annotations = spec.annotations().clone().unwrap_or_default();
+        annotations.extend(self.passed(&pod.annotations));
+        annotations.extend(self.passed(&container.annotations));
+        spec.set_version(OCI_VERSION.to_owned())
+            .set_process(None)
+            // The daemon executes them.
+            .set_hooks(None)
+            .set_annotations(Some(annotations))
+            .set_mounts(Some(mounts(plan, &place)?));
+        if let Some(root) = spec.root_mut() {
+            root.set_path(PathBuf::from(ROOT));
+        }
+        if let Some(linux) = spec.linux_mut() {
+            self.change(linux, plan, &place)?;
+        }
+        plan.runtime_spec = serde_json::to_vec(&spec).map_err(fault)?;
+        plan.runtime = Some(Runtime {
+            program: self.program.clone(),
+            options: self.options.clone(),
+            state_directory: place.state,
+            bundle_directory: place.bundle,
+            process: process.unwrap_or_default(),
+        });
+        Ok(())
+    }
+
+    fn cannot(&self, what: &str) -> Refusal {
+        Refusal::field("runtime_handler", format!("{:?} cannot make {what}", self.handler))
+    }
+
+    fn check(&self, plan: &Plan) -> Result<(), Refusal> {
+        if plan.namespaces.user.is_some() {
+            return Err(self.cannot("containers with a user namespace: leave the runtime class out"));
+        }
+        // Older runtimes ignore these fields.
+        if (Traits { umask: 0, ..plan.process.traits }) != (Traits { umask: 0, ..Traits::default() }) {
+            return Err(self.cannot("containers with a scheduling policy, an I/O priority or a personality"));
+        }
+        match plan.process.env.iter().find(|variable| std::str::from_utf8(variable).is_err()) {
+            Some(variable) => {
+                let name = String::from_utf8_lossy(variable);
+                let name = name.split('=').next().unwrap_or_default();
+                Err(self.cannot(&format!("containers with a variable that is not UTF-8: {name}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn passed(&self, annotations: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> {
+        let is_passed = |name: &str| {
+            self.annotations.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => name == pattern,
+            })
+        };
+        let passed = annotations.iter().filter(move |(name, _)| is_passed(name));
+        passed.map(|(name, value)| (name.clone(), value.clone()))
+    }
+
+    fn change(&self, linux: &mut Linux, plan: &Plan, place: &Workplace) -> Result<(), Refusal> {
+        let mut devices = LinuxResources::default();
+        devices.set_devices(linux.resources().as_ref().and_then(|resources| resources.devices().clone()));
+        linux
+            .set_namespaces(Some(namespaces(&plan.namespaces, place)?))
+            .set_cgroups_path(Some(PathBuf::from(&place.cgroup)))
+            .set_resources(Some(devices));
+        let propagations = plan.mounts.iter().map(|mount| mount.propagation);
+        let needed = propagations.chain([plan.rootfs.propagation]).max_by_key(|one| reach(*one));
+        linux.set_rootfs_propagation(needed.map(|one| word(one, Depth::Tree).to_owned()));
+        if let Some(seccomp) = linux.seccomp_mut() {
+            let flags = seccomp.flags().iter().flatten().copied();
+            let (known, unknown): (Vec<_>, Vec<_>) = flags.partition(|flag| self.features.knows_flag(*flag));
+            // The others change only how fast a program is.
+            if unknown.contains(&LinuxSeccompFilterFlag::SeccompFilterFlagLog) {
+                return Err(self.cannot("containers whose seccomp profile has calls logged"));
+            }
+            seccomp.set_flags((!known.is_empty()).then_some(known));
+        }
+        Ok(())
+    }
+}
+
+/// Leaves mounting the cgroups to the runtime: it would take binds of them for the machine's own hierarchies.
+fn leave_cgroups(plan: &mut Plan, description: &Description) {
+    let of_cgroups = |mount: &&Mount| mount.typ().as_deref() == Some("cgroup");
+    let targets = description.spec.mounts().iter().flatten().filter(of_cgroups);
+    let targets: Vec<String> = targets.map(|mount| mount.destination().display().to_string()).collect();
+    let directories = &description.extra.cgroup.v1;
+    let is_bind = |mount: &MountPlan| match &mount.source {
+        Source::Single(path) => directories.iter().any(|(_name, directory)| directory == path),
+        _ => false,
+    };
+    plan.mounts.retain(|mount| !is_bind(mount));
+    for mount in plan.mounts.iter_mut().filter(|mount| targets.contains(&mount.target.as_str().to_owned())) {
+        mount.source = Source::Filesystem { kind: "cgroup".to_owned(), options: Vec::new() };
+    }
+}
+
+/// The process of a spec without what is decided for each.
+fn rest_of_process(process: &Process) -> Result<Vec<u8>, serde_json::Error> {
+    let mut rest = serde_json::to_value(process)?;
+    if let Some(fields) = rest.as_object_mut() {
+        DECIDED_LATER.iter().for_each(|name| drop(fields.remove(*name)));
+    }
+    serde_json::to_vec(&rest)
+}
+
+fn namespaces(plan: &Namespaces, place: &Workplace) -> Result<Vec<LinuxNamespace>, Refusal> {
+    use LinuxNamespaceType as Type;
+    let path = |path: &Option<HostPath>| path.as_ref().map(|path| path.as_path().to_owned());
+    let pods = [(Type::Network, &plan.net), (Type::Ipc, &plan.ipc), (Type::Uts, &plan.uts)];
+    let pods = pods.into_iter().filter_map(|(kind, of)| Some((kind, Some(path(of)?))));
+    let pid = match plan.pid {
+        PidNamespace::Container => Some((Type::Pid, None)),
+        PidNamespace::Pod | PidNamespace::Target(_) => {
+            Some((Type::Pid, Some(place.bundle.as_path().join(PID_NAMESPACE))))
+        }
+        PidNamespace::Host => None,
+    };
+    let own = [(Type::Mount, None)].into_iter().chain(plan.cgroup.then_some((Type::Cgroup, None)));
+    let namespace = |(kind, path): (Type, Option<PathBuf>)| {
+        let named = LinuxNamespaceBuilder::default().typ(kind);
+        let named = if let Some(path) = path { named.path(path) } else { named };
+        named.build().map_err(|error| Refusal::spec("linux.namespaces", error))
+    };
+    pods.chain(pid).chain(own).map(namespace).collect()
+}
+
+/// How much of a tree is meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    One,
+    Tree,
+}
+
+/// The plan's mounts. What the supervisor has opened is bound from where it is in the bundle.
+fn mounts(plan: &Plan, place: &Workplace) -> Result<Vec<Mount>, Refusal> {
+    plan.mounts.iter().enumerate().map(|(number, mount)| one_mount(number, mount, place)).collect()
+}
+
+fn one_mount(number: usize, plan: &MountPlan, place: &Workplace) -> Result<Mount, Refusal> {
+    let mut options: Vec<String> = attributes(plan.attributes).map(str::to_owned).collect();
+    let (kind, source) = match &plan.source {
+        Source::Filesystem { kind, options: own } => {
+            options.extend(own.iter().map(|(key, value)| match value.is_empty() {
+                true => key.clone(),
+                false => format!("{key}={value}"),
+            }));
+            (kind.as_str(), PathBuf::from(kind))
+        }
+        source => {
+            let depth = if matches!(source, Source::Tree(_)) { Depth::Tree } else { Depth::One };
+            let bind = if depth == Depth::Tree { "rbind" } else { "bind" };
+            options.extend([bind, word(plan.propagation, depth)].map(str::to_owned));
+            ("bind", place.bundle.as_path().join(number.to_string()))
+        }
+    };
+    let mut mount = Mount::default();
+    mount
+        .set_destination(plan.target.as_str().into())
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(source))
+        .set_options(Some(options));
+    Ok(mount)
+}
+
+fn attributes(attributes: Attributes) -> impl Iterator<Item = &'static str> {
+    let words = [
+        (Attributes::READ_ONLY, "ro"),
+        (Attributes::NO_SUID, "nosuid"),
+        (Attributes::NO_DEV, "nodev"),
+        (Attributes::NO_EXEC, "noexec"),
+    ];
+    words.into_iter().filter(move |(attribute, _)| attributes.has(*attribute)).map(|(_, word)| word)
+}
+
+fn word(propagation: Propagation, depth: Depth) -> &'static str {
+    match (propagation, depth) {
+        (Propagation::Private, Depth::One) => "private",
+        (Propagation::Private, Depth::Tree) => "rprivate",
+        (Propagation::Slave, Depth::One) => "slave",
+        (Propagation::Slave, Depth::Tree) => "rslave",
+        (Propagation::Shared, Depth::One) => "shared",
+        (Propagation::Shared, Depth::Tree) => "rshared",
+    }
+}
+
+/// How far mounts reach: what a mount has, the whole tree above it must allow.
+fn reach(propagation: Propagation) -> u8 {
+    match propagation {
+        Propagation::Private => 0,
+        Propagation::Slave => 1,
+        Propagation::Shared => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::requests::{mount as mount_of, users};
+    use crate::tests::{Asked, host};
+    use crate::{Filters, describe, plan};
+    use serde_json::json;
+    use wharf_cri_api::v1::Mount as Asking;
+
+    fn runtime(features: &str) -> OtherRuntime {
+        OtherRuntime {
+            handler: "runc".to_owned(),
+            program: host("/usr/sbin/runc"),
+            options: vec!["--debug".to_owned()],
+            features: Features::parse(features.as_bytes()).unwrap(),
+            annotations: vec!["example.com/*".to_owned(), "exact".to_owned()],
+        }
+    }
+
+    /// The plan of a container that a runtime takes, and the spec that it is told.
+    fn taken(runtime: &OtherRuntime, change: impl FnOnce(&mut Asked)) -> Result<(Plan, Value), Refusal> {
+        let mut asked = Asked::default();
+        change(&mut asked);
+        let description = describe(&asked.request(), &asked.facts, &asked.places)?;
+        let mut plan = plan(&description, &Filters::default())?;
+        let place = Workplace {
+            state: host("/pod/runtime/state"),
+            bundle: host("/pod/runtime/bundle"),
+            cgroup: "/pods/one/container".to_owned(),
+        };
+        runtime.take(&mut plan, &description, (&asked.pod, &asked.container), place)?;
+        let spec = serde_json::from_slice(&plan.runtime_spec).unwrap();
+        Ok((plan, spec))
+    }
+
+    #[test]
+    fn what_the_supervisor_opens_is_bound_by_its_number() {
+        let (plan, spec) = taken(&runtime("{}"), |asked| {
+            let mount = Asking { container_path: "/data".to_owned(), readonly: true, ..Asking::default() };
+            mount_of(asked, mount, Propagation::Private);
+        })
+        .unwrap();
+        let mounts = spec["mounts"].as_array().unwrap();
+        assert_eq!(mounts.len(), plan.mounts.len());
+        for (number, (mount, planned)) in mounts.iter().zip(&plan.mounts).enumerate() {
+            assert_eq!(mount["destination"], planned.target.as_str());
+            let bound = json!(format!("/pod/runtime/bundle/{number}"));
+            let is_new = matches!(planned.source, Source::Filesystem { .. });
+            assert_eq!(mount["source"] == bound, !is_new, "{mount}");
+        }
+        let data = mounts.iter().find(|mount| mount["destination"] == "/data").unwrap();
+        assert_eq!(data["options"], json!(["ro", "rbind", "rprivate"]));
+        assert_eq!(spec["root"]["path"], ROOT);
+        assert_eq!(spec["ociVersion"], OCI_VERSION);
+    }
+
+    #[test]
+    fn the_cgroup_has_the_limits_and_the_runtime_the_devices() {
+        let (plan, spec) = taken(&runtime("{}"), |asked| {
+            asked.linux().resources.get_or_insert_default().memory_limit_in_bytes = 1 << 20;
+        })
+        .unwrap();
+        let linux = &spec["linux"];
+        assert_eq!(linux["cgroupsPath"], "/pods/one/container");
+        assert!(linux["resources"]["devices"].is_array() && linux["resources"]["memory"].is_null());
+        assert!(spec["process"].is_null() && spec["hooks"].is_null());
+        let process: Value = serde_json::from_slice(&plan.runtime.unwrap().process).unwrap();
+        assert!(
+            process["capabilities"].is_object() && process["args"].is_null() && process["user"].is_null()
+        );
+    }
+
+    #[test]
+    fn a_shared_pid_namespace_is_in_the_bundle() {
+        for (pid, path) in [
+            (PidNamespace::Container, Some(Value::Null)),
+            (PidNamespace::Pod, Some(json!("/pod/runtime/bundle/pid"))),
+            (PidNamespace::Host, None),
+        ] {
+            let plan = Namespaces { net: None, ipc: None, uts: None, user: None, pid, cgroup: true };
+            let place =
+                Workplace { state: host("/s"), bundle: host("/pod/runtime/bundle"), cgroup: String::new() };
+            let told = serde_json::to_value(namespaces(&plan, &place).unwrap()).unwrap();
+            let told = told.as_array().unwrap().iter().find(|namespace| namespace["type"] == "pid");
+            assert_eq!(told.map(|namespace| namespace["path"].clone()), path);
+        }
+    }
+
+    #[test]
+    fn only_known_flags_and_chosen_annotations_are_passed() {
+        let with = |name: &str| [(name.to_owned(), "value".to_owned())];
+        let asked = |asked: &mut Asked| {
+            asked.security().seccomp = Some(wharf_cri_api::v1::SecurityProfile::default());
+            asked.pod.annotations.extend(with("example.com/a"));
+            asked.pod.annotations.extend(with("other.com/a"));
+            asked.container.annotations.extend(with("exact"));
+        };
+        let (_, spec) = taken(&runtime("{}"), asked).unwrap();
+        assert_eq!(spec["linux"]["seccomp"]["flags"], Value::Null, "{spec}");
+        let annotations = spec["annotations"].as_object().unwrap();
+        assert!(annotations.contains_key("example.com/a") && annotations.contains_key("exact"));
+        assert!(!annotations.contains_key("other.com/a"));
+        let one = runtime(r#"{"linux": {"seccomp": {"knownFlags": ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}}}"#);
+        let (_, spec) = taken(&one, asked).unwrap();
+        assert_eq!(spec["linux"]["seccomp"]["flags"], json!(["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]));
+    }
+
+    #[test]
+    fn what_a_runtime_cannot_do_is_refused() {
+        let refused = taken(&runtime("{}"), |asked| users(asked, 65_536)).unwrap_err();
+        assert!(refused.to_string().contains("\"runc\" cannot make containers with a user namespace"));
+        assert!(Features::parse(b"unknown command features").is_err() && Features::parse(b"[]").is_err());
+    }
+}
