@@ -168,7 +168,7 @@ impl ImageService for Images {
     ) -> Result<Response<PullImageResponse>, Status> {
         let request = request.into_inner();
         let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
-        self.engine.check_handler(&spec.runtime_handler).map_err(status::of)?;
+        self.engine.handlers().find(&spec.runtime_handler).map_err(status::of)?;
         let reference: Reference = spec.image.parse().map_err(|error: ReferenceError| status::of(error))?;
         let pulled = self.puller.pull(&reference, credentials(request.auth)?).await;
         let image = pulled.map_err(|error| status::of_pull(error.cri_prefix(), &*error))?;

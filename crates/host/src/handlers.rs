@@ -5,14 +5,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cgroup::{Access, Cgroup, CgroupPath, Cgroups, DeviceRule, DeviceType, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
-use wharf_isolation::{Plan, Runtime};
+use wharf_isolation::Plan;
 use wharf_planner::defaults::PrivilegedDevices;
 use wharf_planner::{Defaults, Description, Features, Filters, OtherRuntime, Refusal, Workplace};
 use wharf_state::Layout;
@@ -118,6 +117,15 @@ impl Handlers {
         Ok(self.find(name)?.and_then(|handler| handler.runtime.as_ref()))
     }
 
+    /// Checks that a pod of a handler can be made.
+    ///
+    /// # Errors
+    /// The name is not known, or the handler's runtime cannot make such pods.
+    pub fn check(&self, name: &str, pod: &PodSandboxConfig) -> Result<(), Refusal> {
+        let runtime = self.runtime(name)?;
+        runtime.map_or(Ok(()), |runtime| runtime.check_pod(&wharf_planner::namespaces_of(pod)))
+    }
+
     /// What requests leave open in pods of a handler.
     ///
     /// # Errors
@@ -147,6 +155,7 @@ impl Handlers {
             let cgroup = cgroup.path_of_processes().as_str().to_owned();
             let path = |name| host_path(&given.layout.runtime(given.pod.0, name));
             let place = Workplace { state: path("state")?, bundle: path("bundle")?, cgroup };
+            make_workplace(&place)?;
             runtime.take(&mut plan, description, (given.pod.1, given.container), place)?;
             rules = Some(Limits { devices: limits.devices.clone(), ..Limits::default() });
             limits.devices.get_or_insert_default().push(console());
@@ -154,22 +163,23 @@ impl Handlers {
         Ok(Planned { plan, limits, rules, is_enclosed })
     }
 
-    /// Has the runtime that made a container delete what it keeps of it in its directory `state`; no process is left.
-    /// If that runtime is no handler any more, this goes with the pod's directory.
+    /// Has the runtime that made a container delete what it keeps of it; no process is left. If that runtime is no
+    /// handler any more, this goes with the pod's directory.
     ///
     /// # Errors
     /// What the runtime says, or the kernel says of cgroups that only the runtime has made.
     pub fn delete(
         &self,
         name: &str,
-        (state, container): (&Path, &ContainerId),
+        (layout, pod, container): (&Layout, &PodId, &ContainerId),
         (cgroups, cgroup): (&Cgroups, &str),
     ) -> Result<(), StageError> {
         const STAGE: &str = "deleting the container in its runtime";
         let Ok(Some(runtime)) = self.runtime(name) else { return Ok(()) };
+        let state = layout.runtime(pod, "state");
         if state.join(container.as_str()).exists() {
             let mut command = command(&runtime.program);
-            command.args(&runtime.options).arg("--root").arg(state);
+            command.args(&runtime.options).arg("--root").arg(&state);
             command.args(["delete", "--force", container.as_str()]);
             let done = program::output(&mut command, PATIENCE).map(drop);
             let failed = |problem| RuntimeError { runtime: runtime.program.to_string(), problem };
@@ -238,17 +248,10 @@ pub fn set_rules(cgroup: &Cgroup, planned: &Planned) -> Result<(), StageError> {
     set.stage("setting the container's devices")
 }
 
-/// Makes the directories of a pod's runtime.
-///
-/// # Errors
-/// The disk's.
-pub fn make_workplace(runtime: Option<&Runtime>) -> Result<(), StageError> {
-    let Some(Runtime { state_directory, bundle_directory, .. }) = runtime else { return Ok(()) };
+/// Makes the directories of a pod's runtime, which go with the pod's.
+fn make_workplace(Workplace { state, bundle, .. }: &Workplace) -> Result<(), StageError> {
     let make = |path: &HostPath| DirBuilder::new().recursive(true).mode(0o700).create(path.as_path());
-    [state_directory, bundle_directory]
-        .into_iter()
-        .try_for_each(make)
-        .stage("making the runtime's directories")
+    [state, bundle].into_iter().try_for_each(make).stage("making the runtime's directories")
 }
 
 fn command(runtime: &HostPath) -> Command {
@@ -262,6 +265,7 @@ fn command(runtime: &HostPath) -> Command {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     /// A runtime that notes its words.
     fn script(directory: &Path, body: &str) -> HostPath {
@@ -308,12 +312,15 @@ mod tests {
     #[test]
     fn what_a_runtime_keeps_is_deleted_by_it() {
         let directory = tempfile::tempdir().unwrap();
-        let (state, id) = (directory.path().join("state"), ContainerId::from_random([7; 32]));
+        let layout = Layout::new(directory.path().join("run"), directory.path().join("lib"));
+        let (pod, id) = (PodId::from_random([6; 32]), ContainerId::from_random([7; 32]));
+        let state = layout.runtime(&pod, "state");
         let body = format!("[ \"$4\" != delete ] && echo {{}} || rmdir {}/$6", state.display());
         let handlers = handlers(script(directory.path(), &body)).unwrap();
         let cgroups = Cgroups::detect().unwrap();
-        let delete =
-            |name: &str| handlers.delete(name, (&state, &id), (&cgroups, "/wharf-handlers-test/x")).unwrap();
+        let delete = |name: &str| {
+            handlers.delete(name, (&layout, &pod, &id), (&cgroups, "/wharf-handlers-test/x")).unwrap();
+        };
         delete("other");
         std::fs::create_dir_all(state.join(id.as_str())).unwrap();
         delete("own");

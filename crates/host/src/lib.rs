@@ -32,7 +32,7 @@ pub use apparmor::ensure_profile;
 pub use cgroups::delegate;
 pub use error::Error;
 pub use facts::{Machine, facts, names};
-pub use handlers::{Given, Handler, HandlerConfig, Handlers, Planned, make_workplace, set_rules};
+pub use handlers::{Given, Handler, HandlerConfig, Handlers, Planned, set_rules};
 pub use hooks::Hooked;
 pub use images::{ImageView, Images, check_profile};
 pub use logs::make_log;

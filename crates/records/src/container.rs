@@ -11,9 +11,10 @@ use std::path::Path;
 use prost::Message;
 use wharf_cgroup::{Cgroup, CgroupPath};
 use wharf_cri_api::v1::ContainerConfig;
+use wharf_state::Layout;
 use wharf_state::record::{self, Durability, Format, Staged};
 use wharf_state::records::{self, Content, ContentError};
-use wharf_types::{Exit, Stage as _, StageError};
+use wharf_types::{ContainerId, Exit, PodId, Stage as _, StageError};
 use wharf_wire::v1::Identity;
 
 use crate::{Phase, Unreadable, load};
@@ -176,6 +177,17 @@ pub fn save_spec(path: &Path, text: &[u8]) -> Result<(), StageError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(text)).stage("keeping the container's runtime spec")
+}
+
+/// Removes all that is kept of a container. Its record goes last, because a new daemon finds everything else from it.
+///
+/// # Errors
+/// The disk's error.
+pub fn remove_container(layout: &Layout, pod: &PodId, id: &ContainerId) -> Result<(), StageError> {
+    let files =
+        [layout.exit_record(pod, id), layout.container_spec(pod, id), layout.container_record(pod, id)];
+    let removed = files.iter().try_for_each(|file| record::remove(file));
+    removed.stage("removing the container's records")
 }
 
 /// Loads what [`save_spec`] has saved; `None` if it was never saved, as by older builds.

@@ -46,7 +46,7 @@ impl Spawner {
         let (flags, role) = match place {
             Place::New => (CloneFlags::CLONE_NEWPID, Role::Program),
             Place::Host => (CloneFlags::empty(), Role::Program),
-            Place::Of(_) | Place::Runtimes(_) => (CloneFlags::empty(), Role::Creator),
+            _ => (CloneFlags::empty(), Role::Creator),
         };
         let end_with = (role == Role::Creator).then(std::process::id);
         match clone(&self.witness, flags, cgroup)? {

@@ -245,6 +245,9 @@ fn streams_and_terminals_are_like_those_of_any_container() {
             };
             let terminal = client.launch(&pod, &container).await.unwrap();
             let mut session = Session::attach(client, Speech::WebSocket, &terminal, TERMINAL).await;
+            // Else its echo may come first.
+            let log = client.log_path(runtime, "terminal");
+            until("it has written", async || (!logs::texts(&log).is_empty()).then_some(())).await;
             session.send(b"word\n").await.unwrap();
             assert_eq!(session.ended().await.code(), 6, "{runtime}");
             let texts = logs::texts(&client.log_path(runtime, "terminal"));

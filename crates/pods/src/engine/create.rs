@@ -13,7 +13,7 @@ use wharf_host::{self as host, Given, Hooked, Images, Planned, Site, earlier};
 use wharf_images::LayerLease;
 use wharf_nri::api::Event;
 use wharf_nri::{Changes, ContainerView, Shown};
-use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request, Switch};
+use wharf_planner::{self as planner, ContainerKey, Defaults, Description, Extra, Places, Request, Switch};
 use wharf_records::{ContainerFacts, ContainerRecord, save_spec};
 use wharf_supervision::Connection;
 use wharf_tasks::Underway;
@@ -49,6 +49,7 @@ struct Asked<'a> {
     config: &'a ContainerConfig,
     images: &'a Images,
     supervisor: &'a Connection,
+    defaults: &'a Defaults,
 }
 
 /// Every decision about a container, before anything is made.
@@ -195,7 +196,8 @@ impl Engine {
         planner::check(config, &pod.namespaces(), self.machine.modules)?;
         let images = Images::find(&self.parts.images, config)?;
         let timings = Timings::default();
-        let asked = Asked { id, config, images: &images, supervisor };
+        let defaults = &*self.options.handlers.defaults(pod.handler(), &self.options.defaults)?;
+        let asked = Asked { id, config, images: &images, supervisor, defaults };
         let decision = timings.time("description and plan", || self.decide(pod, &asked))?;
         let (cgroup, log) = self.make(pod, id, &decision, &timings)?;
         let Decision { planned, record, extra: Extra { delegation, .. }, .. } = decision;
@@ -208,15 +210,7 @@ impl Engine {
         let Asked { id, config, images, .. } = asked;
         let path = self.container_cgroup(pod, id)?;
         let (mut description, changes) = self.describe(pod, asked, &path)?;
-        let given = Given {
-            handler: pod.handler(),
-            layout: &self.parts.layout,
-            pod: (pod.id(), pod.config()),
-            container: config,
-            cgroup: (&self.parts.cgroups, &path),
-            filters: &self.filters,
-        };
-        let planned = self.options.handlers.plan(&mut description, &given);
+        let planned = self.options.handlers.plan(&mut description, &self.given(pod, config, &path));
         let planned = planned.map_err(|error| blame(&changes, error))?;
         let mut record =
             ContainerRecord { is_enclosed: planned.is_enclosed, ..intent(config, images, &path) };
@@ -228,13 +222,17 @@ impl Engine {
         Ok(Decision { extra, spec, planned, record, path })
     }
 
+    fn given<'a>(&'a self, pod: &'a Pod, container: &'a ContainerConfig, path: &'a CgroupPath) -> Given<'a> {
+        let (layout, cgroup, filters) = (&self.parts.layout, (&self.parts.cgroups, path), &self.filters);
+        Given { handler: pod.handler(), layout, pod: (pod.id(), pod.config()), container, cgroup, filters }
+    }
+
     /// Describes a container as NRI plugins want it.
     fn describe(&self, of: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Wanted, Error> {
         let (pod, places) = (of, self.places(of, asked, cgroup)?);
-        let Asked { id, config: container, images, .. } = *asked;
+        let Asked { id, config: container, images, defaults, .. } = *asked;
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), &*pod.config(), &images.own.config);
-        let defaults = &*self.options.handlers.defaults(of.handler(), &self.options.defaults)?;
         let profile = images.profile.as_deref().map(str::as_bytes);
         let unasked_apparmor = self.unasked_apparmor(of, asked);
         let request =
@@ -279,7 +277,6 @@ impl Engine {
         timings.time("record and spec", || {
             decision.record.save(&layout.container_record(pod.id(), id))?;
             save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
-            host::make_workplace(decision.planned.plan.runtime.as_ref())?;
             self.hooked(pod, id, &decision.record, 0).make_bundle(&decision.spec)
         })?;
         // While the cgroup is made, because the log's disk may be slow.
@@ -316,13 +313,8 @@ impl Engine {
 
 /// A refusal is the plugins' that have changed the description, if any has.
 fn blame(changes: &Changes, error: host::Error) -> Error {
-    match error {
-        host::Error::Refused(refusal) => match changes.blame(refusal) {
-            Ok(error) => Error::at(ASKING, error),
-            Err(refusal) => refusal.into(),
-        },
-        other => other.into(),
-    }
+    let host::Error::Refused(refusal) = error else { return error.into() };
+    changes.blame(refusal).map_or_else(Error::from, |error| Error::at(ASKING, error))
 }
 
 /// The record of a container that is about to be made.

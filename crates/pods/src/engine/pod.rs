@@ -52,8 +52,7 @@ impl Engine {
         config: PodSandboxConfig,
         handler: String,
     ) -> Result<PodId, Error> {
-        let runtime = self.options.handlers.runtime(&handler)?;
-        runtime.map_or(Ok(()), |runtime| runtime.check_pod(&planner::namespaces_of(&config)))?;
+        self.options.handlers.check(&handler, &config)?;
         let key = PodKey::of(&config)?;
         planner::check_pod(&config, self.machine.modules, &self.options.defaults, &self.options.placement)?;
         let engine = Arc::clone(self);
@@ -62,14 +61,6 @@ impl Engine {
         // This retries a call whose pod has been stopped since then: nobody may take that for a new one.
         let pod = self.pod(id.as_str())?;
         if pod.is_ready() { Ok(id) } else { Err(pod.wrong_state("not ready any more: remove it first")) }
-    }
-
-    /// Checks a runtime handler; the empty name is the default one.
-    ///
-    /// # Errors
-    /// InvalidArgument, with the names of the known handlers.
-    pub fn check_handler(&self, handler: &str) -> Result<(), Error> {
-        Ok(self.options.handlers.find(handler).map(drop)?)
     }
 
     async fn make_pod(self: Arc<Self>, config: PodSandboxConfig, handler: String) -> Result<PodId, Error> {

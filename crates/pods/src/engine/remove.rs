@@ -8,11 +8,11 @@ use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::Hooked;
 use wharf_nri::api::Event;
 use wharf_planner::hooks::Point;
-use wharf_records::ContainerRecord;
+use wharf_records::{ContainerRecord, remove_container};
 use wharf_tasks::{persist, spawn};
 use wharf_types::{ContainerId, ErrorKind, Failure, chain};
 
-use super::{Engine, hooks, kill_cgroup};
+use super::{Engine, Parts, hooks, kill_cgroup};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
@@ -103,21 +103,13 @@ impl Engine {
         let hooked = self.hooked(pod, id, record, 0);
         let last = |hooked: &Hooked| hooked.notify(Point::Poststop).and_then(|()| hooked.remove_bundle());
         hooks::execute(&hooks::LAST, pod, hooked, last).await?;
-        let (engine, id) = (Arc::clone(self), id.clone());
-        let layout = &self.parts.layout;
+        let (engine, of, id) = (Arc::clone(self), pod.id().clone(), id.clone());
         let (handler, cgroup) = (pod.handler().to_owned(), record.cgroup.clone());
-        let (exit, record) = (layout.exit_record(pod.id(), &id), layout.container_record(pod.id(), &id));
-        let spec = layout.container_spec(pod.id(), &id);
-        let state = layout.runtime(pod.id(), "state");
         blocking(move || {
-            let cgroup = (&engine.parts.cgroups, &*cgroup);
-            engine.options.handlers.delete(&handler, (&state, &id), cgroup)?;
-            engine.parts.snapshots.remove(&id).stage("removing the container's files")?;
-            // The record goes last, because a new daemon finds everything else from it.
-            let mut files = [&exit, &spec, &record].into_iter();
-            files
-                .try_for_each(|file| wharf_state::record::remove(file))
-                .stage("removing the container's records")
+            let Parts { layout, cgroups, snapshots, .. } = &engine.parts;
+            engine.options.handlers.delete(&handler, (layout, &of, &id), (cgroups, &cgroup))?;
+            snapshots.remove(&id).stage("removing the container's files")?;
+            Ok(remove_container(layout, &of, &id)?)
         })
         .await
     }

@@ -44,7 +44,7 @@ fn a_pod_that_can_never_be_made_is_refused_before_anything_is_done() {
             let error = world.engine.run_pod(config, handler.to_owned()).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
         }
-        world.engine.check_handler("known").unwrap();
+        world.engine.handlers().find("known").unwrap();
         assert_eq!(pods_on_disk(world), 0);
     });
 }
