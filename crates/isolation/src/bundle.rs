@@ -125,7 +125,7 @@ impl Bundle {
 
     /// Attaches the root file system, and each mount by its number. New file systems are the runtime's to mount.
     fn fill(&self, plan: &Plan, root: &Root, sources: Sources) -> Result<(), Error> {
-        mounts::fill_volumes(root, &plan.mounts, &sources)?;
+        mounts::fill_volumes(root, plan, &sources)?;
         let rootfs = self.make_directory(ROOT).stage(STAGE)?;
         mount::attach(root.fd(), rootfs.as_fd()).stage(STAGE)?;
         let mut trees = sources.into_trees().enumerate().zip(&plan.mounts);

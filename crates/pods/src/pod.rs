@@ -132,6 +132,11 @@ impl Pod {
         }
     }
 
+    /// The runtime handler in its request.
+    pub(crate) fn handler(&self) -> &str {
+        &self.handler
+    }
+
     /// Waits for its turn to end the pod, which waits for no other change: what is being made may be stuck.
     pub(crate) async fn end(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.ends.store(true, Relaxed);

@@ -215,7 +215,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let old = temp.path().join("trash/old");
         std::fs::create_dir_all(&old).unwrap();
-        for number in 0..40_000 {
+        for number in 0..4000 {
             mkdirat(AT_FDCWD, &old.join(number.to_string()), Mode::S_IRWXU).unwrap();
         }
         let parent = std::fs::File::open(temp.path()).unwrap();

@@ -210,7 +210,9 @@ impl Engine {
         let Asked { id, config, images, .. } = asked;
         let path = self.container_cgroup(pod, id)?;
         let (mut description, changes) = self.describe(pod, asked, &path)?;
-        let planned = self.options.handlers.plan(&mut description, &self.given(pod, config, &path));
+        let of_pod = &*pod.config();
+        let given = self.given((pod, of_pod), config, &path);
+        let planned = self.options.handlers.plan(&mut description, &given);
         let planned = planned.map_err(|error| blame(&changes, error))?;
         let mut record =
             ContainerRecord { is_enclosed: planned.is_enclosed, ..intent(config, images, &path) };
@@ -222,9 +224,14 @@ impl Engine {
         Ok(Decision { extra, spec, planned, record, path })
     }
 
-    fn given<'a>(&'a self, pod: &'a Pod, container: &'a ContainerConfig, path: &'a CgroupPath) -> Given<'a> {
+    fn given<'a>(
+        &'a self,
+        (pod, config): (&'a Pod, &'a PodSandboxConfig),
+        container: &'a ContainerConfig,
+        path: &'a CgroupPath,
+    ) -> Given<'a> {
         let (layout, cgroup, filters) = (&self.parts.layout, (&self.parts.cgroups, path), &self.filters);
-        Given { handler: pod.handler(), layout, pod: (pod.id(), pod.config()), container, cgroup, filters }
+        Given { handler: pod.handler(), layout, pod: (pod.id(), config), container, cgroup, filters }
     }
 
     /// Describes a container as NRI plugins want it.
