@@ -136,6 +136,9 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Late`] if some are left, [`Error::Parse`] if the kernel lists a process that this process cannot see.
     pub fn kill(&self, patience: Duration) -> Result<(), Error> {
+        if !self.is_populated()? {
+            return Ok(());
+        }
         self.thaw_by_v1()?;
         self.tracker().kill(patience)?;
         self.thaw_by_v1()

@@ -335,10 +335,14 @@ mod tests {
         let first = async || {
             let (ours, theirs) = wharf_sys::socket::pair().unwrap();
             let (connection, _events) = Connection::new(ours).unwrap();
-            let receive = move || wharf_wire::receive::<Request>(theirs.as_fd()).unwrap().unwrap().0.id;
+            // The other end stays open until the number is here.
+            let receive = move || {
+                let (request, _descriptors) = wharf_wire::receive::<Request>(theirs.as_fd()).unwrap().unwrap();
+                (request.id, theirs)
+            };
             tokio::select! {
                 answer = connection.greet(&[]) => panic!("nobody answers: {answer:?}"),
-                number = tokio::task::spawn_blocking(receive) => number.unwrap(),
+                number = tokio::task::spawn_blocking(receive) => number.unwrap().0,
             }
         };
         assert_ne!(first().await, first().await);
