@@ -144,8 +144,8 @@ impl Cgroup {
         self.thaw_by_v1()
     }
 
-    /// Thaws what v1's freezer has frozen, which holds back even SIGKILL, also on hybrid. A container may have frozen the
-    /// one that has its processes, and others that it made below that.
+    /// Thaws what v1's freezer has frozen, which holds back even SIGKILL, also on hybrid. A container may have frozen
+    /// the one that has its processes, and others that it made below that.
     fn thaw_by_v1(&self) -> Result<(), Error> {
         let Some((Kind::V1, directory)) = self.home(Controller::Freezer) else { return Ok(()) };
         deep::each(&directory, |at| match files::write(&at.join("freezer.state"), "THAWED") {

@@ -99,8 +99,8 @@ impl Additions {
     }
 }
 
-/// Describes a container for this machine. If wharf's own AppArmor profile is to confine it, and is not loaded any more,
-/// that is noted for [`crate::ensure_profile`].
+/// Describes a container for this machine. If wharf's own AppArmor profile is to confine it, and is not loaded any
+/// more, that is noted for [`crate::ensure_profile`].
 ///
 /// # Errors
 /// The request cannot be fulfilled with what is on the host, or that cannot be read.

@@ -49,8 +49,8 @@ pub(crate) fn is_usable() -> bool {
     enabled.is_ok_and(|value| value.starts_with(b"Y")) && Path::new(LOADED).exists() && parser().is_some()
 }
 
-/// Notes it if the kernel does not have wharf's own profile any more, which is to confine a container: somebody may have
-/// unloaded it.
+/// Notes it if the kernel does not have wharf's own profile any more, which is to confine a container: somebody may
+/// have unloaded it.
 ///
 /// # Errors
 /// The kernel's list of profiles cannot be read.

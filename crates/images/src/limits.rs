@@ -13,7 +13,8 @@ use crate::unpack::UnpackError;
 /// Bounds on one layer. An image that exceeds one is refused with an error that names the bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest archive of one layer when unpacked, in bytes; its files with holes together may not be larger either.
+    /// The longest archive of one layer when unpacked, in bytes; its files with holes together may not be larger
+    /// either.
     pub layer_bytes: u64,
     /// The most bytes that one compressed byte may become…
     pub ratio: u64,

@@ -1,9 +1,9 @@
 //! What the container's first process does between clone and exec, as plain lists of steps, each with its reason.
 //!
-//! [`Joined`] is in the container's namespaces, with a mount namespace that is still empty; of host and pod it has only
-//! what was opened before. [`Rooted`] is in the container's root, which it furnishes; then it enters the user namespace.
-//! [`Ready`] is in the finished container and waits for the start. Each is made from the previous one, so that no step
-//! can run where too much or too little is in reach.
+//! [`Joined`] is in the container's namespaces, with a mount namespace that is still empty; of host and pod it has
+//! only what was opened before. [`Rooted`] is in the container's root, which it furnishes; then it enters the user
+//! namespace. [`Ready`] is in the finished container and waits for the start. Each is made from the previous one, so
+//! that no step can run where too much or too little is in reach.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};

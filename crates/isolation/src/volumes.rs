@@ -22,9 +22,9 @@ use wharf_types::{Disk, Reserve};
 
 use crate::root::kind;
 
-/// Into how many of a container's volumes each directory, and each file with several names, is copied at most. Volumes may
-/// lie in one another, links may lead several of them to the same place, and a file may have a name in each: an image must
-/// not have its content copied once for each.
+/// Into how many of a container's volumes each directory, and each file with several names, is copied at most. Volumes
+/// may lie in one another, links may lead several of them to the same place, and a file may have a name in each: an
+/// image must not have its content copied once for each.
 const COPIES_LIMIT: u8 = 8;
 
 /// What is copied into all of a container's volumes.

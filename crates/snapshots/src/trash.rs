@@ -166,8 +166,8 @@ pub fn ensure_directory(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
     }
 }
 
-/// Keeps everybody else out of one of wharf's own directories; its path is for people. Nothing is written if that is the
-/// case already: the file system may have become read-only.
+/// Keeps everybody else out of one of wharf's own directories; its path is for people. Nothing is written if that is
+/// the case already: the file system may have become read-only.
 ///
 /// # Errors
 /// The kernel's error.

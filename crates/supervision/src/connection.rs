@@ -337,7 +337,8 @@ mod tests {
             let (connection, _events) = Connection::new(ours).unwrap();
             // The other end stays open until the number is here.
             let receive = move || {
-                let (request, _descriptors) = wharf_wire::receive::<Request>(theirs.as_fd()).unwrap().unwrap();
+                let (request, _descriptors) =
+                    wharf_wire::receive::<Request>(theirs.as_fd()).unwrap().unwrap();
                 (request.id, theirs)
             };
             tokio::select! {

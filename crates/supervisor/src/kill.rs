@@ -34,8 +34,8 @@ pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
     thaw(directory, &freezers);
 }
 
-/// The states of v1's freezers that may hold the processes, the outermost first: of the cgroups that they entered and, if
-/// these are inside that which is killed, of those around them in each hierarchy.
+/// The states of v1's freezers that may hold the processes, the outermost first: of the cgroups that they entered and,
+/// if these are inside that which is killed, of those around them in each hierarchy.
 fn freezers(directory: &Path, entries: &[HostPath]) -> Vec<PathBuf> {
     let entered = || entries.iter().filter_map(|entry| entry.as_path().parent());
     let is_enclosed = entered().any(|entered| entered.parent() == Some(directory));

@@ -12,8 +12,8 @@ use crate::world::{run, until};
 
 /// How many pods are made and removed at the same moment.
 const PODS: usize = 20;
-/// The threads of wharfd that do other work than the pool and the makers of pods: among them its workers, and those that
-/// empty the trash.
+/// The threads of wharfd that do other work than the pool and the makers of pods: among them its workers, and those
+/// that empty the trash.
 const OTHER_THREADS: usize = 10;
 
 #[test]

@@ -61,8 +61,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Closes what others connect, as long as this process lives: with a full queue nobody could find out whose the name
-    /// is. Ends at once if this is no claim.
+    /// Closes what others connect, as long as this process lives: with a full queue nobody could find out whose the
+    /// name is. Ends at once if this is no claim.
     pub(super) async fn clear_queue(&self) -> io::Result<()> {
         #[expect(
             deprecated,

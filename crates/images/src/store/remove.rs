@@ -105,8 +105,8 @@ impl Shared {
     }
 }
 
-/// The calls that sweep. A sweep looks at the mounts of the whole machine, so there is one at a time. One that has begun
-/// may have passed over what others want removed, so it is followed by another, for all of them.
+/// The calls that sweep. A sweep looks at the mounts of the whole machine, so there is one at a time. One that has
+/// begun may have passed over what others want removed, so it is followed by another, for all of them.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps(Mutex<Progress>);
 

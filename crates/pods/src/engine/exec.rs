@@ -22,11 +22,6 @@ pub(super) const STAGE: &str = "exec";
 pub(super) enum ExecError {
     #[error("the command did not end within {timeout:?} and was killed")]
     Overdue { timeout: Duration },
-    #[error(
-        "the output of all running commands exceeds {} MiB: this one was killed; try again later",
-        .limit_bytes >> 20
-    )]
-    Output { limit_bytes: usize },
     #[error("{count} commands are running {place}: wait until one has ended")]
     Turns { count: usize, place: String },
     #[error("the client was more than {limit_bytes} bytes behind the container's output")]
@@ -37,7 +32,7 @@ impl Failure for ExecError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Overdue { .. } => ErrorKind::DeadlineExceeded,
-            Self::Output { .. } | Self::Turns { .. } | Self::Behind { .. } => ErrorKind::ResourceExhausted,
+            Self::Turns { .. } | Self::Behind { .. } => ErrorKind::ResourceExhausted,
         }
     }
 }

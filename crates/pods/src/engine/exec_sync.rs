@@ -3,21 +3,18 @@
 //! The output is read here while the command runs, and no byte of it passes through the supervisor. Memory for the
 //! output, and the number of commands, are bounded for the node: a container that runs too many hinders no other.
 
-mod output;
-
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
-use wharf_supervision::{BRIEF_PATIENCE, ExecStreams, SupervisorError, pipe};
+use wharf_supervision::{BRIEF_PATIENCE, ExecStreams, Output, OutputMemory, SupervisorError, pipe};
 use wharf_tasks::{Crowd, CrowdLimits, Crowded, Member};
 use wharf_types::ContainerId;
 
 use super::exec::{ExecError, Running, STAGE};
 use super::{Engine, KILL_PATIENCE};
 use crate::error::{Error, Stage};
-use output::{Memory, Output};
 
 /// Commands at a time. In one container there are only a handful of probes and hooks; each takes a few descriptors and
 /// some tens of KiB in this process.
@@ -27,12 +24,12 @@ const LIMITS: CrowdLimits = CrowdLimits { of_one: 512, of_all: 4096 };
 #[derive(Debug)]
 pub(super) struct Commands {
     running: Crowd<ContainerId>,
-    memory: Memory,
+    memory: OutputMemory,
 }
 
 impl Default for Commands {
     fn default() -> Self {
-        Self { running: Crowd::new(LIMITS), memory: Memory::default() }
+        Self { running: Crowd::new(LIMITS), memory: OutputMemory::default() }
     }
 }
 
@@ -133,7 +130,7 @@ async fn finish(
         };
         tokio::select! {
             exit = running.ended() => Ok(exit?),
-            error = reading => Err(error),
+            error = reading => Err(error.into()),
             overdue = deadline.passed() => Err(overdue),
         }
     };

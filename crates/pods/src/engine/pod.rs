@@ -184,7 +184,6 @@ impl Engine {
         NetworkPlan { ports, sysctls }: &NetworkPlan,
     ) -> Result<Vec<IpAddr>, Error> {
         let Some(netns) = namespaces.net.as_ref().map(AsFd::as_fd) else { return Ok(Vec::new()) };
-        let pin = &self.parts.layout.namespace(pod.id(), "net");
         let config = &*pod.config();
         let metadata = config.metadata.clone().unwrap_or_default();
         let dns = config.dns_config.clone().unwrap_or_default();
@@ -194,7 +193,7 @@ impl Engine {
             namespace: &metadata.namespace,
             uid: &metadata.uid,
             netns,
-            pin,
+            pin: &self.parts.layout.namespace(pod.id(), "net"),
             ports,
             annotations: &config.annotations,
             dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },

@@ -1,3 +1,5 @@
+//! Mounts of processes in namespaces of their own, as the kernel shows them.
+
 use super::*;
 
 /// A directory like procfs: each task with its namespace, its root, and the names of the layers that it sees mounted.

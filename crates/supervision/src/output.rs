@@ -11,8 +11,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::engine::exec::{ExecError, STAGE};
-use crate::error::{Error, Stage};
+use wharf_types::{ErrorKind, Failure, Stage as _, StageError};
+
+const STAGE: &str = "exec";
 
 /// How much of each stream is kept; the command continues beyond it. Both streams and the rest fit one message of 16
 /// MiB.
@@ -26,9 +27,9 @@ const PERMIT_BYTES: usize = 1024;
 
 /// The memory for the output of all commands.
 #[derive(Debug, Clone)]
-pub(super) struct Memory(Arc<Semaphore>);
+pub struct OutputMemory(Arc<Semaphore>);
 
-impl Default for Memory {
+impl Default for OutputMemory {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(SHARED_LIMIT_BYTES / PERMIT_BYTES)))
     }
@@ -36,12 +37,26 @@ impl Default for Memory {
 
 /// One stream of a command.
 #[derive(Debug)]
-pub(super) struct Output {
+pub struct Output {
     pipe: Receiver,
     state: State,
     kept: Vec<u8>,
-    memory: Memory,
+    memory: OutputMemory,
     held: Option<OwnedSemaphorePermit>,
+}
+
+/// There is no memory left for more output.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the output of all running commands exceeds {} MiB: this one was killed; try again later",
+    SHARED_LIMIT_BYTES >> 20
+)]
+struct Exhausted;
+
+impl Failure for Exhausted {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::ResourceExhausted
+    }
 }
 
 /// Whether more can come out of a pipe.
@@ -54,7 +69,10 @@ enum State {
 
 impl Output {
     /// The output from a nonblocking pipe.
-    pub(super) fn of(pipe: OwnedFd, memory: &Memory) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn of(pipe: OwnedFd, memory: &OutputMemory) -> Result<Self, StageError> {
         // Unchecked, because whoever made the pipe knows that it is one.
         let pipe = Receiver::from_file_unchecked(pipe.into()).stage(STAGE)?;
         Ok(Self { pipe, state: State::Open, kept: Vec::new(), memory: memory.clone(), held: None })
@@ -62,7 +80,10 @@ impl Output {
 
     /// Reads to the end of the pipe. Other tasks get their turns in the meantime, however fast the pipe fills: each of
     /// these reads counts against the task's budget.
-    pub(super) async fn collect(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// ResourceExhausted if the commands' output needs more memory than there is for all; the kernel's.
+    pub async fn collect(&mut self) -> Result<(), StageError> {
         let mut buffer = vec![0; 16 * 1024];
         while let count @ 1.. = self.pipe.read(&mut buffer).await.stage(STAGE)? {
             self.keep(&buffer[..count])?;
@@ -73,7 +94,10 @@ impl Output {
 
     /// Takes what is in the pipe now, whether or not its readiness has been seen. A remaining writer does not hold this
     /// up: no more is read than fits the pipe.
-    pub(super) fn drain(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// As for [`Output::collect`].
+    pub fn drain(&mut self) -> Result<(), StageError> {
         if self.state == State::Over {
             return Ok(());
         }
@@ -93,11 +117,12 @@ impl Output {
     }
 
     /// The bytes that were kept.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
         self.kept
     }
 
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), StageError> {
         let bytes = &bytes[..bytes.len().min(STREAM_LIMIT_BYTES - self.kept.len())];
         let needed = self.kept.len() + bytes.len();
         if needed > self.kept.capacity() {
@@ -107,13 +132,12 @@ impl Output {
         Ok(())
     }
 
-    fn grow(&mut self, capacity: usize) -> Result<(), Error> {
+    fn grow(&mut self, capacity: usize) -> Result<(), StageError> {
         let more = (capacity - self.kept.capacity().max(OWN_BYTES)).div_ceil(PERMIT_BYTES);
         // It fits: a stream's limit is far below.
         let permits = u32::try_from(more).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.memory.0).try_acquire_many_owned(permits);
-        let exhausted = ExecError::Output { limit_bytes: SHARED_LIMIT_BYTES };
-        let permit = permit.map_err(|_none_left| exhausted).stage(STAGE)?;
+        let permit = permit.map_err(|_none_left| Exhausted).stage(STAGE)?;
         match &mut self.held {
             Some(held) => held.merge(permit),
             None => self.held = Some(permit),
@@ -126,17 +150,16 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_supervision::pipe;
-    use wharf_types::{ErrorKind, Failure as _};
+    use crate::pipe;
 
-    fn output(memory: &Memory) -> (Output, OwnedFd) {
+    fn output(memory: &OutputMemory) -> (Output, OwnedFd) {
         let (read, write) = pipe().unwrap();
         (Output::of(read, memory).unwrap(), write)
     }
 
     #[tokio::test]
     async fn a_stream_is_kept_up_to_its_limit_and_read_to_its_end() {
-        let memory = Memory::default();
+        let memory = OutputMemory::default();
         let (mut output, write) = output(&memory);
         let writer = std::thread::spawn(move || {
             let chunk = vec![7; 1 << 20];
@@ -158,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_shared_memory_a_little_is_kept_and_more_is_refused() {
-        let memory = Memory(Arc::new(Semaphore::new(0)));
+        let memory = OutputMemory(Arc::new(Semaphore::new(0)));
         let (mut output, write) = output(&memory);
         nix::unistd::write(&write, &[1; OWN_BYTES]).unwrap();
         output.drain().unwrap();
@@ -171,7 +194,7 @@ mod tests {
     /// There is one worker: if reading never yielded, nothing else would be polled.
     #[tokio::test]
     async fn a_pipe_that_is_never_empty_holds_nobody_up() {
-        let (mut output, write) = output(&Memory::default());
+        let (mut output, write) = output(&OutputMemory::default());
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let (sender, much_is_read) = tokio::sync::oneshot::channel();
