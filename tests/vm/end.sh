@@ -46,9 +46,10 @@ without_kills() {
         /out of memory: Killed process|oom_reaper:/ { reports = 0 }' "$1"
 }
 
-# The log of wharfd alone; systemd reports that an earlier check killed it.
+# The log of wharfd alone; systemd reports that an earlier check killed it. Some do while it makes a container.
 no_warnings() {
     journalctl --sync
     journalctl --identifier wharfd --priority warning --output short-precise
-    [[ -z $(journalctl --identifier wharfd --priority warning --quiet --output cat) ]]
+    [[ -z $(journalctl --identifier wharfd --priority warning --quiet --output cat |
+        grep --invert-match --line-regexp 'removing a container that was left half made') ]]
 }
