@@ -95,7 +95,10 @@ impl Systemd {
             Ok(()) => {
                 // Until it has read this, it ends with this process.
                 nix::unistd::write(&confirm, b"1").map_err(|errno| holder_failed(errno.into()))?;
-                lock(&self.holders).insert(scope.name().to_owned(), holder);
+                let mut holders = lock(&self.holders);
+                // systemd may have ended scopes with their slice, and nobody comes here for those.
+                holders.retain(|_scope, holder| !has_ended(holder));
+                holders.insert(scope.name().to_owned(), holder);
                 Ok(())
             }
             Err(error) => {
@@ -265,6 +268,11 @@ fn end_child(child: &OwnedFd) {
     }
 }
 
+/// Whether a child has exited; if so, nothing is left of it.
+fn has_ended(child: &OwnedFd) -> bool {
+    !matches!(process::wait(child.as_fd(), Reap::Remove), Ok(None))
+}
+
 fn note(unit: &str, stopped: Result<(), Error>) {
     if let Err(error) = stopped {
         let error = wharf_types::chain(&error);
@@ -274,4 +282,22 @@ fn note(unit: &str, stopped: Result<(), Error>) {
 
 fn holder_failed(source: std::io::Error) -> Error {
     Error::Io { action: "confirm", path: "the holder of a scope".into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_has_ended_is_left_nowhere() {
+        #[expect(clippy::disallowed_methods, reason = "a test's own process")]
+        let mut cat = std::process::Command::new("cat");
+        let mut child = cat.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let process = process::open_pidfd(child.id().cast_signed()).unwrap();
+        assert!(!has_ended(&process));
+        drop(child.stdin.take());
+        wait(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], VANISHING).unwrap();
+        assert!(has_ended(&process));
+        assert!(child.wait().is_err(), "it has been reaped");
+    }
 }

@@ -49,6 +49,11 @@ impl Features {
         &self.0
     }
 
+    /// Whether it was built without seccomp: then it may leave out filters and not say so.
+    fn lacks_seccomp(&self) -> bool {
+        self.0.pointer("/linux/seccomp/enabled") == Some(&Value::Bool(false))
+    }
+
     /// A runtime that does not say which flags it knows may refuse any.
     fn knows_flag(&self, flag: LinuxSeccompFilterFlag) -> bool {
         let name = serde_json::to_value(flag).unwrap_or_default();
@@ -188,6 +193,9 @@ impl OtherRuntime {
             if unknown.contains(&LinuxSeccompFilterFlag::SeccompFilterFlagLog) {
                 return Err(self.cannot("containers whose seccomp profile has calls logged"));
             }
+            if self.features.lacks_seccomp() {
+                return Err(self.cannot("containers with a seccomp profile: it was built without seccomp"));
+            }
             seccomp.set_flags((!known.is_empty()).then_some(known));
         }
         Ok(())
@@ -205,7 +213,10 @@ fn leave_cgroups(plan: &mut Plan, description: &Description) {
         _ => false,
     };
     plan.mounts.retain(|mount| !is_bind(mount));
-    for mount in plan.mounts.iter_mut().filter(|mount| targets.contains(&mount.target.as_str().to_owned())) {
+    let is_target = |mount: &&mut MountPlan| targets.contains(&mount.target.as_str().to_owned());
+    // On v2 alone a bind is of the host's own, whose options a new mount would change.
+    let is_hosts = |mount: &MountPlan| directories.is_empty() && matches!(mount.source, Source::Single(_));
+    for mount in plan.mounts.iter_mut().filter(is_target).filter(|mount| !is_hosts(mount)) {
         mount.source = Source::Filesystem { kind: "cgroup".to_owned(), options: Vec::new() };
     }
 }
@@ -419,6 +430,12 @@ mod tests {
     fn what_a_runtime_cannot_do_is_refused() {
         let refused = taken(&runtime("{}"), |asked| users(asked, 65_536)).unwrap_err();
         assert!(refused.to_string().contains("\"runc\" cannot make containers with a user namespace"));
+        let without = runtime(r#"{"linux": {"seccomp": {"enabled": false}}}"#);
+        let confined = |asked: &mut Asked| {
+            asked.security().seccomp = Some(wharf_cri_api::v1::SecurityProfile::default());
+        };
+        let refused = taken(&without, confined).unwrap_err();
+        assert!(refused.to_string().contains("it was built without seccomp"), "{refused}");
         assert!(Features::parse(b"unknown command features").is_err() && Features::parse(b"[]").is_err());
     }
 }

@@ -222,6 +222,12 @@ impl Container {
         matches!(*self.state.borrow(), Some(ContainerState::Exited { .. }))
     }
 
+    /// Whether it has exited, and somebody knows how.
+    pub(crate) fn end_is_known(&self) -> bool {
+        let state = self.state.borrow();
+        matches!(&*state, Some(ContainerState::Exited { exit, .. }) if *exit != Exit::Lost)
+    }
+
     pub(crate) fn record(&self) -> ContainerRecord {
         self.with_record(ContainerRecord::clone)
     }

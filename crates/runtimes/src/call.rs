@@ -9,6 +9,7 @@ use wharf_isolation::bundle::Bundle;
 use wharf_isolation::{Error, Runtime, Stage as _, Stream, Streams};
 use wharf_sys::clone::{Child, Clone, clone, end_with_parent};
 use wharf_sys::process::{self, Ended, Reap};
+use wharf_sys::{open_files, signals};
 use wharf_types::ContainerId;
 use wharf_types::program::DEFAULT_PATH;
 
@@ -92,10 +93,10 @@ impl Call<'_> {
         let this = std::process::id();
         let pidfd = match clone(self.alone.single_threaded(), CloneFlags::empty(), None).stage(STAGE)? {
             Clone::Parent { pidfd, .. } => pidfd,
-            Clone::Child(_alone) => {
+            Clone::Child(child) => {
                 // What it would leave behind, nobody would find.
                 if matches!(end_with_parent(this), Ok(true)) {
-                    self.replace(name, words, stdio);
+                    self.replace(&child, name, words, stdio);
                 }
                 process::exit_now(NOT_EXECUTED)
             }
@@ -109,7 +110,11 @@ impl Call<'_> {
 
     /// Becomes the runtime, if it can be executed.
     #[expect(clippy::disallowed_methods, reason = "the runtime makes the container in wharf's place")]
-    fn replace(&self, name: &str, words: &[&str], stdio: Stdio<'_>) {
+    fn replace(&self, child: &Child, name: &str, words: &[&str], stdio: Stdio<'_>) {
+        // A runtime hands on to programs what it has got; the supervisor's own mask and limit are not for them.
+        if signals::unblock(child).is_err() || open_files::hand_on().is_err() {
+            return;
+        }
         let Runtime { program, options, state_directory, .. } = self.runtime;
         let Ok([stdin, stdout, stderr]) = stdio.all(self.bundle) else { return };
         let mut command = Command::new(program.as_path());

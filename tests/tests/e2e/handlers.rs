@@ -86,6 +86,25 @@ fn a_pod_lives_and_dies_in_another_runtime() {
     });
 }
 
+/// The supervisor blocks signals and raises its limits, and a runtime hands on what it has got.
+#[test]
+fn programs_begin_as_those_of_the_built_in_runtime() {
+    run(async |world| {
+        let client = &world.client;
+        let mut seen = Vec::new();
+        for runtime in ["", "runc", "crun"] {
+            let name = format!("begin-{runtime}");
+            let pod = run_pod(client, &client.pod(&name), runtime).await.unwrap();
+            let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+            let script =
+                "for p in 1 $$; do grep SigBlk: /proc/$p/status; grep 'open files' /proc/$p/limits; done";
+            seen.push(client.output(&id, script).await);
+        }
+        assert!(seen[0].contains("SigBlk:\t0000000000000000"), "{seen:?}");
+        assert!(seen.iter().all(|one| *one == seen[0]), "{seen:#?}");
+    });
+}
+
 #[test]
 fn handlers_are_listed_and_others_refused() {
     run(async |world| {

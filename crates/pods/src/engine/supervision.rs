@@ -160,7 +160,7 @@ impl Engine {
 
     /// Adopts what the supervisor reports, whatever the state of its containers was thought to be.
     async fn reconcile(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Arc<Connection>, found: v1::State) {
-        for container in pod.containers().iter().filter(|container| !container.is_exited()) {
+        for container in pod.containers().iter().filter(|container| !container.end_is_known()) {
             let status = found.containers.iter().find(|status| status.id == container.id().as_str());
             if let Some(status) = status {
                 self.identify(pod, container, status).await;

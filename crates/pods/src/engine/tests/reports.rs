@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use wharf_records::ContainerRecord;
+use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure as _, StreamOptions};
 use wharf_wire::v1::container_status::Phase;
 use wharf_wire::v1::failure::Kind;
@@ -40,6 +41,23 @@ fn a_supervisor_that_is_back_says_what_became_of_each_container() {
         assert_eq!(waiting.known(), Some(ContainerState::Created));
         let record = ContainerRecord::load(&world.layout().container_record(pod.id(), running.id())).unwrap();
         assert!(record.is_made() && record.uid == 7, "what a killed daemon could not record");
+        drop(first);
+    });
+}
+
+/// It was killed without its supervisor, whose connection was just being made anew.
+#[test]
+fn an_end_that_counted_as_lost_is_known_once_the_supervisor_is_back() {
+    alone(async |world| {
+        let (pod, first) = world.pod().await;
+        let own = world.create(&pod).await;
+        let end = |exit| ExitRecord { exit, started_at_ns: 1, finished_at_ns: 2 };
+        assert!(own.note_exit(end(Exit::Lost)));
+        end(Exit::Code(5)).save(&world.layout().exit_record(pod.id(), own.id())).unwrap();
+        let (supervisor, socket) = Supervisor::start();
+        supervisor.hold(own.id(), Phase::Exited);
+        world.watch(&pod, socket).await;
+        assert_eq!(own.exit(), Exit::Code(5));
         drop(first);
     });
 }
