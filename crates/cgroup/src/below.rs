@@ -16,7 +16,6 @@ use crate::error::{Error, errno};
 use crate::files;
 use crate::group::Cgroup;
 use crate::plan::{Place, Step, Write};
-use crate::tree::is_gone;
 
 /// The most cgroups that are gone through. On v2, a container can make no more.
 const COUNT_LIMIT: usize = 4096;
@@ -52,12 +51,14 @@ impl Cgroup {
         };
         match (write.file.as_str(), kind, write.place) {
             // An idle cgroup takes no shares.
-            ("cpu.shares" | "cpu.weight", _, Place::Inside) => set(&directory.join("cpu.idle"), "0")?,
+            ("cpu.shares" | "cpu.weight", _, Place::Inside) => {
+                files::write_if_there(&directory.join("cpu.idle"), "0")?
+            }
             // A quota must not be less than the burst, and on v1 not less than that of a cgroup below.
-            ("cpu.max", _, Place::Inside) => set(&directory.join("cpu.max.burst"), "0")?,
+            ("cpu.max", _, Place::Inside) => files::write_if_there(&directory.join("cpu.max.burst"), "0")?,
             ("cpu.cfs_quota_us" | "cpu.cfs_period_us", Kind::V1, place) => {
                 if place == Place::Inside {
-                    set(&directory.join("cpu.cfs_burst_us"), "0")?;
+                    files::write_if_there(&directory.join("cpu.cfs_burst_us"), "0")?;
                 }
                 no_quotas(&directory)?;
             }
@@ -89,7 +90,7 @@ fn no_quotas(inside: &Path) -> Result<(), Error> {
         count.one_more(inside)?;
         let file = directory.join("cpu.cfs_quota_us");
         match files::read_if_there(&file)? {
-            Some(quota) if quota.trim() != "-1" => set(&file, "-1"),
+            Some(quota) if quota.trim() != "-1" => files::write_if_there(&file, "-1"),
             _ => Ok(()),
         }
     })
@@ -109,7 +110,7 @@ fn exchange(inside: &Path, above: &Path, new: &Write) -> Result<Way, Error> {
         let file = directory.join(&new.file);
         // One that has none takes no process, and is in nobody's way.
         match files::read_if_there(&file)? {
-            Some(has) if !has.trim().is_empty() => set(&file, value),
+            Some(has) if !has.trim().is_empty() => files::write_if_there(&file, value),
             _ => Ok(()),
         }
     };
@@ -117,14 +118,6 @@ fn exchange(inside: &Path, above: &Path, new: &Write) -> Result<Way, Error> {
     count.again();
     deep::each_after_those_below(inside, |directory| give(directory, &new.value))?;
     Ok(Way::Made)
-}
-
-/// Sets what may vanish at any moment.
-fn set(file: &Path, value: &str) -> Result<(), Error> {
-    match files::write(file, value) {
-        Err(Error::Write { source, .. }) if is_gone(&source) => Ok(()),
-        written => written,
-    }
 }
 
 #[derive(Default)]

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::error::Error;
+use crate::tree::is_gone;
 
 /// Reads a file as text.
 pub(crate) fn read(file: &Path) -> Result<String, Error> {
@@ -23,6 +24,14 @@ pub(crate) fn read_if_there(file: &Path) -> Result<Option<String>, Error> {
 /// Writes a value with one write(2), as the kernel requires, to a file that exists.
 pub(crate) fn write(file: &Path, value: &str) -> Result<(), Error> {
     write_each(file, [value])
+}
+
+/// The same; if the cgroup is gone, there is nothing to write to.
+pub(crate) fn write_if_there(file: &Path, value: &str) -> Result<(), Error> {
+    match write(file, value) {
+        Err(Error::Write { source, .. }) if is_gone(&source) => Ok(()),
+        written => written,
+    }
 }
 
 /// Writes several values to a file that exists, each with one write(2).
@@ -62,6 +71,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("memory.max");
         assert!(write(&file, "1").is_err());
+        write_if_there(&file, "1").unwrap();
         assert!(!file.exists());
         assert_eq!(read_if_there(&file).unwrap(), None);
         assert!(read(&file).is_err());

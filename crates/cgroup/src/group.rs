@@ -15,7 +15,7 @@ use crate::path::CgroupPath;
 use crate::placement::Driver;
 use crate::systemd;
 use crate::systemd::units::{Scope, Slice};
-use crate::tree::{Deadline, Tree, is_gone};
+use crate::tree::{Deadline, Tree};
 
 /// How a new process enters a cgroup. Both parts are needed, each once; together they cover every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,10 +148,7 @@ impl Cgroup {
     /// the one that has its processes, and others that it made below that.
     fn thaw_by_v1(&self) -> Result<(), Error> {
         let Some((Kind::V1, directory)) = self.home(Controller::Freezer) else { return Ok(()) };
-        deep::each(&directory, |at| match files::write(&at.join("freezer.state"), "THAWED") {
-            Err(Error::Write { source, .. }) if is_gone(&source) => Ok(()),
-            thawed => thawed,
-        })
+        deep::each(&directory, |at| files::write_if_there(&at.join("freezer.state"), "THAWED"))
     }
 
     /// Waits until no process is left in the cgroup and below it.

@@ -27,6 +27,9 @@ impl fmt::Display for Driver {
     }
 }
 
+/// What the name of a container's scope begins with.
+const OF_CONTAINER: &str = "wharf-";
+
 /// Who makes the cgroups, and where those are that no request places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
@@ -89,8 +92,14 @@ impl Placement {
     pub fn container(&self, pod: &CgroupPath, id: &str) -> Result<CgroupPath, PathError> {
         match self.driver {
             Driver::Cgroupfs => pod.child(id),
-            Driver::Systemd => Scope::payload(pod, &format!("wharf-{id}{SCOPE}")),
+            Driver::Systemd => Scope::payload(pod, &format!("{OF_CONTAINER}{id}{SCOPE}")),
         }
+    }
+
+    /// The id of the container, if a name in such a path is its directory or scope, whoever has made it.
+    #[must_use]
+    pub fn id_in(name: &str) -> &str {
+        name.strip_prefix(OF_CONTAINER).and_then(|name| name.strip_suffix(SCOPE)).unwrap_or(name)
     }
 
     /// The cgroup of all supervisors.
@@ -139,6 +148,7 @@ mod tests {
         let pod = placement.pod("p", Some(kubelets)).unwrap();
         assert_eq!(pod.as_str(), kubelets);
         assert_eq!(text(placement.container(&pod, "c")), format!("{kubelets}/wharf-c.scope/payload"));
+        assert_eq!((Placement::id_in("wharf-c.scope"), Placement::id_in("c")), ("c", "c"));
         assert_eq!(text(placement.pod("p", Some("test.slice"))), "/test.slice");
         let supervisors = "/node.slice/node-wharf.slice/node-wharf-supervisors.scope/payload";
         assert_eq!(text(placement.supervisors()), supervisors);

@@ -86,7 +86,7 @@ fn notice(lost: u64) -> Entry {
     let mut entry = Entry::default();
     entry.add("PRIORITY", priority(Level::WARN));
     entry.add("SYSLOG_IDENTIFIER", IDENTIFIER);
-    entry.add("MESSAGE", format_args!("{lost} lines of the log could not be written, and are lost"));
+    entry.add("MESSAGE", crate::log::loss(lost));
     entry
 }
 

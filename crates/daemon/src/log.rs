@@ -33,13 +33,16 @@ pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
             log.with(fmt::layer().with_writer(Mutex::new(stderr)).json()).init();
         }
         (None, _) => {
-            let stderr = Stderr::new(|lost| {
-                format!("WARN: {lost} lines of the log could not be written, and are lost\n")
-            })?;
+            let stderr = Stderr::new(|lost| format!("WARN: {}\n", loss(lost)))?;
             log.with(fmt::layer().with_writer(Mutex::new(stderr)).with_ansi(false)).init();
         }
     }
     Ok(level)
+}
+
+/// What tells people that lines were lost.
+pub(crate) fn loss(lines: u64) -> String {
+    format!("{lines} lines of the log could not be written, and are lost")
 }
 
 /// The filter for a configuration.

@@ -239,9 +239,8 @@ fn container_of(process: &OwnedFd) -> Option<CgroupPath> {
 
 /// The path down to the last name that is an id: that cgroup has no process of anything else.
 fn container_in(path: &str) -> Option<CgroupPath> {
-    // With systemd's driver, its scope.
-    let id = |name: &str| name.trim_start_matches("wharf-").trim_end_matches(".scope").parse::<ContainerId>();
-    let container = path.rsplit('/').find(|name| id(name).is_ok())?;
+    let is_containers = |name: &&str| Placement::id_in(name).parse::<ContainerId>().is_ok();
+    let container = path.rsplit('/').find(is_containers)?;
     let end = path.rfind(container)? + container.len();
     CgroupPath::new(&path[..end]).ok()
 }
