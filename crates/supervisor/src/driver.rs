@@ -39,8 +39,9 @@ pub(crate) struct Driver {
     pub(crate) log_writer: LogWriter,
     spawner: Spawner,
     held: PodDescriptors,
-    containers: BTreeMap<ContainerId, Container>,
-    execs: BTreeMap<u64, Exec>,
+    // Boxed, because a map makes room for eleven values at once, and most pods have one container.
+    containers: BTreeMap<ContainerId, Box<Container>>,
+    execs: BTreeMap<u64, Box<Exec>>,
     /// The containers' inputs, for clients that are about to be answered.
     inputs: BTreeMap<u64, OwnedFd>,
     /// Outputs that are not read until the log writer has accepted what is queued.
@@ -112,10 +113,10 @@ impl Driver {
             Action::NotifyStarted { started_at_ns } => self.notify_started(id, started_at_ns),
             Action::NotifyExited(record) => self.notify_exited(id, &record),
             Action::Start => self.start(id),
-            Action::Kill => self.containers.get_mut(id).into_iter().for_each(Container::kill),
+            Action::Kill => self.containers.get_mut(id).into_iter().for_each(|container| container.kill()),
             Action::Flush => return self.flush(id),
             Action::Record(record) => return Some(self.record(id, &record)),
-            Action::Reap => self.containers.get_mut(id).into_iter().for_each(Container::reap),
+            Action::Reap => self.containers.get_mut(id).into_iter().for_each(|container| container.reap()),
             Action::Unrecord => self.unrecord(id),
             Action::Forget => self.forget(id),
         }
@@ -126,7 +127,7 @@ impl Driver {
         match action {
             exec::Action::ReplyExecuted { request } => self.reply_executed(request, number),
             exec::Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
-            exec::Action::Kill => self.execs.get(&number).into_iter().for_each(Exec::kill),
+            exec::Action::Kill => self.execs.get(&number).into_iter().for_each(|exec| exec.kill()),
             exec::Action::Forget => self.forget_exec(number),
             exec::Action::NotifyExited(exit) => self.notify_exec_exited(number, exit),
         }
@@ -143,7 +144,8 @@ impl Driver {
 
     /// What is held for a container.
     fn container(&self, id: &ContainerId) -> Result<&Container, Failure> {
-        self.containers.get(id).ok_or_else(|| Failure::fault(format!("container {id} is not held")))
+        let container = self.containers.get(id).map(Box::as_ref);
+        container.ok_or_else(|| Failure::fault(format!("container {id} is not held")))
     }
 
     fn exit_record(&self, id: &ContainerId) -> PathBuf {

@@ -147,6 +147,8 @@ impl Supervisor {
         self.driver.reap_strays();
     }
 
+    // Its frame is large: inlined, it would be a part of each turn's, and so of every supervisor's memory.
+    #[inline(never)]
     fn link_ready(&mut self) {
         self.driver.link.pump();
         match self.driver.link.receive() {

@@ -22,6 +22,8 @@ use crate::watch::{Out, Owner, Source};
 
 impl Driver {
     /// Creates a container's first process, which sets everything up and waits for its start.
+    // Its frame is large: inlined, it would be a part of each turn's, and so of every supervisor's memory.
+    #[inline(never)]
     pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
         let stages = Stages::begin();
         let NewContainer { plan, whole, log_directory } = self.payload.take_container()?;
@@ -55,7 +57,7 @@ impl Driver {
         self.connect_pipes(&mut container, pipes);
         let log = container.plan.stdio.log.clone();
         container.log = log.map(|log| self.log_writer.open(log, log_directory, id.clone()));
-        self.containers.insert(id.clone(), container);
+        self.containers.insert(id.clone(), Box::new(container));
         Ok(())
     }
 
@@ -105,6 +107,8 @@ impl Driver {
     }
 
     /// Creates a process that enters a container and executes a command.
+    // The same.
+    #[inline(never)]
     pub(super) fn enter(&mut self, number: u64, id: ContainerId) -> Result<(), Failure> {
         let new = self.payload.take_exec()?;
         let container = self.container(&id)?;
@@ -118,7 +122,8 @@ impl Driver {
         })?;
         child.awaits_ready = new.terminal;
         child.watch(&mut self.watch, &Owner::Exec(number))?;
-        self.execs.insert(number, Exec { container: id, child, terminal: None, leaf: leaf.path });
+        let exec = Exec { container: id, child, terminal: None, leaf: leaf.path };
+        self.execs.insert(number, Box::new(exec));
         Ok(())
     }
 

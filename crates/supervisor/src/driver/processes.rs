@@ -12,7 +12,7 @@ use wharf_types::ContainerId;
 
 use super::Driver;
 use crate::child::Role;
-use crate::container::{Container, Exec, First};
+use crate::container::{Container, First};
 use crate::diagnostics::OrWarn as _;
 use crate::failure::Failure;
 use crate::link::RequestId;
@@ -120,7 +120,7 @@ impl Driver {
         match owner {
             Owner::Container(id) => self.container_end(id, owner).unwrap_or_default(),
             Owner::Exec(number) => {
-                let exit = self.execs.get(number).and_then(Exec::ended);
+                let exit = self.execs.get(number).and_then(|exec| exec.ended());
                 exit.into_iter().map(|exit| Event::Exec(*number, exec::Event::Exited(exit))).collect()
             }
         }
@@ -148,7 +148,7 @@ impl Driver {
     pub(crate) fn reap_strays(&mut self) {
         self.creators.reap();
         let execs = || self.execs.values().map(|exec| &exec.child);
-        let containers = || self.containers.values();
+        let containers = || self.containers.values().map(Box::as_ref);
         // Another runtime's process is named as soon as it is made.
         let is_starting =
             |container: &&Container| container.first == First::Started || container.plan.runtime.is_some();
