@@ -308,7 +308,6 @@ impl Config {
         Ok(toml::to_string(self)?)
     }
 
-    /// The supervisor's program.
     /// Where the cgroups are. The default of one driver means that of the other, too.
     pub(crate) fn placement(&self) -> anyhow::Result<Placement> {
         let parent = match self.cgroup_parent.as_str() {
@@ -329,6 +328,7 @@ impl Config {
         }
     }
 
+    /// The supervisor's program.
     pub(crate) fn supervisor(&self) -> anyhow::Result<PathBuf> {
         if !self.supervisor.as_os_str().is_empty() {
             return Ok(self.supervisor.clone());

@@ -10,6 +10,7 @@ mod log;
 mod reload;
 mod serve;
 mod stderr;
+mod systemd;
 
 use std::io::Write as _;
 use std::path::PathBuf;

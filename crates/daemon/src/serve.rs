@@ -22,6 +22,8 @@ use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
+use crate::systemd::{feed_watchdog, notify};
+
 /// How long in-flight calls may take once the daemon has been asked to exit. Cutting them off loses no work.
 pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
@@ -75,6 +77,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
             asked.notified().await;
             tokio::time::sleep(FINISH_LIMIT).await;
         } => tracing::warn!("stopped waiting for in-flight calls"),
+        () = feed_watchdog() => {}
     }
     // The socket's file stays for the next daemon, which could not make another on a file system that is full by then.
     Ok(())
@@ -107,16 +110,6 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-/// Notifies systemd, if it started this process: sd_notify(3).
-fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let told = std::os::unix::net::UnixDatagram::unbound()
-        .and_then(|socket| socket.send_to(state.as_bytes(), &path));
-    if let Err(error) = told {
-        tracing::warn!(%error, "cannot notify systemd of {state}");
-    }
 }
 
 #[cfg(test)]

@@ -60,10 +60,10 @@ impl Daemon {
         self.child = spawn(&self.dir, &self.built);
     }
 
-    /// The same with a variable in its environment.
-    pub(crate) fn start_with(&mut self, name: &str, value: &str) {
+    /// The same with these variables in its environment.
+    pub(crate) fn start_with(&mut self, variables: &[(&str, &str)]) {
         let mut command = place::command(&self.built.wharfd);
-        command.env(name, value);
+        command.envs(variables.iter().copied());
         self.child = start(&self.dir, command);
     }
 

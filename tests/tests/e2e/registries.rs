@@ -74,7 +74,7 @@ fn a_proxy_in_the_daemons_environment_is_asked() {
         let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = proxy.local_addr().unwrap();
         world.daemon.end().await;
-        world.daemon.start_with("HTTPS_PROXY", &format!("http://{address}"));
+        world.daemon.start_with(&[("HTTPS_PROXY", &format!("http://{address}"))]);
         world.connect().await;
         // Afterwards nobody listens any more.
         let asked = async move {

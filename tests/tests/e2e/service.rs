@@ -1,8 +1,10 @@
 //! wharfd as a service: its limits and those of what it starts, its signals, its exit.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -238,5 +240,36 @@ fn clients_that_listen_do_not_hold_up_the_end() {
         assert!(!world.daemon.has_logged("stopped waiting"), "somebody held up the end");
         drop((progress, events));
         world.start_again().await;
+    });
+}
+
+/// What systemd is told next.
+fn told(systemd: &UnixDatagram) -> Option<String> {
+    let mut word = [0; 64];
+    systemd.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let length = systemd.recv(&mut word).ok()?;
+    Some(String::from_utf8(word[..length].to_vec()).unwrap())
+}
+
+#[test]
+fn systemd_is_told_that_the_daemon_makes_progress_and_nothing_while_it_does_not() {
+    world::run(async |world| {
+        world.daemon.end().await;
+        let path = world.dir.join("systemd");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        let path = path.to_str().unwrap();
+        world.daemon.start_with(&[("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "150000")]);
+        world.connect().await;
+        let ready = until("systemd is told", async || told(&systemd)).await;
+        assert_eq!(ready, "READY=1");
+        for _ in 0..3 {
+            assert_eq!(told(&systemd).as_deref(), Some("WATCHDOG=1"));
+        }
+        let pid = Pid::from_raw(i32::try_from(world.daemon.pid()).unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        // What it said before it stopped.
+        while told(&systemd).is_some() {}
+        kill(pid, Signal::SIGCONT).unwrap();
+        assert_eq!(told(&systemd).as_deref(), Some("WATCHDOG=1"));
     });
 }
