@@ -111,8 +111,7 @@ fn shown(pod: &PodId) -> String {
 
 fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut Left) {
     let (root, state, pods) = (node.layout.root(), node.layout.state(), node.layout.pods());
-    let of_images = if arguments.images { &wharf_images::Store::ENTRIES[..] } else { &[] };
-    remove_entries(root, ["network", "snapshots"].iter().chain(of_images), left);
+    remove_root(root, arguments.images, left);
     left.note(unmount_below(&pods));
     match wharf_state::records::ids::<PodId>(&pods) {
         Ok(ids) => remove_entries(&pods, ids.iter().map(PodId::as_str), left),
@@ -125,6 +124,17 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
         left.note(remove_empty(directory));
     }
     left.note(node.claims.withdraw());
+}
+
+/// Removes wharf's entries in the data root. As long as any is left, so is the lock, by which wharf knows its directory.
+fn remove_root(root: &Path, with_images: bool, left: &mut Left) {
+    let [of_store @ .., lock] = &wharf_images::Store::ENTRIES;
+    let (mut entries, before) = (vec!["network", "snapshots"], left.0.len());
+    entries.extend(of_store.iter().filter(|_| with_images));
+    remove_entries(root, entries, left);
+    if with_images && left.0.len() == before {
+        remove_entries(root, [lock], left);
+    }
 }
 
 fn report(partly: &[String], Left(left): &Left) -> anyhow::Result<()> {
@@ -302,6 +312,30 @@ mod tests {
         assert!(!dir.path().join("last").exists());
         let error = report(&[], &left).unwrap_err().to_string();
         assert!(error.contains("this is left") && error.contains("name"), "{error}");
+    }
+
+    #[test]
+    fn a_data_root_is_known_for_wharfs_until_nothing_is_left_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("snapshots")).unwrap();
+        std::fs::create_dir(root.join("layers")).unwrap();
+        std::fs::write(root.join("lock"), "").unwrap();
+        let own = nix::sched::CloneFlags::CLONE_NEWNS;
+        nix::sched::unshare(own).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let busy = root.join("snapshots");
+        mount(Some("disk"), &busy, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let mut left = Left::default();
+        remove_root(&root, true, &mut left);
+        assert_eq!(left.0.len(), 1, "{left:?}");
+        assert!(root.join("lock").exists() && !root.join("layers").exists());
+        wharf_images::Store::check(&root).unwrap();
+        umount2(&busy, MntFlags::MNT_DETACH).unwrap();
+        remove_root(&root, true, &mut left);
+        remove_empty(&root).unwrap();
+        assert!(!root.exists());
     }
 
     #[test]

@@ -20,11 +20,16 @@ pub(crate) type Level = reload::Handle<EnvFilter, Registry>;
 pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
     let (filter, level) = reload::Layer::new(filter(config)?);
     let log = tracing_subscriber::registry().with(filter);
-    let journal = match config.format {
-        LogFormat::Journald => Some(journal()?),
-        // A journal that is out of order is no reason to leave a node without its runtime.
-        LogFormat::Auto if leads_to_journal() => journal().ok(),
-        LogFormat::Auto | LogFormat::Text | LogFormat::Json => None,
+    let is_wanted = match config.format {
+        LogFormat::Journald => true,
+        LogFormat::Auto => leads_to_journal(),
+        LogFormat::Text | LogFormat::Json => false,
+    };
+    // A journal that is out of order is no reason to leave a node without its runtime.
+    let (journal, problem) = match is_wanted.then(journal) {
+        Some(Ok(journal)) => (Some(journal), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
     };
     match (journal, config.format) {
         (Some(journal), _) => log.with(journal).init(),
@@ -36,6 +41,12 @@ pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
             let stderr = Stderr::new(|lost| format!("WARN: {}\n", loss(lost)))?;
             log.with(fmt::layer().with_writer(Mutex::new(stderr)).with_ansi(false)).init();
         }
+    }
+    if let Some(error) = problem {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "logging to standard error instead of systemd's journal"
+        );
     }
     Ok(level)
 }
@@ -51,7 +62,7 @@ pub(crate) fn filter(config: &Log) -> anyhow::Result<EnvFilter> {
 }
 
 /// systemd's journal.
-pub(crate) fn journal() -> anyhow::Result<Journal> {
+fn journal() -> anyhow::Result<Journal> {
     Journal::open(Path::new(journal::PATH))
         .with_context(|| format!("opening systemd's journal at {}", journal::PATH))
 }

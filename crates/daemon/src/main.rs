@@ -28,7 +28,7 @@ use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
 
 use crate::claims::{Claims, Unclaimed};
-use crate::config::Config;
+use crate::config::{Config, Log, LogFormat};
 use crate::serve::Services;
 use crate::stderr::Stderr;
 
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     wharf_sys::heap::share(HEAP_ARENAS);
     let Err(error) = perform() else { return ExitCode::SUCCESS };
     // A pipe that nobody reads must not keep the process, whose claims the next one waits for.
-    let text = format!("Error: {error:?}\n");
+    let text = format!("Error: {}\n", wharf_types::chain(error.as_ref()));
     let written = Stderr::new(|_lost| String::new()).and_then(|mut stderr| stderr.write_all(text.as_bytes()));
     // Nobody is left who could be told.
     drop(written);
@@ -91,7 +91,11 @@ fn perform() -> anyhow::Result<()> {
         };
         return Ok(std::io::stdout().write_all(text.as_bytes())?);
     }
-    let level = log::start(&config.log)?;
+    let level = match arguments.command {
+        // Somebody waits for it at a terminal.
+        Some(Command::Clean(_)) => log::start(&Log { format: LogFormat::Text, ..config.log.clone() }),
+        Some(Command::Config(_)) | None => log::start(&config.log),
+    }?;
     let open_files = wharf_sys::open_files::raise().context("raising the limit of open files")?;
     tracing::debug!(open_files, "raised the limit of open files");
     let runtime = tokio::runtime::Builder::new_multi_thread()

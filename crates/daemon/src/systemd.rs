@@ -93,7 +93,7 @@ mod tests {
         let mut least = 2;
         // Until the other worker, which has nothing to do, is seen to sleep.
         while least > 1 {
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
             least = stuck(&before, &progress(&metrics));
         }
         assert_eq!(least, 1);
@@ -101,7 +101,7 @@ mod tests {
         runtime.block_on(task).unwrap();
         // It counts what it has done before it sleeps.
         while stuck(&before, &progress(&metrics)) > 0 {
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(1)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         }
     }
 }

@@ -195,7 +195,8 @@ pub(crate) struct Shared {
 }
 
 impl Store {
-    /// Everything that a store keeps in its directory, for a command that removes it.
+    /// Everything that a store keeps in its directory, for a command that removes it. The last one makes the directory
+    /// wharf's.
     pub const ENTRIES: [&str; 10] = [
         "content",
         "images",

@@ -119,11 +119,10 @@ enum Stage {
     InPlace,
 }
 
-/// Saves a record in place of an older one. After success a reader finds the new record whole; after an error, the
-/// older one.
+/// Saves a record in place of an older one: a reader finds one of them whole.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::TooLong`].
+/// [`Error::Io`], [`Error::TooLong`]; as in [`Staged::commit`].
 pub fn save(path: &Path, format: Format, content: &[u8], durability: Durability) -> Result<(), Error> {
     stage(path, format, content, durability)?.commit()
 }
@@ -154,7 +153,8 @@ impl Staged {
     /// Puts the record in place of the older one.
     ///
     /// # Errors
-    /// [`Error::Io`]; the older record is still there.
+    /// [`Error::Io`]. The older record is still there, or, if only the directory could not be synced, the new one until
+    /// a power cut.
     pub fn commit(mut self) -> Result<(), Error> {
         let fail = |operation| {
             let path = self.path.clone();

@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use wharf_images::Store;
 use wharf_state::Layout;
 
-use super::{Config, LogFormat};
+use super::Config;
 use crate::claims;
 
 impl Config {
@@ -37,17 +37,19 @@ impl Config {
         let parent = self.socket.parent().unwrap_or(&self.socket);
         directory("socket", parent)?;
         writable("socket", parent)?;
-        if self.log.format == LogFormat::Journald {
-            crate::log::journal().context("log.format")?;
-        }
         self.registry().map(drop)
     }
 }
 
-/// Refuses one directory for both kinds of files, whatever it is called.
+/// Refuses a directory for one kind of files where everything is of the other kind, whatever it is called.
 pub(super) fn check_apart(config: &Config) -> anyhow::Result<()> {
     let [root, state] = [&config.root, &config.state].map(|path| resolved(path));
-    ensure!(root != state, "state: it must not be `root`: give each a directory of its own");
+    ensure!(
+        !state.starts_with(&root),
+        "state: it must be neither `root` nor in it: give each a directory of its own"
+    );
+    let pods = Layout::new(state, root.clone()).pods();
+    ensure!(!root.starts_with(&pods), "root: it must not be in {}, where only pods are", pods.display());
     Ok(())
 }
 
@@ -146,16 +148,11 @@ mod tests {
         let mut without = good.clone();
         (without.nri.enabled, without.nri.socket) = (false, in_dir("file"));
         without.check_machine().unwrap();
-        let mut config = good.clone();
-        config.log.format = LogFormat::Journald;
-        if !Path::new(crate::journal::PATH).exists() {
-            assert!(format!("{:#}", config.check_machine().unwrap_err()).starts_with("log.format: "));
-        }
         umount2(&in_dir("read-only"), MntFlags::MNT_DETACH).unwrap();
     }
 
     #[test]
-    fn one_directory_for_both_is_refused_by_whatever_name() {
+    fn one_directory_in_the_place_of_another_is_refused_by_whatever_name() {
         let dir = tempfile::tempdir().unwrap();
         let in_dir = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(in_dir("srv")).unwrap();
@@ -166,7 +163,11 @@ mod tests {
             ("link/w", "srv/w", false),
             ("link", "srv", false),
             ("lib/w/./", "lib//w", false),
-            ("lib/w", "lib/w/state", true),
+            ("lib/w", "lib/w/state", false),
+            ("lib/w", "link/../lib/w/state", false),
+            ("lib/w", "lib/w2", true),
+            ("lib/w/pods/x", "lib/w", false),
+            ("lib/w/root", "lib/w", true),
             ("link/../w", "srv/w", true),
         ] {
             let config = Config { root: in_dir(root), state: in_dir(state), ..Config::default() };
