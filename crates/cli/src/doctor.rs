@@ -2,6 +2,7 @@
 //!
 //! It works without a running wharfd too: it then checks the machine alone, and reports that wharfd cannot be reached.
 
+mod bounded;
 mod machine;
 mod service;
 mod upkeep;

@@ -1,13 +1,15 @@
 //! Checks of the running wharfd, and of its directories, limits and supervisors.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use nix::sys::statfs::{ECRYPTFS_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, statfs};
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
-use super::{Check, DaemonInfo, Verdict, upkeep};
+use super::{Check, DaemonInfo, Verdict, bounded, upkeep};
 use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
@@ -28,32 +30,43 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
             ];
         }
     };
-    let mut checks = vec![
-        version(&info),
-        supervisor(Path::new(&info.supervisor)),
-        limits(info.bounding_capabilities),
-        layers(Path::new(&info.root)),
-        disk(
-            "disk",
-            Path::new(&info.root),
-            "remove images (wharf rmi) or containers (wharf rm), or set `root` to a larger disk",
-        ),
-        disk("state", Path::new(&info.state), "remove pods (wharf rm), or other files on that file system"),
-        disk("logs", of_logs(), "remove pods (wharf rm), or other files on that file system"),
+    let (root, state) = (PathBuf::from(&info.root), PathBuf::from(&info.state));
+    let pods = state.join("pods");
+    let mut checks =
+        vec![version(&info), supervisor(Path::new(&info.supervisor)), limits(info.bounding_capabilities)];
+    checks.extend(directories(&root, &state));
+    checks.extend([
         open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
-        quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
-        upkeep::trash(Path::new(&info.root)),
         Check::ok("network", info::network(&info)),
         additions(&info),
         plugins(&info),
-    ];
-    let pods = Path::new(&info.state).join("pods");
-    checks.push(supervisors(&pods));
-    checks.push(stopped(&names(&pods), supervised()));
-    checks.push(orphans(&mut daemon, Path::new(&info.state)).await);
-    checks.push(upkeep::links(&mut daemon, &info).await);
+        bounded::check("supervisors", &pods, supervisors),
+        stopped(supervised(&pods)),
+        orphans(&mut daemon, &pods).await,
+        upkeep::links(&mut daemon, &info).await,
+    ]);
     checks.extend(conditions(&mut daemon).await);
     checks
+}
+
+/// The checks of the file systems that wharfd writes to.
+fn directories(root: &Path, state: &Path) -> [Check; 6] {
+    let of_state = state.to_owned();
+    [
+        bounded::check("layers", root, layers),
+        bounded::check("disk", root, |root| {
+            let advice = "remove images (wharf rmi) or containers (wharf rm), or set `root` to a larger disk";
+            disk("disk", root, advice)
+        }),
+        bounded::check("state", state, |state| {
+            disk("state", state, "remove pods (wharf rm), or other files on that file system")
+        }),
+        bounded::check("logs", Path::new("/var/log"), |_logs| {
+            disk("logs", of_logs(), "remove pods (wharf rm), or other files on that file system")
+        }),
+        bounded::check("quarantine", root, move |root| quarantine(&[root, &of_state])),
+        bounded::check("trash", root, upkeep::trash),
+    ]
 }
 
 fn version(info: &InfoResponse) -> Check {
@@ -129,6 +142,7 @@ fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
             Check::fail(what, format!("{place} is read-only"), "mount it writable")
         }
         Ok(stat) => {
+            make_file(directory);
             let (free, all) =
                 (stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size());
             let verdict = room(free, all, LEAST_BYTES);
@@ -140,6 +154,13 @@ fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
         }
         Err(error) => Check::fail(what, format!("{place}: {error}"), "check that it exists and is mounted"),
     }
+}
+
+/// Makes a file without a name, which ends with this call: on a disk that takes no writes, it does not return. Some
+/// kinds of file systems cannot do that, and a full one is reported otherwise.
+fn make_file(directory: &Path) {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    drop(nix::fcntl::open(directory, flags, Mode::S_IRUSR | Mode::S_IWUSR));
 }
 
 /// What wharfd leaves free for others unless it is configured otherwise; without that much no image can be pulled. Of a
@@ -248,11 +269,11 @@ fn supervisors(pods: &Path) -> Check {
 }
 
 /// Directories and supervisors of pods that wharfd does not know.
-async fn orphans(daemon: &mut Daemon, state: &Path) -> Check {
+async fn orphans(daemon: &mut Daemon, pods: &Path) -> Check {
     const WHAT: &str = "orphans";
     // In this order, because a pod that is being created has its directory before it is listed.
-    let directories = names(&state.join("pods"));
-    let supervised = supervised();
+    let directories = bounded::read(pods, names);
+    let supervised = supervised(pods);
     let listing = match daemon.listing().await {
         Ok(listing) => listing,
         Err(error) => return Check::fail(WHAT, error.to_string(), LOG),
@@ -260,7 +281,7 @@ async fn orphans(daemon: &mut Daemon, state: &Path) -> Check {
     let is_known = |id: &String| listing.pods.iter().any(|pod| pod.id == *id);
     let mut found: Vec<String> = Vec::new();
     let left = |id: &String| {
-        let how = recorded(&state.join("pods").join(id).join("record"));
+        let how = recorded(&pods.join(id).join("record"));
         format!(
             "the directory of {}{}",
             short(id),
@@ -269,8 +290,8 @@ async fn orphans(daemon: &mut Daemon, state: &Path) -> Check {
     };
     found.extend(directories.iter().filter(|id| !is_known(id)).map(left));
     let of_others = |id: &&String| !is_known(id) && !directories.contains(id);
-    let pods = supervised.iter().map(|supervisor| &supervisor.pod);
-    found.extend(pods.filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
+    let of_supervisors = supervised.iter().map(|supervisor| &supervisor.pod);
+    found.extend(of_supervisors.filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
     if found.is_empty() {
         return Check::ok(WHAT, "none");
     }
@@ -294,10 +315,10 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 /// Supervisors that have been stopped: their containers go on, but nothing can be done with them.
-fn stopped(pods: &[String], supervised: Vec<Supervisor>) -> Check {
+fn stopped(supervised: Vec<Supervisor>) -> Check {
     const WHAT: &str = "stopped supervisors";
     let mut stopped = supervised;
-    stopped.retain(|supervisor| supervisor.is_stopped && pods.contains(&supervisor.pod));
+    stopped.retain(|supervisor| supervisor.is_stopped);
     if stopped.is_empty() {
         return Check::ok(WHAT, "none");
     }
@@ -318,11 +339,11 @@ struct Supervisor {
     is_stopped: bool,
 }
 
-/// All supervisors on this machine; the first argument of each is its pod's directory.
-fn supervised() -> Vec<Supervisor> {
+/// The supervisors of pods with directories here; other ones on this machine are another wharfd's.
+fn supervised(pods: &Path) -> Vec<Supervisor> {
     let read = |pid: &str, name: &str| std::fs::read(format!("/proc/{pid}/{name}")).ok();
     let supervisor = |pid: String| {
-        let pod = pod_of(&read(&pid, "cmdline")?)?;
+        let pod = pod_of(&read(&pid, "cmdline")?, pods)?;
         let is_stopped = is_stopped(&read(&pid, "stat")?);
         Some(Supervisor { pid, pod, is_stopped })
     };
@@ -335,10 +356,13 @@ fn is_stopped(stat: &[u8]) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with(['T', 't']))
 }
 
-fn pod_of(line: &[u8]) -> Option<String> {
+/// The pod of a process with this command line, if that is a supervisor of a pod with a directory here: its first
+/// argument.
+fn pod_of(line: &[u8], pods: &Path) -> Option<String> {
     let mut words = line.split(|&byte| byte == 0);
     let directory = words.next().filter(|name| *name == b"wharf-shim").and_then(|_| words.next())?;
-    Path::new(std::str::from_utf8(directory).ok()?).file_name()?.to_str().map(str::to_owned)
+    let below = Path::new(std::str::from_utf8(directory).ok()?).strip_prefix(pods).ok()?;
+    below.to_str().map(str::to_owned)
 }
 
 /// The conditions that wharfd reports about itself.
@@ -439,30 +463,25 @@ mod tests {
 
     #[test]
     fn a_supervisor_is_known_by_its_directory() {
-        assert_eq!(pod_of(b"wharf-shim\0/run/wharf/pods/0123\0").as_deref(), Some("0123"));
-        assert_eq!(pod_of(b"wharf-shim\0"), None);
-        assert_eq!(pod_of(b"bash\0/run/wharf/pods/0123\0"), None);
+        let pod = |line| pod_of(line, Path::new("/run/wharf/pods"));
+        assert_eq!(pod(b"wharf-shim\0/run/wharf/pods/0123\0").as_deref(), Some("0123"));
+        assert_eq!(pod(b"wharf-shim\0"), None);
+        assert_eq!(pod(b"bash\0/run/wharf/pods/0123\0"), None);
+        assert_eq!(pod(b"wharf-shim\0/run/another/pods/0123\0"), None);
     }
 
     #[test]
-    fn only_stopped_supervisors_of_these_pods_are_named() {
-        let of = |pid: &str, pod: &str, stat: &[u8]| Supervisor {
+    fn only_stopped_supervisors_are_named() {
+        let of = |pid: &str, stat: &[u8]| Supervisor {
             pid: pid.to_owned(),
-            pod: pod.to_owned(),
+            pod: "pod".to_owned(),
             is_stopped: is_stopped(stat),
         };
-        let supervised = || {
-            vec![
-                of("7", "here", b"7 (wharf-shim) S 1 7"),
-                of("8", "there", b"8 (wharf-shim) T 1 8"),
-                of("9", "also", b"9 (a) T) R 1"),
-            ]
-        };
-        let pods = ["here".to_owned(), "also".to_owned()];
-        assert_eq!(stopped(&pods, supervised()).verdict, Verdict::Ok);
-        let mut all = supervised();
-        all.push(of("10", "here", b"10 (a) S) t 1"));
-        let told = stopped(&pods, all);
+        let run = || vec![of("7", b"7 (wharf-shim) S 1 7"), of("9", b"9 (a) T) R 1")];
+        assert_eq!(stopped(run()).verdict, Verdict::Ok);
+        let mut all = run();
+        all.push(of("10", b"10 (a) S) t 1"));
+        let told = stopped(all);
         assert!(told.verdict == Verdict::Warn && told.advice.ends_with("kill -CONT 10"), "{told:?}");
     }
 
