@@ -75,6 +75,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("cri", "records"),
     ("cri", "registry"),
     ("cri", "streaming"),
+    // An archive of images waits for its client in a thread of its own.
+    ("cri", "tasks"),
     ("daemon", "cri"),
     ("daemon", "nri"),
     // The defaults for requests are part of the configuration, and whether they are right is decided there.
