@@ -89,6 +89,11 @@ fn machines(errno: Errno) -> Causes {
             }),
         ),
         ("images", Arc::new(wharf_images::StoreError::System { what: "sweep", source: call(errno) })),
+        ("images: an archive", Arc::new(wharf_images::LoadError::System { source: call(errno) })),
+        (
+            "images: saved",
+            Arc::new(wharf_images::SaveError::System { path: "x".into(), source: call(errno) }),
+        ),
         ("network: links", Arc::new(wharf_network::Error::Netlink(netlink(errno)))),
         ("network: records", Arc::new(wharf_network::Error::Store(store(errno)))),
         (

@@ -40,16 +40,6 @@ impl Images {
         Self { store, puller, engine, pinned: pinned.into() }
     }
 
-    /// Changes the store, on the thread pool.
-    async fn change<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Status> {
-        let store = Arc::clone(&self.store);
-        let changed = tokio::task::spawn_blocking(move || change(&store)).await;
-        changed.map_err(|_panic| status::of(Fault::Panicked))?.map_err(status::of)
-    }
-
     fn list(&self, wanted: Option<&ImageSpec>) -> Vec<ImageItem> {
         let wanted = wanted.map(|spec| spec.image.as_str()).filter(|name| !name.is_empty());
         match wanted {
@@ -57,6 +47,16 @@ impl Images {
             None => self.store.list().iter().map(|image| item(image, &self.pinned)).collect(),
         }
     }
+}
+
+/// Changes the store, on the thread pool.
+pub(crate) async fn change<T: Send + 'static>(
+    store: &Arc<Store>,
+    change: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Status> {
+    let store = Arc::clone(store);
+    let changed = tokio::task::spawn_blocking(move || change(&store)).await;
+    changed.map_err(|_panic| status::of(Fault::Panicked))?.map_err(status::of)
 }
 
 fn item(image: &Image, pinned: &[String]) -> ImageItem {
@@ -180,7 +180,7 @@ impl ImageService for Images {
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
         let spec = request.into_inner().image.ok_or_else(|| status::of(Fault::missing("image")))?;
-        self.change(move |store| store.remove(&spec.image)).await?;
+        change(&self.store, move |store| store.remove(&spec.image)).await?;
         Ok(Response::new(RemoveImageResponse {}))
     }
 
@@ -195,7 +195,7 @@ impl ImageService for Images {
         &self,
         _request: Request<ListSecurityProfilesRequest>,
     ) -> Result<Response<ListSecurityProfilesResponse>, Status> {
-        self.change(|store| Ok(profiles::list(store))).await.map(Response::new)
+        change(&self.store, |store| Ok(profiles::list(store))).await.map(Response::new)
     }
 
     async fn remove_security_profile(
@@ -203,7 +203,7 @@ impl ImageService for Images {
         request: Request<RemoveSecurityProfileRequest>,
     ) -> Result<Response<RemoveSecurityProfileResponse>, Status> {
         let digest = profiles::digest(&request.into_inner().digest)?;
-        self.change(move |store| store.profiles().remove(&digest)).await?;
+        change(&self.store, move |store| store.profiles().remove(&digest)).await?;
         Ok(Response::new(RemoveSecurityProfileResponse {}))
     }
 
@@ -263,8 +263,8 @@ mod tests {
         let manifest = manifest.to_string();
         let digest = digest_of(manifest.as_bytes());
         let new = NewImage {
-            reference: &"registry.test/app:v1".parse().unwrap(),
-            resolved: &digest,
+            names: &["registry.test/app:v1".parse().unwrap()],
+            resolved: Some(&digest),
             manifest: manifest.as_bytes(),
             manifest_digest: &digest,
             config: config.as_bytes(),

@@ -4,9 +4,11 @@
 //! network, and ends with [`Store::commit`]. Compressed blobs are not kept. All questions about images are answered
 //! from memory. Security profiles from registries are kept beside the images ([`Profiles`]).
 //!
-//! What comes from a registry is hostile until it is verified, and verified content is still hostile: it is what its
-//! author wrote. The rules by which a layer's archive becomes files are at the head of `unpack`, those for reading
-//! archives at the head of `tar`, and the layout on disk with the order of writes at the head of `store`.
+//! Images also come in archives ([`Store::load`]), and leave in them ([`Store::archive`]).
+//!
+//! What comes from a registry or in an archive is hostile until it is verified, and verified content is still hostile:
+//! it is what its author wrote. The rules by which a layer's archive becomes files are at the head of `unpack`, those
+//! for reading archives at the head of `tar`, and the layout on disk with the order of writes at the head of `store`.
 //!
 //! Nothing here talks to a registry or mounts anything, and nothing waits except for the disk and for the reader that
 //! it was given.
@@ -17,10 +19,12 @@ mod config;
 mod image;
 mod layer;
 mod limits;
+mod load;
 pub mod manifest;
 mod profiles;
 mod records;
 mod relocate;
+mod save;
 mod store;
 mod stream;
 mod tar;
@@ -31,8 +35,10 @@ pub use config::{ImageUser, UserError, parse_config};
 pub use image::Image;
 pub use layer::{Layer, LayerLease, UnpackedLayer};
 pub use limits::Limits;
+pub use load::{LoadError, LoadEvent, Watch};
 pub use profiles::{PROFILE_LIMIT_BYTES, ProfileItem, Profiles};
 pub use records::RecordError;
+pub use save::{Archived, ArchivedImage, SaveError};
 pub use store::{NewImage, Store, StoreError};
 pub use stream::Compression;
 pub use tar::TarError;

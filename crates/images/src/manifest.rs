@@ -9,8 +9,10 @@
 
 mod artifact;
 mod json;
+pub(crate) mod names;
 mod platform;
 mod profile;
+mod write;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -22,6 +24,7 @@ pub use artifact::Artifact;
 pub(crate) use json::check as check_json;
 pub use platform::{Platform, select_platform};
 pub use profile::{PROFILE_MANIFEST_LIMIT_BYTES, parse_profile};
+pub(crate) use write::{Blob, index_of_names, manifest_of_layers};
 
 /// The longest manifest or index, in bytes.
 pub const MANIFEST_LIMIT_BYTES: usize = 4 << 20;
@@ -172,6 +175,8 @@ pub struct IndexEntry {
     pub descriptor: Descriptor,
     /// The platform that it is for; an entry need not name one.
     pub platform: Option<Platform>,
+    /// The whole name that the index of an archive gives it, unchecked; a tag alone is none.
+    pub name: Option<String>,
 }
 
 /// A manifest or an index.
@@ -203,7 +208,7 @@ struct RawDescriptor {
     digest: String,
     size: u64,
     platform: Option<Platform>,
-    /// Any value: only those of an artifact's files are looked at.
+    /// Any value: only those of an artifact's files and of an archive's images are looked at.
     annotations: Option<serde_json::Value>,
 }
 
@@ -305,8 +310,8 @@ fn index(manifests: Vec<RawDescriptor>) -> Result<Vec<IndexEntry>, ManifestError
         return Err(ambiguous(format!("it lists {} manifests", manifests.len())));
     }
     let entry = |mut raw: RawDescriptor| {
-        let platform = raw.platform.take();
-        Ok(IndexEntry { platform, descriptor: raw.try_into()? })
+        let (platform, name) = (raw.platform.take(), names::of(raw.annotations.take()));
+        Ok(IndexEntry { platform, name, descriptor: raw.try_into()? })
     };
     manifests.into_iter().map(entry).collect()
 }

@@ -10,7 +10,8 @@
 //! <root>/layers/attrs-<image>/  the thin layer of one image: see `chain`
 //! <root>/images/<image>         one record per image
 //! <root>/profiles/              security profiles: see `profiles`
-//! <root>/staging/               what is being made, and whole layers of pulls that are still running
+//! <root>/staging/               what is being made or arrives in an archive, and whole layers of pulls that are still
+//!                               running
 //! <root>/kept/<boot>/           whole layers of failed pulls: see `kept`
 //! <root>/quarantine/            what is damaged
 //! <root>/trash/                 what is being removed
@@ -28,6 +29,7 @@ mod commit;
 mod index;
 mod kept;
 mod mounted;
+mod names;
 mod open;
 mod remove;
 
@@ -43,7 +45,7 @@ use nix::fcntl::{Flock, OFlag};
 use wharf_snapshots::Trash;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::fs::{Resolve, open_below};
-use wharf_types::{Digest, ErrorKind, Failure, Reserve, lock};
+use wharf_types::{Digest, ErrorKind, Failure, Reference, Reserve, lock};
 
 pub use commit::NewImage;
 
@@ -106,6 +108,18 @@ pub enum StoreError {
         /// The contradiction.
         reason: String,
     },
+    /// A name with a digest was to be given to an image, or taken from it.
+    #[error("{name} is no tag: an image is given names with a tag, and has the digest that it has")]
+    NoTag {
+        /// The name.
+        name: Reference,
+    },
+    /// The only tag of an image was to be removed.
+    #[error("{name} is the image's only tag: remove the image")]
+    OnlyTag {
+        /// The name.
+        name: Reference,
+    },
     /// The mounted layers could not be determined.
     #[error("cannot find out which layers are in use")]
     Mounts {
@@ -141,7 +155,8 @@ pub enum StoreError {
 impl Failure for StoreError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::InUse { .. } | Self::Foreign { .. } => ErrorKind::FailedPrecondition,
+            Self::InUse { .. } | Self::Foreign { .. } | Self::OnlyTag { .. } => ErrorKind::FailedPrecondition,
+            Self::NoTag { .. } => ErrorKind::InvalidArgument,
             Self::System { source, .. } | Self::Chain { source: ChainError::System { source, .. } } => {
                 source.kind()
             }
@@ -163,7 +178,7 @@ impl Failure for StoreError {
 /// All images of a node. Clones are the same store.
 #[derive(Debug, Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What a store shares with the layers that it has handed out.
@@ -175,11 +190,11 @@ pub(crate) struct Shared {
     kept: OwnedFd,
     /// The kernel's id of this boot.
     boot: String,
-    content: OwnedFd,
-    layers: OwnedFd,
+    pub(crate) content: OwnedFd,
+    pub(crate) layers: OwnedFd,
     images: OwnedFd,
     pub(crate) trash: Trash,
-    limits: Limits,
+    pub(crate) limits: Limits,
     serial: AtomicU64,
     /// What is there, and who uses it. Locked for moments, so that lists never wait for a disk.
     index: RwLock<Index>,
@@ -225,9 +240,14 @@ impl Store {
     /// A layer in the store, leased for a commit; `None` if it must be unpacked.
     #[must_use]
     pub fn stored_layer(&self, diff_id: &Digest) -> Option<Layer> {
-        let names = vec![diff_id.hex().to_owned()];
+        let lease = self.lease_names(vec![diff_id.hex().to_owned()])?;
+        Some(Layer::Stored { diff_id: diff_id.clone(), lease })
+    }
+
+    /// Leases all of these layers, or none if one is missing.
+    pub(crate) fn lease_names(&self, names: Vec<String>) -> Option<LayerLease> {
         let held = self.shared.write().lease(&names);
-        held.then(|| Layer::Stored { diff_id: diff_id.clone(), lease: self.lease_of(names) })
+        held.then(|| self.lease_of(names))
     }
 
     /// Unpacks and verifies a layer in one pass. It becomes visible when an image is committed. This blocks for as long
@@ -354,7 +374,7 @@ impl Shared {
     }
 
     /// Makes a staging directory with an empty `fs` in it.
-    fn stage(&self) -> wharf_sys::Result<(String, OwnedFd)> {
+    pub(crate) fn stage(&self) -> wharf_sys::Result<(String, OwnedFd)> {
         let name = format!("{}", self.next_serial());
         wharf_snapshots::ensure_directory(self.staging.as_fd(), &name)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;

@@ -28,7 +28,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    fn of(start: &[u8]) -> Self {
+    pub(crate) fn of(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,
             // A frame, or a skippable one.
@@ -38,7 +38,7 @@ impl Compression {
     }
 }
 
-const PIECE_BYTES: usize = 256 << 10;
+pub(crate) const PIECE_BYTES: usize = 256 << 10;
 /// How many pieces may wait between two stages.
 const QUEUE: usize = 4;
 
@@ -110,7 +110,10 @@ fn read_blob(source: &LayerSource, input: &mut dyn Read, out: Out) -> Result<Opt
 
 /// Reads until a piece is full or the input ends, so that the first piece has all the bytes that identify the
 /// compression.
-fn fill(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, piece: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(
+    mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    piece: &mut [u8],
+) -> io::Result<usize> {
     let mut length = 0;
     while length < piece.len() {
         match read(&mut piece[length..]) {
@@ -147,14 +150,15 @@ fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -
     }
 }
 
-enum Decoder<'a> {
-    None(&'a mut Pieces),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a mut Pieces>>),
-    Zstd(zstd::Decoder<'static, &'a mut Pieces>),
+/// Decompresses what is read.
+pub(crate) enum Decoder<R: BufRead> {
+    None(R),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
+    Zstd(zstd::Decoder<'static, R>),
 }
 
-impl<'a> Decoder<'a> {
-    fn new(compression: Compression, input: &'a mut Pieces, limits: &Limits) -> io::Result<Self> {
+impl<R: BufRead> Decoder<R> {
+    pub(crate) fn new(compression: Compression, input: R, limits: &Limits) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::None(input),
             Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
@@ -166,17 +170,9 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::None(input) => input.read(piece),
-            Self::Gzip(decoder) => decoder.read(piece),
-            Self::Zstd(decoder) => decoder.read(piece),
-        }
-    }
-
     /// Nothing may follow the last frame.
-    fn finish(self) -> io::Result<()> {
-        let input = match self {
+    pub(crate) fn finish(self) -> io::Result<()> {
+        let mut input = match self {
             Self::None(input) => input,
             Self::Gzip(decoder) => decoder.into_inner(),
             Self::Zstd(decoder) => decoder.finish(),
@@ -185,6 +181,16 @@ impl<'a> Decoder<'a> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "something follows the compressed data"));
         }
         Ok(())
+    }
+}
+
+impl<R: BufRead> Read for Decoder<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::None(input) => input.read(into),
+            Self::Gzip(decoder) => decoder.read(into),
+            Self::Zstd(decoder) => decoder.read(into),
+        }
     }
 }
 

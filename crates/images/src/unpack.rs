@@ -36,7 +36,7 @@ use wharf_snapshots::tree::Usage;
 use wharf_types::{Digest, ErrorKind, Failure, OnlyReserve};
 
 pub(crate) use apply::{apply, apply_file};
-pub(crate) use attributes::OPAQUE;
+pub(crate) use attributes::{OPAQUE, is_admitted};
 pub(crate) use parents::{LINKS_LIMIT, is_kind, is_whiteout, join, look, open_beneath, plain};
 
 use crate::limits::Limits;

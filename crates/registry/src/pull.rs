@@ -196,8 +196,8 @@ impl Pull {
             // the disk.
             let (layers, _flights): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
             store.commit(NewImage {
-                reference: &reference,
-                resolved: &plan.resolved,
+                names: std::slice::from_ref(&reference),
+                resolved: Some(&plan.resolved),
                 manifest: &plan.manifest_bytes,
                 manifest_digest: &plan.manifest_digest,
                 config: &plan.config,

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use wharf_images::manifest::{Document, parse_index_or_manifest};
-use wharf_images::{Form, ImageUser, LayerSource, Limits, Store, UnpackError, parse_config};
+use wharf_images::{Form, ImageUser, LayerSource, Limits, LoadEvent, Store, UnpackError, parse_config};
 use wharf_types::Digest;
 
 use crate::harness::Target;
@@ -18,6 +19,7 @@ pub(crate) fn targets() -> Vec<Target> {
         Target::new("manifest", manifest, manifests()),
         Target::new("config", config, configs()),
         Target::new("layer", layer_reader(), layers()),
+        Target::new("archive", archive_reader(), archives()),
     ]
 }
 
@@ -83,8 +85,8 @@ fn configs() -> Vec<(&'static str, Vec<u8>)> {
 
 // ---- Layers ----
 
-/// Unpacks blobs into a store of its own, which afterwards has nothing of them, inside or beside it.
-fn layer_reader() -> impl Fn(&[u8]) -> Result<usize, String> {
+/// A store in a directory that has nothing else.
+fn store() -> (tempfile::TempDir, Store) {
     let limits = Limits {
         layer_bytes: 4 << 20,
         ratio: 100,
@@ -96,6 +98,12 @@ fn layer_reader() -> impl Fn(&[u8]) -> Result<usize, String> {
     };
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_with(&dir.path().join("store"), limits).unwrap();
+    (dir, store)
+}
+
+/// Unpacks blobs into a store of its own, which afterwards has nothing of them, inside or beside it.
+fn layer_reader() -> impl Fn(&[u8]) -> Result<usize, String> {
+    let (dir, store) = store();
     move |bytes| {
         let count = unpack(&store, bytes);
         assert_eq!(entries(&dir.path().join("store/staging")), 0, "something of a layer stays");
@@ -201,5 +209,75 @@ fn entry(kind: tar::EntryType, name: &[u8], content: &[u8]) -> Vec<u8> {
     header.set_cksum();
     let mut builder = tar::Builder::new(Vec::new());
     builder.append(&header, content).unwrap();
+    builder.into_inner().unwrap()
+}
+
+// ---- Archives of images ----
+
+/// Loads archives into a store of its own, which afterwards has their images and nothing else of them.
+fn archive_reader() -> impl Fn(&[u8]) -> Result<usize, String> {
+    let (dir, store) = store();
+    move |bytes| {
+        let mut count = 0;
+        let loaded = store.load(&mut &*bytes, &mut |event| {
+            count += usize::from(matches!(event, LoadEvent::Loaded { .. }));
+            ControlFlow::Continue(())
+        });
+        assert_eq!(entries(&dir.path().join("store/staging")), 0, "something of an archive stays");
+        assert_eq!(entries(dir.path()), 1, "something is beside the store");
+        for image in store.list() {
+            store.remove(image.id().as_str()).unwrap();
+        }
+        loaded.map(|()| count).map_err(|error| wharf_types::chain(&error))
+    }
+}
+
+fn archives() -> Vec<(&'static str, Vec<u8>)> {
+    let layer = archive();
+    let digest = |bytes: &[u8]| Digest::from_sha256(Sha256::digest(bytes).into());
+    let config = format!(
+        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+        digest(&layer)
+    );
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", digest(bytes).hex());
+    let described = |kind: &str, bytes: &[u8]| {
+        let (digest, size) = (digest(bytes), bytes.len());
+        format!(r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"{digest}","size":{size}}}"#)
+    };
+    let (of_config, of_layer) =
+        (described("config.v1+json", config.as_bytes()), described("layer.v1.tar", &layer));
+    let manifest = format!(r#"{{"schemaVersion":2,"config":{of_config},"layers":[{of_layer}]}}"#);
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+        described("manifest.v1+json", manifest.as_bytes())
+    );
+    let list = r#"[{"Config":"c.json","RepoTags":["a:1"],"Layers":["1/layer.tar"]}]"#;
+    let layout: [(&str, &[u8]); 5] = [
+        (&blob(config.as_bytes()), config.as_bytes()),
+        (&blob(&layer), &layer),
+        (&blob(manifest.as_bytes()), manifest.as_bytes()),
+        ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+        ("index.json", index.as_bytes()),
+    ];
+    let docker: [(&str, &[u8]); 3] =
+        [("manifest.json", list.as_bytes()), ("c.json", config.as_bytes()), ("1/layer.tar", &layer)];
+    let (whole, docker) = (files(&layout), files(&docker));
+    vec![
+        ("bad-cut", whole[..whole.len() / 2 - 100].to_vec()),
+        ("bad-missing", files(&layout[1..])),
+        ("docker", docker.clone()),
+        ("layout", whole),
+        ("zstd", zstd::encode_all(docker.as_slice(), 1).unwrap()),
+    ]
+}
+
+fn files(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, name, *content).unwrap();
+    }
     builder.into_inner().unwrap()
 }

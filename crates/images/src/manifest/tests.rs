@@ -136,6 +136,7 @@ fn the_best_variant_is_chosen() {
             size_bytes: at as u64,
         },
         platform: Some(platform(os, architecture, variant)),
+        name: None,
     })
     .collect();
     let chosen = |host: &Platform| select_platform(&entries, host).map(|descriptor| descriptor.size_bytes);

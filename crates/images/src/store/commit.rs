@@ -32,10 +32,10 @@ use crate::unpack::{Contents, shown};
 /// An image whose parts are all in the store or in hand.
 #[derive(Debug)]
 pub struct NewImage<'a> {
-    /// The reference that was requested.
-    pub reference: &'a Reference,
-    /// The digest to which the reference was resolved, of an index or of the manifest.
-    pub resolved: &'a Digest,
+    /// Its names from now on, in addition to those that it has: for a pull, the reference that was requested.
+    pub names: &'a [Reference],
+    /// The digest that the names have, of an index or of the manifest; `None` if no registry can have it.
+    pub resolved: Option<&'a Digest>,
     /// The bytes of the manifest for this platform.
     pub manifest: &'a [u8],
     /// Its digest, from the index or the registry.
@@ -87,8 +87,8 @@ const NAMES_LIMIT_BYTES: usize = 16 << 20;
 const RELOCATIONS_LIMIT: usize = 40;
 
 impl Store {
-    /// Makes an image visible, durably. An image that already exists gets the reference as a further name, and the tag
-    /// leaves the image that had it. Blocks for the disk.
+    /// Makes an image visible, durably. An image that already exists gets further names, and each tag leaves the image
+    /// that had it. Blocks for the disk.
     ///
     /// # Errors
     /// [`StoreError`]; the store is as it was, except that whole layers may be kept for a later pull.
@@ -147,8 +147,9 @@ impl Store {
         record.save(&path).map_err(failed)?;
         let new = Image::new(verified.id.clone(), record, verified.config.clone(), &shared.layers_path);
         let new = Arc::new(new);
-        shared.take_tag(image.reference, &new)?;
-        tracing::info!(image = %new.id(), reference = %image.reference, "image stored");
+        shared.take_tags(image.names, &new)?;
+        let names: Vec<_> = image.names.iter().map(ToString::to_string).collect();
+        tracing::info!(image = %new.id(), names = names.join(", "), "image stored");
         Ok(new)
     }
 }
@@ -160,8 +161,10 @@ fn verify(image: &NewImage<'_>) -> Result<Verified, StoreError> {
     if found != *image.manifest_digest {
         return mismatch(format!("the manifest is {found}, not {}", image.manifest_digest));
     }
-    if image.reference.digest().is_some_and(|asked| asked != image.resolved) {
-        return mismatch(format!("{} was resolved to {}", image.reference, image.resolved));
+    let is_other = |name: &&Reference| name.digest().is_some_and(|asked| Some(asked) != image.resolved);
+    if let Some(name) = image.names.iter().find(is_other) {
+        let resolved = image.resolved.map_or("no digest", Digest::as_str);
+        return mismatch(format!("{name} was resolved to {resolved}"));
     }
     let manifest = match parse_index_or_manifest(image.manifest, None) {
         Ok(Document::Manifest(manifest)) => manifest,
@@ -371,34 +374,19 @@ impl Shared {
         record.serial = self.next_serial();
         record.pinned |= image.pinned;
         add(&mut record.manifests, image.manifest_digest.to_string());
-        add(&mut record.repo_digests, image.reference.with_digest(image.resolved).to_string());
-        if let Some(tag) = image.reference.tagged() {
-            add(&mut record.repo_tags, tag);
+        for name in image.names {
+            if let Some(resolved) = image.resolved {
+                add(&mut record.repo_digests, name.with_digest(resolved).to_string());
+            }
+            if let Some(tag) = name.tagged() {
+                add(&mut record.repo_tags, tag);
+            }
         }
         record
     }
-
-    /// Puts an image into the index, and takes its new tag from the image that had it. After a crash between the two
-    /// records, the higher serial decides whose tag it is.
-    fn take_tag(&self, reference: &Reference, new: &Arc<Image>) -> Result<(), StoreError> {
-        let tag = reference.tagged();
-        let before = tag.as_ref().and_then(|tag| self.read().by_reference(tag).cloned());
-        let Some(before) = before.filter(|before| before.id() != new.id()) else {
-            self.write().insert_image(Arc::clone(new));
-            return Ok(());
-        };
-        let mut record = before.record().clone();
-        record.repo_tags.retain(|old| Some(old) != tag.as_ref());
-        let saved = record.save(&self.image_path(before.id()));
-        let mut index = self.write();
-        index.insert_image(Arc::new(before.with_record(record)));
-        index.insert_image(Arc::clone(new));
-        drop(index);
-        saved.map_err(|source| StoreError::Record { id: before.id().clone(), source })
-    }
 }
 
-fn add(list: &mut Vec<String>, item: String) {
+pub(super) fn add(list: &mut Vec<String>, item: String) {
     if !list.contains(&item) {
         list.push(item);
     }

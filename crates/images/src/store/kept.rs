@@ -138,7 +138,7 @@ impl Shared {
     }
 
     /// Removes all of them, because the disk is short of space.
-    pub(super) fn give_up_kept(&self) {
+    pub(crate) fn give_up_kept(&self) {
         self.remove_kept(|_name| true);
     }
 

@@ -45,7 +45,7 @@ fn set_xattrs(fd: BorrowedFd<'_>, xattrs: &[(String, Vec<u8>)]) -> Result<()> {
 }
 
 /// Overlayfs's own attributes are never an image's to set: they redirect, hide and reveal.
-fn is_admitted(name: &str) -> bool {
+pub(crate) fn is_admitted(name: &str) -> bool {
     name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."))
 }
 

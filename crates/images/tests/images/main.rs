@@ -2,6 +2,8 @@
 #![allow(missing_docs, reason = "a test crate has no readers")]
 
 #[cfg(test)]
+mod archives;
+#[cfg(test)]
 mod blobs;
 #[cfg(test)]
 mod hostile;
@@ -9,6 +11,8 @@ mod hostile;
 mod layers;
 #[cfg(test)]
 mod mounted;
+#[cfg(test)]
+mod names;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

@@ -310,8 +310,8 @@ fn parts_that_do_not_belong_together_are_refused() {
     let reference: Reference = "a.b/x:1".parse().unwrap();
     let commit = |manifest: &str, config: &str, content: &str| {
         rig.store.commit(NewImage {
-            reference: &reference,
-            resolved: &digest,
+            names: std::slice::from_ref(&reference),
+            resolved: Some(&digest),
             manifest: manifest.as_bytes(),
             manifest_digest: &digest,
             config: config.as_bytes(),

@@ -223,8 +223,8 @@ impl Rig {
         let digest = sha256(manifest.as_bytes());
         let reference: Reference = reference.parse().unwrap();
         self.store.commit(NewImage {
-            reference: &reference,
-            resolved: reference.digest().unwrap_or(&digest),
+            names: std::slice::from_ref(&reference),
+            resolved: Some(reference.digest().unwrap_or(&digest)),
             manifest: manifest.as_bytes(),
             manifest_digest: &digest,
             config: config.as_bytes(),

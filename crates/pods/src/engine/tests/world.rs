@@ -246,8 +246,8 @@ fn add_image(store: &Store) {
     let manifest_digest = digest_of(manifest.as_bytes());
     let layer = store.unpack(&source, &mut Cursor::new(layer)).unwrap();
     let image = NewImage {
-        reference: &IMAGE.parse::<Reference>().unwrap(),
-        resolved: &manifest_digest,
+        names: &[IMAGE.parse::<Reference>().unwrap()],
+        resolved: Some(&manifest_digest),
         manifest: manifest.as_bytes(),
         manifest_digest: &manifest_digest,
         config: config.as_bytes(),

@@ -1,0 +1,111 @@
+//! The images of an archive, with everything about them that is known before a layer is unpacked.
+
+use std::collections::BTreeMap;
+
+use wharf_types::{Digest, Reference};
+
+use super::spool::{Spool, Spooled};
+use super::{LoadError, docker, layout};
+use crate::config::parse_config;
+use crate::manifest::{Manifest, ManifestError, digest_of};
+use crate::unpack::shown;
+
+/// The most images of an archive.
+pub(super) const IMAGES_LIMIT: usize = 1000;
+/// The most names of all its images.
+const NAMES_LIMIT: usize = 2000;
+/// The most bytes of all manifests and configs, which are in memory until the images are in the store.
+const DOCUMENTS_LIMIT_BYTES: usize = 128 << 20;
+
+/// An image of an archive.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) names: Vec<Reference>,
+    /// The digest that its names have: none if a registry would have another manifest of it.
+    pub(super) resolved: Option<Digest>,
+    pub(super) manifest: Manifest,
+    pub(super) manifest_bytes: Vec<u8>,
+    pub(super) config: Vec<u8>,
+    pub(super) diff_ids: Vec<Digest>,
+    /// The blobs of its layers, bottom first.
+    pub(super) blobs: Vec<Spooled>,
+}
+
+impl Listed {
+    /// What an error or a message calls it: its first name, or its id.
+    pub(super) fn shown(&self) -> String {
+        self.names.first().map_or_else(|| self.manifest.config.digest.to_string(), ToString::to_string)
+    }
+}
+
+/// All images of an archive. One that is both an OCI layout and of Docker's form is read as the former, which has the
+/// manifests by which registries know its images.
+pub(super) fn images(spool: &Spool<'_>) -> Result<Vec<Listed>, LoadError> {
+    let listed = if spool.has(layout::MARK) && spool.has(layout::INDEX) {
+        layout::images(spool)?
+    } else if spool.has(docker::MANIFEST) {
+        docker::images(spool)?
+    } else {
+        return Err(LoadError::NoImage);
+    };
+    if listed.is_empty() {
+        return Err(LoadError::NoImage);
+    }
+    check(&listed)?;
+    Ok(listed)
+}
+
+/// Checks what the images of an archive have together.
+fn check(listed: &[Listed]) -> Result<(), LoadError> {
+    let mut owners = BTreeMap::new();
+    for image in listed {
+        let id = &image.manifest.config.digest;
+        for name in &image.names {
+            if owners.insert(name, id).is_some_and(|other| other != id) {
+                return Err(LoadError::NameTwice { name: name.to_string() });
+            }
+        }
+    }
+    if owners.len() > NAMES_LIMIT {
+        return Err(LoadError::Limit { what: "names of images", limit: NAMES_LIMIT as u64 });
+    }
+    Ok(())
+}
+
+/// The bytes of the documents so far.
+#[derive(Debug, Default)]
+pub(super) struct Documents {
+    bytes: usize,
+}
+
+impl Documents {
+    pub(super) fn keep(&mut self, document: Vec<u8>) -> Result<Vec<u8>, LoadError> {
+        self.bytes += document.len();
+        if self.bytes > DOCUMENTS_LIMIT_BYTES {
+            let limit = DOCUMENTS_LIMIT_BYTES as u64;
+            return Err(LoadError::Limit { what: "bytes of manifests and configs", limit });
+        }
+        Ok(document)
+    }
+}
+
+/// The layers that a config lists, of which there must be as many as the image has.
+pub(super) fn diff_ids(name: &str, config: &[u8], layers: usize) -> Result<Vec<Digest>, LoadError> {
+    let (_config, diff_ids) = parse_config(config).map_err(unusable(name))?;
+    if diff_ids.len() != layers {
+        let reason = format!("{layers} layers in the manifest, {} in the config", diff_ids.len());
+        return Err(unusable(name)(ManifestError::Ambiguous { reason }));
+    }
+    Ok(diff_ids)
+}
+
+/// The document has that digest, whatever names it.
+pub(super) fn check_digest(expected: &Digest, document: &[u8]) -> Result<(), LoadError> {
+    let found = digest_of(document);
+    if found == *expected { Ok(()) } else { Err(LoadError::Blob { expected: expected.clone(), found }) }
+}
+
+pub(super) fn unusable(name: &str) -> impl FnOnce(ManifestError) -> LoadError {
+    let name = shown(name.as_bytes());
+    move |source| LoadError::Document { name, source }
+}
