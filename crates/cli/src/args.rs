@@ -12,7 +12,7 @@ use crate::credentials::Creds;
 use crate::error::Error;
 pub(crate) use groups::command;
 pub(crate) use values::{
-    Bytes, Cpus, Env, ImageMount, Ports, Publish, Socket, User, UserName, Users, Volume,
+    Bytes, Cpus, Env, ImageMount, ImageName, Ports, Publish, Socket, User, UserName, Users, Volume,
 };
 
 /// Run pods and containers on this machine, and inspect them.
@@ -62,6 +62,7 @@ impl Arguments {
             Command::Exec(_) => no("exec", ""),
             Command::Attach(_) => no("attach", ""),
             Command::Logs(_) => no("logs", ""),
+            Command::Save(save) if save.output.is_none() => no("save", ", or add --output"),
             Command::Forward(_) => no("forward", ""),
             Command::Completion { .. } => no("completion", ""),
             Command::Man { .. } => no("man", ""),
@@ -179,9 +180,47 @@ Examples:
   wharf pull 127.0.0.1:5000/library/nginx:latest
   wharf pull --creds me registry.example/app")]
     Pull(Pull),
+    /// Load the images of an archive
+    #[command(after_help = "\
+Reads an OCI image layout or an archive of the form of `docker save`, as docker, podman, ctr, skopeo, BuildKit and wharf write \
+them, plain or compressed with gzip or zstd. Of images for several machines, the one for this machine is loaded. If anything in the \
+archive is damaged, nothing is loaded.
+
+Examples:
+  wharf load -i images.tar
+  docker save app:1 | wharf load")]
+    Load(Load),
+    /// Save images as an archive
+    #[command(after_help = "\
+The archive is an OCI image layout that `docker load`, `podman load`, `ctr images import` and skopeo read as well. wharf does not \
+keep the archives of layers that were pulled, so it packs them anew: the image in the archive has the same files and the same \
+configuration, but another id, always the same one. Artifacts cannot be saved.
+
+Examples:
+  wharf save -o images.tar nginx busybox:1.36
+  wharf save app:1 | gzip > app.tar.gz")]
+    Save(Save),
+    /// Give an image a further name
+    #[command(after_help = "\
+The name leaves the image that had it.
+
+Example:
+  wharf tag busybox registry.example/base:1")]
+    Tag {
+        /// A name, an id, or the beginning of an id
+        image: String,
+        /// The name; docker.io/library/ and :latest are filled in
+        name: ImageName,
+    },
     /// List images
     Images,
     /// Remove images
+    #[command(after_help = "\
+Of an image with several tags, only the tag that is named is removed; by its id or digest, the image is removed with all its \
+names.
+
+Example:
+  wharf rmi nginx:1.27")]
     Rmi {
         /// Names, ids, or beginnings of ids
         #[arg(required = true, value_name = "IMAGE")]
@@ -355,6 +394,26 @@ pub(crate) struct Pull {
     /// The login for the registry; without PASSWORD, wharf asks for it or reads it from standard input
     #[arg(long, value_name = "USER[:PASSWORD]")]
     pub(crate) creds: Option<Creds>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// The archive; standard input by default
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Print only the ids of the images
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    /// Names, ids, or beginnings of ids; an id stands for all names of its image
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// The file to write; standard output by default
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

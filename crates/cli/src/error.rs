@@ -83,6 +83,16 @@ pub(crate) enum Error {
     Elsewhere { url: String },
     #[error("standard input is not a terminal\n  leave out --tty")]
     NoTerminal { source: io::Error },
+    #[error(
+        "standard input is a terminal\n  name the archive (--input FILE), or redirect it: wharf load < FILE"
+    )]
+    NoArchive,
+    #[error(
+        "standard output is a terminal\n  name a file (--output FILE), or redirect it: wharf save IMAGE > FILE"
+    )]
+    ToTerminal,
+    #[error("interrupted")]
+    Interrupted,
     #[error("cannot listen on port {port} of this machine\n  choose another: LOCAL:PORT")]
     Listen { port: u16, source: io::Error },
     #[error("cannot write the output")]
@@ -124,7 +134,7 @@ fn advice(status: &Status) -> &'static str {
             "\n  wharfd does not support this: check with `wharf doctor` that wharf and wharfd have the same version"
         }
         Code::ResourceExhausted => "\n  see what is in use: wharf info, wharf stats",
-        Code::DataLoss => "\n  the message above says what was damaged; pull the image again",
+        Code::DataLoss => "\n  the message above says what was damaged; get the image anew",
         _ => "",
     }
 }

@@ -1,9 +1,11 @@
-//! `wharf images` and `wharf rmi`.
+//! `wharf images`, `wharf tag` and `wharf rmi`.
 
-use futures_util::future::join_all;
 use serde::Serialize;
+use wharf_cri_api::admin::{TagRequest, UntagRequest};
 use wharf_cri_api::v1::{Image, ImageSpec, ListImagesRequest, RemoveImageRequest};
+use wharf_types::Reference;
 
+use crate::args::ImageName;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::find::Listing;
@@ -74,8 +76,45 @@ pub(crate) async fn remove(
     force: Force,
 ) -> Result<(), Error> {
     let (images, listing) = (all(daemon).await?, daemon.listing().await?);
-    let removes = names.iter().map(|name| one(daemon.clone(), &images, &listing, name, force));
-    each(output, names, join_all(removes)).await
+    // One after another: which names an image still has depends on those before.
+    let removes = async {
+        let mut results = Vec::new();
+        for name in names {
+            results.push(one(daemon.clone(), &images, &listing, name, force).await);
+        }
+        results
+    };
+    each(output, names, removes).await
+}
+
+/// What `wharf tag --json` prints.
+#[derive(Debug, Serialize)]
+struct Tagged {
+    image: String,
+    name: String,
+}
+
+pub(crate) async fn tag(
+    daemon: &mut Daemon,
+    output: Output,
+    image: String,
+    name: ImageName,
+) -> Result<(), Error> {
+    let ImageName(name) = name;
+    let found = match daemon.image(&image).await? {
+        Some(_) => image.clone(),
+        None => by_beginning(&all(daemon).await?, &image)?,
+    };
+    let tagged = daemon.admin.tag(TagRequest { image: found, name: name.clone() }).await;
+    tagged.map_err(Error::call(format!("tagging the image {image}")))?;
+    let people = format!("{name}\n");
+    output.result(&Tagged { image, name }, &people)
+}
+
+/// The tag by which an image with several is named. Only this name is then removed.
+fn one_of_several(image: &Image, name: &str) -> Option<String> {
+    let tag = name.parse::<Reference>().ok()?.tagged()?;
+    (image.repo_tags.len() > 1 && image.repo_tags.contains(&tag)).then_some(tag)
 }
 
 /// The CRI removes an image silently even if it does not exist or is in use; a person wants to know.
@@ -87,7 +126,13 @@ async fn one(
     force: Force,
 ) -> Result<(), Error> {
     let (image, id) = match daemon.image(name).await? {
-        Some(found) => (name.to_owned(), found.id),
+        Some(found) => {
+            if let Some(tag) = one_of_several(&found, name) {
+                let removed = daemon.admin.untag(UntagRequest { name: tag }).await;
+                return removed.map(drop).map_err(Error::call(format!("removing the name {name}")));
+            }
+            (name.to_owned(), found.id)
+        }
         None => by_beginning(images, name).map(|id| (id.clone(), id))?,
     };
     let users = users(listing, &id);
@@ -171,6 +216,19 @@ mod tests {
         let of = |image: &str| Container { image_id: image.into(), id: "c".into(), ..Container::default() };
         let listing = Listing { pods: vec![], containers: vec![of("sha256:abc1"), of("sha256:abd2")] };
         assert_eq!((users(&listing, "sha256:abc1").len(), users(&listing, "sha256:x").len()), (1, 0));
+    }
+
+    #[test]
+    fn a_tag_is_one_of_several_names() {
+        let image = image("sha256:abc1", &["docker.io/library/a:1", "b.c/a:1"], &["b.c/a@sha256:d"]);
+        assert_eq!(one_of_several(&image, "a:1").as_deref(), Some("docker.io/library/a:1"));
+        assert_eq!(one_of_several(&image, "b.c/a:1").as_deref(), Some("b.c/a:1"));
+        let digest = format!("b.c/a@sha256:{}", "d".repeat(64));
+        for other in ["abc1", "a:2", "sha256:abc1", &digest] {
+            assert_eq!(one_of_several(&image, other), None, "{other}");
+        }
+        let image = Image { repo_tags: vec!["b.c/a:1".into()], ..image };
+        assert_eq!(one_of_several(&image, "b.c/a:1"), None, "it is the last one");
     }
 
     #[test]

@@ -14,12 +14,14 @@ mod images;
 mod info;
 mod inspect;
 mod list;
+mod load;
 mod logs;
 mod manual;
 mod output;
 mod pull;
 mod remove;
 mod run;
+mod save;
 mod start;
 mod stats;
 mod stop;
@@ -87,6 +89,9 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Rmi { images, force } => {
             images::remove(daemon, output, &images, remove::Force::from_flag(force)).await?
         }
+        Command::Load(load) => load::load(daemon, output, load).await?,
+        Command::Save(save) => save::save(daemon, output, save).await?,
+        Command::Tag { image, name } => images::tag(daemon, output, image, name).await?,
         Command::Info => info::info(daemon, output).await?,
         Command::Doctor | Command::Completion { .. } | Command::Man { .. } => {}
     }

@@ -41,6 +41,11 @@ impl Output {
         Self { format: if json { Format::Json } else { Format::Table } }
     }
 
+    /// Whether people read it.
+    pub(crate) fn is_table(self) -> bool {
+        self.format == Format::Table
+    }
+
     /// A table, or a JSON array.
     pub(crate) fn rows<R: Row>(self, rows: &[R]) -> Result<(), Error> {
         match self.format {

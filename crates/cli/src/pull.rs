@@ -81,24 +81,26 @@ async fn show(mut daemon: Daemon, image: String) {
 
 /// A progress bar for each layer; dropping this clears them.
 #[derive(Debug)]
-struct Bars {
+pub(crate) struct Bars {
     screen: MultiProgress,
     layers: HashMap<String, ProgressBar>,
 }
 
 impl Bars {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Nothing is drawn unless standard error is a terminal.
         Self { screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), layers: HashMap::new() }
     }
 
     fn update(&mut self, state: &PullProgressResponse) {
-        for layer in state.pulls.iter().flat_map(|pull| &pull.layers) {
-            let screen = &self.screen;
-            let bar = self.layers.entry(layer.digest.clone()).or_insert_with(|| screen.add(new_bar(layer)));
-            bar.set_position(layer.done_bytes);
-            bar.set_message(describe(layer));
-        }
+        state.pulls.iter().flat_map(|pull| &pull.layers).for_each(|layer| self.layer(layer));
+    }
+
+    pub(crate) fn layer(&mut self, layer: &Layer) {
+        let screen = &self.screen;
+        let bar = self.layers.entry(layer.digest.clone()).or_insert_with(|| screen.add(new_bar(layer)));
+        bar.set_position(layer.done_bytes);
+        bar.set_message(describe(layer));
     }
 }
 

@@ -1,4 +1,5 @@
-//! wharfd's own small service beside the CRI's two: what the command line shows to people.
+//! wharfd's own small service beside the CRI's two: what the command line shows to people, and images without a
+//! registry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,17 +7,21 @@ use std::time::Duration;
 
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::IntervalStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use wharf_cri_api::admin::admin_server::Admin as AdminService;
 use wharf_cri_api::admin::layer::Phase as WirePhase;
 use wharf_cri_api::admin::{
-    InfoRequest, InfoResponse, Layer, PodRequest, Pull, PullProgressRequest, PullProgressResponse,
-    RequestsRequest,
+    InfoRequest, InfoResponse, Layer, LoadRequest, LoadResponse, PodRequest, Pull, PullProgressRequest,
+    PullProgressResponse, RequestsRequest, SaveRequest, SaveResponse, TagRequest, TagResponse, UntagRequest,
+    UntagResponse,
 };
+use wharf_images::Store;
 use wharf_pods::Engine;
 use wharf_registry::{LayerProgress, Phase, Puller};
-use wharf_types::Reference;
+use wharf_types::{Reference, ReferenceError};
 
+use crate::archives::Archives;
+use crate::image::change;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
 use crate::view::pod_request;
@@ -30,6 +35,8 @@ pub struct Admin {
     info: Arc<dyn Fn() -> InfoResponse + Send + Sync>,
     engine: Arc<Engine>,
     puller: Arc<Puller>,
+    store: Arc<Store>,
+    archives: Archives,
     ending: Arc<AtomicBool>,
 }
 
@@ -46,8 +53,10 @@ impl Admin {
         info: impl Fn() -> InfoResponse + Send + Sync + 'static,
         engine: Arc<Engine>,
         puller: Arc<Puller>,
+        store: Arc<Store>,
     ) -> Self {
-        Self { info: Arc::new(info), engine, puller, ending: Arc::default() }
+        let archives = Archives::new(Arc::clone(&store));
+        Self { info: Arc::new(info), engine, puller, store, archives, ending: Arc::default() }
     }
 
     /// Ends the streams of progress, which otherwise end only when their clients leave.
@@ -87,6 +96,8 @@ fn layer(layer: LayerProgress) -> Layer {
 impl AdminService for Admin {
     type RequestsStream = Streamed<PodRequest>;
     type PullProgressStream = Streamed<PullProgressResponse>;
+    type LoadStream = Streamed<LoadResponse>;
+    type SaveStream = Streamed<SaveResponse>;
 
     async fn info(&self, _request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let info = Arc::clone(&self.info);
@@ -119,6 +130,40 @@ impl AdminService for Admin {
         let states = states(Arc::clone(&self.puller), Arc::clone(&self.ending), wanted);
         Ok(Response::new(states))
     }
+
+    async fn load(
+        &self,
+        request: Request<Streaming<LoadRequest>>,
+    ) -> Result<Response<Self::LoadStream>, Status> {
+        Ok(Response::new(self.archives.load(request.into_inner())))
+    }
+
+    async fn save(&self, request: Request<SaveRequest>) -> Result<Response<Self::SaveStream>, Status> {
+        let images = request.into_inner().images;
+        if images.is_empty() {
+            return Err(status::of(Fault::empty("images")));
+        }
+        Ok(Response::new(self.archives.save(images)))
+    }
+
+    async fn tag(&self, request: Request<TagRequest>) -> Result<Response<TagResponse>, Status> {
+        let TagRequest { image, name } = request.into_inner();
+        let name: Reference = name.parse().map_err(|error: ReferenceError| status::of(error))?;
+        let found = image.clone();
+        let tagged = change(&self.store, move |store| store.tag(&found, &name)).await?;
+        if tagged { Ok(Response::new(TagResponse {})) } else { Err(no_image(&image)) }
+    }
+
+    async fn untag(&self, request: Request<UntagRequest>) -> Result<Response<UntagResponse>, Status> {
+        let text = request.into_inner().name;
+        let name: Reference = text.parse().map_err(|error: ReferenceError| status::of(error))?;
+        let untagged = change(&self.store, move |store| store.untag(&name)).await?;
+        if untagged { Ok(Response::new(UntagResponse {})) } else { Err(no_image(&text)) }
+    }
+}
+
+fn no_image(name: &str) -> Status {
+    status::of(Fault::NoImage { name: name.chars().take(300).collect() })
 }
 
 /// The requested image, if one is named.

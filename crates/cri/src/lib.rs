@@ -3,6 +3,7 @@
 
 mod admin;
 mod answers;
+mod archives;
 mod batches;
 mod conditions;
 mod filter;

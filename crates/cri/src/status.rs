@@ -23,6 +23,12 @@ pub(crate) enum Fault {
         /// The call.
         call: &'static str,
     },
+    /// There is no such image.
+    #[error("there is no image {name:?}")]
+    NoImage {
+        /// What was asked for, shortened to 300 characters.
+        name: String,
+    },
     /// A client was too slow for the events.
     #[error("events were lost: the listener was too slow; list everything again")]
     EventsLost,
@@ -51,6 +57,7 @@ impl Failure for Fault {
         match self {
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::Unimplemented { .. } => ErrorKind::Unimplemented,
+            Self::NoImage { .. } => ErrorKind::NotFound,
             Self::EventsLost => ErrorKind::DataLoss,
             Self::Overdue => ErrorKind::DeadlineExceeded,
             Self::Panicked => ErrorKind::Internal,

@@ -204,6 +204,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), plugins),
             Arc::clone(&engine),
             Arc::clone(&puller),
+            Arc::clone(&images),
         ),
         runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, json),
         images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),

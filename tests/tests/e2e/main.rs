@@ -12,6 +12,8 @@ mod answers;
 #[cfg(test)]
 mod apparmor;
 #[cfg(test)]
+mod archives;
+#[cfg(test)]
 mod attach;
 #[cfg(test)]
 mod builtin;

@@ -24,14 +24,14 @@ use crate::world::{self, World, until};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a test, and removes its logs below `/var/log/wharf` with it.
-fn run(test: impl AsyncFnOnce(&mut World)) {
+pub(crate) fn run(test: impl AsyncFnOnce(&mut World)) {
     let own_logs = |_dir: &Path| {
         mount(Some("tmpfs"), "/var/log", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     };
     world::run_on(own_logs, test);
 }
 
-fn command(world: &World, line: &str) -> std::process::Command {
+pub(crate) fn command(world: &World, line: &str) -> std::process::Command {
     let mut command = place::command(&place::built().wharf);
     let image = &world.client.image;
     command.arg("--socket").arg(world.daemon.socket());
@@ -45,14 +45,14 @@ pub(crate) fn wharf(world: &World, line: &str) -> Output {
 }
 
 /// Its output, if it succeeds.
-fn printed(world: &World, line: &str) -> String {
+pub(crate) fn printed(world: &World, line: &str) -> String {
     let output = wharf(world, line);
     assert!(output.status.success(), "{line}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Its exit code and its error, if it fails.
-fn refused(world: &World, line: &str) -> (Option<i32>, String) {
+pub(crate) fn refused(world: &World, line: &str) -> (Option<i32>, String) {
     let output = wharf(world, line);
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
@@ -111,6 +111,19 @@ fn a_person_runs_a_shell_on_a_terminal() {
         person.sees("/dev/pts/0");
         assert_eq!(person.ends().await, Some(7));
         assert!(world.client.pods().await.is_empty(), "--rm");
+    });
+}
+
+#[test]
+fn an_archive_is_neither_typed_nor_shown() {
+    run(async |world| {
+        for (line, words) in
+            [("load", "standard input is a terminal"), ("save IMAGE", "standard output is a terminal")]
+        {
+            let mut person = Person::at(world, line);
+            person.sees(words);
+            assert_eq!(person.ends().await, Some(1));
+        }
     });
 }
 

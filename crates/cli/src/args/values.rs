@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use wharf_cri_api::v1::{IdMapping, ImageSpec, KeyValue, Mount, MountPropagation, PortMapping, Protocol};
-use wharf_types::IdRange;
+use wharf_types::{IdRange, Reference, ReferenceError};
 
 /// The address of wharfd's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,19 @@ impl FromStr for Socket {
             return Err("it must be a path, or unix:// and a path".into());
         }
         std::path::absolute(path).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+/// A name that an image can be given: with a tag, and without a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageName(pub(crate) String);
+
+impl FromStr for ImageName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name: Reference = text.parse().map_err(|error: ReferenceError| error.to_string())?;
+        name.tagged().map(Self).ok_or_else(|| "an image has the digest that it has: give it a tag".to_owned())
     }
 }
 

@@ -173,6 +173,111 @@ pub mod layer {
         }
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadRequest {
+    /// A part of the archive, of at most 1 MiB.
+    #[prost(bytes = "vec", tag = "1")]
+    pub chunk: ::prost::alloc::vec::Vec<u8>,
+    /// The archive ends with this part. A client that goes away before that wants nothing loaded.
+    #[prost(bool, tag = "2")]
+    pub is_last: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LoadResponse {
+    #[prost(oneof = "load_response::Event", tags = "1, 2, 3")]
+    pub event: ::core::option::Option<load_response::Event>,
+}
+/// Nested message and enum types in `LoadResponse`.
+pub mod load_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        /// All of the archive has arrived: the layers of its images, each once.
+        #[prost(message, tag = "1")]
+        Received(super::LoadedLayers),
+        /// What has become of one of them.
+        #[prost(message, tag = "2")]
+        Layer(super::Layer),
+        /// An image is in the store.
+        #[prost(message, tag = "3")]
+        Loaded(super::LoadedImage),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LoadedLayers {
+    #[prost(message, repeated, tag = "1")]
+    pub layers: ::prost::alloc::vec::Vec<Layer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadedImage {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The names that the archive gives it; none, if it gives none.
+    #[prost(string, repeated, tag = "2")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SaveRequest {
+    /// Names or ids. An image that is named by a tag has that name in the archive, any other all its tags.
+    #[prost(string, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SaveResponse {
+    #[prost(oneof = "save_response::Part", tags = "1, 2, 3")]
+    pub part: ::core::option::Option<save_response::Part>,
+}
+/// Nested message and enum types in `SaveResponse`.
+pub mod save_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Part {
+        /// First: what the archive will have.
+        #[prost(message, tag = "1")]
+        Images(super::SavedImages),
+        /// Then the archive itself.
+        #[prost(bytes, tag = "2")]
+        Chunk(::prost::alloc::vec::Vec<u8>),
+        /// Last: the archive is whole.
+        #[prost(bool, tag = "3")]
+        IsWhole(bool),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SavedImages {
+    #[prost(message, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<SavedImage>,
+    /// Nearly the size of the archive.
+    #[prost(uint64, tag = "2")]
+    pub layers_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SavedImage {
+    /// Its id here.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Its id in the archive, and wherever that is loaded: its layers are packed anew.
+    #[prost(string, tag = "2")]
+    pub archived_id: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagRequest {
+    /// A name or id.
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    /// The further name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UntagRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UntagResponse {}
 /// Generated client implementations.
 pub mod admin_client {
     #![allow(
@@ -336,6 +441,95 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("wharf.admin.v1.Admin", "PullProgress"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Loads the images of an archive: an OCI image layout, or one of the form of `docker save`.
+        pub async fn load(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::LoadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LoadResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wharf.admin.v1.Admin/Load",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("wharf.admin.v1.Admin", "Load"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Writes images as an archive of both forms.
+        pub async fn save(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SaveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SaveResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wharf.admin.v1.Admin/Save",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("wharf.admin.v1.Admin", "Save"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Gives an image a further name, which leaves the image that had it.
+        pub async fn tag(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TagRequest>,
+        ) -> std::result::Result<tonic::Response<super::TagResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/wharf.admin.v1.Admin/Tag");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("wharf.admin.v1.Admin", "Tag"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a name of an image that has others.
+        pub async fn untag(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UntagRequest>,
+        ) -> std::result::Result<tonic::Response<super::UntagResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wharf.admin.v1.Admin/Untag",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("wharf.admin.v1.Admin", "Untag"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -382,6 +576,38 @@ pub mod admin_server {
             tonic::Response<Self::PullProgressStream>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Load method.
+        type LoadStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LoadResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Loads the images of an archive: an OCI image layout, or one of the form of `docker save`.
+        async fn load(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::LoadRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::LoadStream>, tonic::Status>;
+        /// Server streaming response type for the Save method.
+        type SaveStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SaveResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Writes images as an archive of both forms.
+        async fn save(
+            &self,
+            request: tonic::Request<super::SaveRequest>,
+        ) -> std::result::Result<tonic::Response<Self::SaveStream>, tonic::Status>;
+        /// Gives an image a further name, which leaves the image that had it.
+        async fn tag(
+            &self,
+            request: tonic::Request<super::TagRequest>,
+        ) -> std::result::Result<tonic::Response<super::TagResponse>, tonic::Status>;
+        /// Removes a name of an image that has others.
+        async fn untag(
+            &self,
+            request: tonic::Request<super::UntagRequest>,
+        ) -> std::result::Result<tonic::Response<super::UntagResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -590,6 +816,182 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wharf.admin.v1.Admin/Load" => {
+                    #[allow(non_camel_case_types)]
+                    struct LoadSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::StreamingService<super::LoadRequest>
+                    for LoadSvc<T> {
+                        type Response = super::LoadResponse;
+                        type ResponseStream = T::LoadStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::LoadRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::load(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LoadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wharf.admin.v1.Admin/Save" => {
+                    #[allow(non_camel_case_types)]
+                    struct SaveSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::SaveRequest>
+                    for SaveSvc<T> {
+                        type Response = super::SaveResponse;
+                        type ResponseStream = T::SaveStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SaveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::save(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SaveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wharf.admin.v1.Admin/Tag" => {
+                    #[allow(non_camel_case_types)]
+                    struct TagSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::TagRequest>
+                    for TagSvc<T> {
+                        type Response = super::TagResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TagRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::tag(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TagSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wharf.admin.v1.Admin/Untag" => {
+                    #[allow(non_camel_case_types)]
+                    struct UntagSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::UntagRequest>
+                    for UntagSvc<T> {
+                        type Response = super::UntagResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UntagRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::untag(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UntagSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
