@@ -144,12 +144,12 @@ impl Store {
             Watched { inner: file, digest: &source.blob_digest, read_bytes: 0, told_bytes: 0, watch };
         let unpacked = self.unpack(source, &mut blob);
         let watch = blob.watch;
-        let unpacked = unpacked.map_err(|source_error| LoadError::Unpack {
+        let unpacked = unpacked.map_err(|why| LoadError::Unpack {
             image: image.shown(),
             number: at + 1,
             count: image.diff_ids.len(),
             digest: source.blob_digest.clone(),
-            source: source_error,
+            source: Box::new(why),
         })?;
         report(watch, LoadEvent::Unpacked(&source.blob_digest))?;
         Ok(unpacked)

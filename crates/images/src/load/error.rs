@@ -105,7 +105,7 @@ pub enum LoadError {
         digest: Digest,
         /// Why.
         #[source]
-        source: UnpackError,
+        source: Box<UnpackError>,
     },
     /// Only the disk's reserve is left.
     #[error("cannot keep the archive until it is whole")]
@@ -148,7 +148,8 @@ impl Failure for LoadError {
             Self::Blob { .. } | Self::Size { .. } => ErrorKind::DataLoss,
             Self::Limit { .. } => ErrorKind::ResourceExhausted,
             Self::Document { source, .. } => source.kind(),
-            Self::Unpack { source, .. } | Self::Disk { source } => source.kind(),
+            Self::Unpack { source, .. } => source.kind(),
+            Self::Disk { source } => source.kind(),
             Self::System { source } => source.kind(),
             Self::Store { source, .. } => source.kind(),
             Self::Unwanted => ErrorKind::Unavailable,
