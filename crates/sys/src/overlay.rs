@@ -1,4 +1,7 @@
 //! Overlay mounts. Layers are added one by one since Linux 6.8, and in a single option before.
+//!
+//! What is in use is seen in the kernel's tables of mounts, so each overlay shows its layers there: by their names, or
+//! by their [`marks`].
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -13,10 +16,12 @@ use crate::error::{Named, Result};
 use crate::fs::{open, proc_path};
 use crate::mount::{self, Attributes, Depth, Propagation};
 
+pub mod marks;
+
 /// The directories of an overlay.
 #[derive(Debug, Clone, Copy)]
 pub struct Overlay<'a> {
-    /// The layers, topmost first; at least one.
+    /// The layers, topmost first; at least one. Each is in a directory that has its name.
     pub lowers: &'a [&'a Path],
     /// The directory for writes.
     pub upper: &'a Path,
@@ -37,8 +42,8 @@ struct Parts<'a> {
 
 /// How many bytes fsconfig(2) takes.
 const STRING_LIMIT: usize = 255;
-/// How many layers fit into that. Each is the number of a descriptor.
-const JOINED_LIMIT: usize = 63;
+/// How many layers fit into that: each has a mark, and a descriptor, whose number is shorter.
+const JOINED_LIMIT: usize = (STRING_LIMIT - marks::MARKED.len()) / size_of::<marks::Mark>();
 
 impl Overlay<'_> {
     /// Makes the overlay as a detached mount. The upper directory is volatile: it is not synced on unmount and must be
@@ -128,7 +133,7 @@ impl<'a> Parts<'a> {
     }
 
     /// Names the directories by their descriptors, relative to /proc/self/fd. Like that, all 499 layers fit into the
-    /// page that mount(2) takes, and no character in a path is special.
+    /// page that mount(2) takes, and no character in a path is special. The source of the mount has their marks.
     fn detached_joined(self, place: &Path) -> Result<OwnedFd> {
         let fits = self.lowers.len() <= JOINED_LIMIT;
         if !fits {
@@ -144,14 +149,17 @@ impl<'a> Parts<'a> {
         let before = directory(Path::new("."))?;
         let descriptors = directory(Path::new("/proc/self/fd"))?;
         nix::unistd::fchdir(&descriptors).named("fchdir", || "/proc/self/fd".into())?;
+        let source = marks::source(self.lowers);
         let made = if fits {
             let context = new_context()?;
-            set(&context, "lowerdir", Path::new(&names)).and_then(|()| finish(&context, own))
+            set(&context, "source", Path::new(&source))
+                .and_then(|()| set(&context, "lowerdir", Path::new(&names)))
+                .and_then(|()| finish(&context, own))
         } else {
             let own = own.map(|[upper, work]| {
                 format!(",upperdir={},workdir={},volatile", upper.display(), work.display())
             });
-            mount_over(place, &format!("lowerdir={names}{}", own.unwrap_or_default()))
+            mount_over(place, &source, &format!("lowerdir={names}{}", own.unwrap_or_default()))
         };
         nix::unistd::fchdir(&before).named("fchdir", || "back".into())?;
         made
@@ -186,8 +194,8 @@ fn leave_mounts() -> Result<()> {
 
 /// Mounts the overlay over a directory, and returns a detached copy. The directory may be a layer of the next overlay,
 /// so it does not stay covered.
-fn mount_over(place: &Path, options: &str) -> Result<OwnedFd> {
-    nix::mount::mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(options))
+fn mount_over(place: &Path, source: &str, options: &str) -> Result<OwnedFd> {
+    nix::mount::mount(Some(source), place, Some("overlay"), MsFlags::empty(), Some(options))
         .named("mount", || format!("{}, {options}", place.display()))?;
     let copy = mount::copy_tree(place, Depth::One);
     nix::mount::umount2(place, MntFlags::MNT_DETACH).named("umount2", || place.display().to_string())?;
@@ -379,6 +387,35 @@ mod tests {
         let table = thread.join().unwrap();
         let line = table.lines().find(|line| line.contains("own/place")).unwrap();
         assert!(line.contains("only/fs"), "{line}");
+    }
+
+    /// A container's overlay and an image volume's, by either call.
+    #[test]
+    fn the_table_of_mounts_has_a_mark_of_each_layer_that_it_does_not_name() {
+        for (count, has_upper) in
+            [(1, true), (2, false), (JOINED_LIMIT, true), (JOINED_LIMIT + 1, true), (499, false)]
+        {
+            let temp = tempfile::tempdir().unwrap();
+            let at = |name: &str| temp.path().join(name);
+            let lowers: Vec<_> = (0..count).map(|number| at(&format!("layers/{number}/fs"))).collect();
+            let [upper, work, place] = ["upper", "work", "place"].map(at);
+            lowers.iter().chain([&upper, &work, &place]).for_each(|path| fs::create_dir_all(path).unwrap());
+            let table = std::thread::spawn(move || {
+                leave_mounts().unwrap();
+                let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
+                let own = has_upper.then_some([upper.as_path(), &work]);
+                let made =
+                    Parts { lowers: &lowers, own, user_namespace: None }.detached_joined(&upper).unwrap();
+                mount::attach(made.as_fd(), directory(&place).unwrap().as_fd()).unwrap();
+                fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
+            });
+            let table = table.join().unwrap();
+            let point = at("place").display().to_string();
+            let line = table.lines().find(|line| line.contains(&point)).unwrap();
+            let mark = |number: usize| marks::mark(number.to_string().as_ref());
+            let marks = (0..count).flat_map(mark).map(char::from).collect::<String>();
+            assert!(line.contains(&format!(" - overlay {}{marks} ", marks::MARKED)), "{line}");
+        }
     }
 
     #[test]

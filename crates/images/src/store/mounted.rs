@@ -3,7 +3,7 @@
 //! Records can be lost, and containers outlive daemons. So before a sweep removes a layer of which no record knows,
 //! the kernel has the last word. Its tables are long, and partly the work of containers, which mount what they want in
 //! namespaces of their own: they are read in pieces, and none of a line is kept but what may name a layer. What cannot
-//! be read to its end has everything mounted.
+//! be read to its end has everything mounted, and so has an overlay that says nothing about its layers.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
@@ -15,6 +15,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use wharf_sys::overlay::marks::{Mark, mark};
+
 use scan::Scanner;
 
 mod scan;
@@ -25,6 +27,10 @@ const TABLE_LIMIT_BYTES: u64 = 128 << 20;
 /// How long all of them may take. A thousand pods take a second.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What has no marks was not mounted by this release.
+const UNTOLD: &str = "an overlay has numbers for its layers, as an earlier release of wharf mounted them on Linux \
+                      before 6.8: any layer may be among them until that container is removed";
+
 /// Where the layers are, in the words of proc_pid_mountinfo(5).
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Place {
@@ -34,30 +40,61 @@ struct Place {
     directory: Vec<u8>,
 }
 
-/// Leaves those of these layers that are mounted nowhere. A layer is mounted where an overlay names it, or where its
-/// directory or something in it is the root of a mount, since an image of one layer may be a bind of it. One too many
-/// may count as mounted, never one too few: the kernel shows of an overlay only how its layers were named, and a
-/// container may name in one what it likes.
+/// Leaves those of these layers that are mounted nowhere. A layer is mounted where an overlay names it, or has its
+/// mark, or where its directory or something in it is the root of a mount, since an image of one layer may be a bind of
+/// it. One too many may count as mounted, never one too few: the kernel shows of an overlay only how its layers were
+/// named, two may have the same mark, and a container may name in an overlay what it likes.
 ///
 /// # Errors
-/// Some table cannot be read, or is too long: any layer may be mounted.
+/// Some table cannot be read, or is too long, or has an overlay whose layers are numbers without marks: any layer may
+/// be mounted.
 pub(super) fn leave_unmounted(layers: BorrowedFd<'_>, names: &mut HashSet<String>) -> Result<()> {
     let place = Place::of(layers)?;
     let mut look = Look::new(&place, names);
     for entry in fs::read_dir("/proc")? {
         let process = entry?.path();
         let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        if process.file_name().is_some_and(is_process) && !look.names.is_empty() {
+        if process.file_name().is_some_and(is_process) && !look.candidates.left.is_empty() {
             look.ask(&process)?;
         }
     }
     Ok(())
 }
 
+/// The layers that may be mounted nowhere.
+struct Candidates<'a> {
+    left: &'a mut HashSet<String>,
+    by_mark: HashMap<Mark, Vec<String>>,
+}
+
+impl<'a> Candidates<'a> {
+    fn new(left: &'a mut HashSet<String>) -> Self {
+        let mut by_mark: HashMap<_, Vec<_>> = HashMap::new();
+        for name in left.iter() {
+            by_mark.entry(mark(name.as_ref())).or_default().push(name.clone());
+        }
+        Self { left, by_mark }
+    }
+
+    fn longest(&self) -> usize {
+        self.left.iter().map(String::len).max().unwrap_or_default()
+    }
+
+    fn named(&mut self, name: &str) {
+        self.left.remove(name);
+    }
+
+    fn marked(&mut self, mark: Mark) {
+        for name in self.by_mark.remove(&mark).unwrap_or_default() {
+            self.left.remove(&name);
+        }
+    }
+}
+
 /// A look at the tables of all mount namespaces.
 struct Look<'a> {
     place: &'a Place,
-    names: &'a mut HashSet<String>,
+    candidates: Candidates<'a>,
     namespaces: HashMap<PathBuf, Namespace>,
     hashes: RandomState,
     until: Instant,
@@ -76,8 +113,8 @@ struct Namespace {
 
 impl<'a> Look<'a> {
     fn new(place: &'a Place, names: &'a mut HashSet<String>) -> Self {
-        let (namespaces, hashes) = (HashMap::new(), RandomState::new());
-        Self { place, names, namespaces, hashes, until: Instant::now() + PATIENCE, whole }
+        let (candidates, until) = (Candidates::new(names), Instant::now() + PATIENCE);
+        Self { place, candidates, namespaces: HashMap::new(), hashes: RandomState::new(), until, whole }
     }
 
     /// Reads what a process sees. If its main thread has ended, the kernel answers for the others.
@@ -125,7 +162,7 @@ impl<'a> Look<'a> {
     }
 
     fn scan(&mut self, namespace: &Path, mut table: impl Read, task: &Path) -> Result<()> {
-        let mut scanner = Scanner::new(self.place, self.names);
+        let mut scanner = Scanner::new(self.place, &mut self.candidates);
         let mut piece = vec![0; 64 << 10];
         let known = self.namespaces.entry(namespace.to_owned()).or_default();
         loop {
@@ -136,6 +173,9 @@ impl<'a> Look<'a> {
                 Err(error) => return Err(failed(task, error)),
             };
             scanner.feed(piece.get(..length).unwrap_or_default());
+            if scanner.is_untold() {
+                return Err(failed(task, Error::new(ErrorKind::ResourceBusy, UNTOLD)));
+            }
             known.bytes += length as u64;
             if known.bytes > TABLE_LIMIT_BYTES || Instant::now() > self.until {
                 let why = "it has more mounts than can be looked through: any layer may be among them";

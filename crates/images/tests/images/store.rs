@@ -457,10 +457,18 @@ impl Drop for Other {
     }
 }
 
+/// The source of an overlay of one layer.
+fn marked(name: &str) -> String {
+    let mark = wharf_sys::overlay::marks::mark(name.as_ref()).map(char::from);
+    format!("layers-{}", mark.iter().collect::<String>())
+}
+
 #[test]
 fn a_mount_keeps_a_layer_and_its_name_elsewhere_does_not() {
     const END: &str = "echo done; read forever";
     let overlay = "mkdir PLACE; mount -t overlay -o lowerdir=LAYER:PLACE x /mnt";
+    let numbers =
+        "mkdir PLACE; exec 5<LAYER 6<PLACE; cd /proc/self/fd; mount -t overlay -o lowerdir=5:6 MARKS /mnt";
     let rows = [
         (
             "a directory of that name",
@@ -481,6 +489,15 @@ fn a_mount_keeps_a_layer_and_its_name_elsewhere_does_not() {
             true,
             format!("{overlay}; mount -t tmpfs x /; {END}"),
         ),
+        ("an overlay as before Linux 6.8", true, format!("{numbers}; {END}")),
+        (
+            "another's overlay as before Linux 6.8",
+            false,
+            format!(
+                "{}; {END}",
+                numbers.replace("LAYER 6<PLACE", "PLACE 6</usr").replace("MARKS", "layers-")
+            ),
+        ),
     ];
     for (what, keeps, script) in rows {
         let rig = Rig::new();
@@ -492,6 +509,7 @@ fn a_mount_keeps_a_layer_and_its_name_elsewhere_does_not() {
             .replace("LAYER", &shown(layer.clone()))
             .replace("PLACE", &shown(rig.temp.path().join("place")))
             .replace("ROOT", &shown(rig.temp.path().join("root")))
+            .replace("MARKS", &marked(name))
             .replace("NAME", name);
         let other = Other::run(&script);
         assert!(rig.store.remove("a.b/x:1").unwrap());

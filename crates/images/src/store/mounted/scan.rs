@@ -1,31 +1,50 @@
 //! Layers in a table of mounts that comes in pieces.
 //!
 //! A container decides how long a line is: the root of a mount may be any number of directories deep. So no line is
-//! kept. Of each field there is at most as much as is compared with anything, and of an overlay's options one word.
+//! kept. Of each field there is at most as much as is compared with anything: of an overlay's source one mark, and of
+//! its options one word.
 
-use std::collections::HashSet;
+use wharf_sys::overlay::marks::{MARKED, Mark};
 
-use super::Place;
+use super::{Candidates, Place};
 
-/// The fields of proc_pid_mountinfo(5) that matter: two at fixed places, and two after the dash that ends the optional
-/// ones.
+/// The fields of proc_pid_mountinfo(5) that matter: two at fixed places, and three after the dash that ends the
+/// optional ones.
 const DEVICE: Field = Field::First(2);
 const ROOT: Field = Field::First(3);
 const KIND: Field = Field::Last(0);
+const SOURCE: Field = Field::Last(1);
 const OPTIONS: Field = Field::Last(2);
 /// How many fields come before the optional ones.
 const FIXED: usize = 6;
+/// The option that is followed by the layers of an overlay, if they are not given one by one.
+const LAYERS: &[u8] = b"lowerdir";
 
-/// Takes the names of mounted layers out of a set.
-pub(super) struct Scanner<'a> {
+/// Takes the mounted layers out of the candidates.
+pub(super) struct Scanner<'a, 'b> {
     place: &'a Place,
-    names: &'a mut HashSet<String>,
+    candidates: &'a mut Candidates<'b>,
     at: Field,
-    /// Whether the line goes on with something that matters: after the device its root, after the kind its options.
+    /// Whether the line goes on with something that matters: after the device its root, after the kind its source and
+    /// its options.
     matters: bool,
-    /// The beginning of the present field, or the present word of an overlay's options.
+    /// What the source of the present overlay is.
+    source: Source,
+    /// Whether the present word of the options is one of those with which the first layer is named.
+    names_layers: bool,
+    /// Whether an overlay was seen whose layers are numbers, without marks.
+    is_untold: bool,
+    /// The beginning of the present field, the present mark of an overlay's source, or the present word of its options.
     kept: Vec<u8>,
     kept_limit: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// Not known yet.
+    Begun,
+    Marks,
+    Other,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +53,27 @@ enum Field {
     Last(usize),
 }
 
-impl<'a> Scanner<'a> {
-    pub(super) fn new(place: &'a Place, names: &'a mut HashSet<String>) -> Self {
-        let longest = names.iter().map(String::len).max().unwrap_or_default();
-        // One more, so that what is longer is not taken for what it begins with. `overlay` and devices are shorter.
-        let kept_limit = (place.directory.len() + longest + 1).max(64);
-        let kept = Vec::with_capacity(kept_limit);
-        Self { place, names, at: Field::First(0), matters: false, kept, kept_limit }
+impl<'a, 'b> Scanner<'a, 'b> {
+    pub(super) fn new(place: &'a Place, candidates: &'a mut Candidates<'b>) -> Self {
+        // One more, so that what is longer is not taken for what it begins with. `overlay`, devices and marks are
+        // shorter.
+        let kept_limit = (place.directory.len() + candidates.longest() + 1).max(64);
+        Self {
+            place,
+            candidates,
+            at: Field::First(0),
+            matters: false,
+            source: Source::Begun,
+            names_layers: false,
+            is_untold: false,
+            kept: Vec::with_capacity(kept_limit),
+            kept_limit,
+        }
+    }
+
+    /// Whether any layer may be mounted: there was an overlay that says of its layers nothing but numbers.
+    pub(super) fn is_untold(&self) -> bool {
+        self.is_untold
     }
 
     pub(super) fn feed(&mut self, piece: &[u8]) {
@@ -62,14 +95,35 @@ impl<'a> Scanner<'a> {
     }
 
     fn take(&mut self, text: &[u8]) {
-        if !(self.matters && self.at == OPTIONS) {
-            return self.keep(text);
+        match self.at {
+            SOURCE if self.matters => text.iter().for_each(|byte| self.take_of_source(*byte)),
+            OPTIONS if self.matters => self.take_of_options(text),
+            _ => self.keep(text),
         }
+    }
+
+    fn take_of_source(&mut self, byte: u8) {
+        if self.source == Source::Other {
+            return;
+        }
+        self.kept.push(byte);
+        if self.source == Source::Begun && self.kept.len() == MARKED.len() {
+            self.source = if self.kept == MARKED.as_bytes() { Source::Marks } else { Source::Other };
+            self.kept.clear();
+        } else if self.source == Source::Marks
+            && let Ok(mark) = Mark::try_from(self.kept.as_slice())
+        {
+            self.candidates.marked(mark);
+            self.kept.clear();
+        }
+    }
+
+    fn take_of_options(&mut self, text: &[u8]) {
         for part in text.split_inclusive(|byte| !is_of_name(*byte)) {
             match part.split_last() {
                 Some((last, word)) if !is_of_name(*last) => {
                     self.keep(word);
-                    self.end_word();
+                    self.end_word(*last);
                 }
                 _ => self.keep(part),
             }
@@ -85,8 +139,11 @@ impl<'a> Scanner<'a> {
         match self.at {
             DEVICE => self.matters = self.kept == self.place.device,
             ROOT if self.matters => self.end_root(),
-            KIND => self.matters = self.kept == b"overlay",
-            OPTIONS if self.matters => self.end_word(),
+            KIND => {
+                self.matters = self.kept == b"overlay";
+                self.source = Source::Begun;
+            }
+            OPTIONS if self.matters => self.end_word(b','),
             _ => {}
         }
         self.at = match self.at {
@@ -101,14 +158,18 @@ impl<'a> Scanner<'a> {
         let below = self.kept.strip_prefix(self.place.directory.as_slice());
         let name = below.and_then(|below| below.split(|byte| *byte == b'/').next());
         if let Some(Ok(name)) = name.map(std::str::from_utf8) {
-            self.names.remove(name);
+            self.candidates.named(name);
         }
     }
 
-    /// Of the letters, digits and dashes that the name of a layer has.
-    fn end_word(&mut self) {
+    /// Of the letters, digits and dashes that the name of a layer has; `end` comes after it.
+    fn end_word(&mut self, end: u8) {
+        let is_layer = std::mem::replace(&mut self.names_layers, self.kept == LAYERS && end == b'=');
+        if is_layer && matches!(end, b':' | b',') && is_number(&self.kept) {
+            self.is_untold |= self.source != Source::Marks;
+        }
         if let Ok(word) = std::str::from_utf8(&self.kept) {
-            self.names.remove(word);
+            self.candidates.named(word);
         }
         self.kept.clear();
     }
@@ -116,6 +177,10 @@ impl<'a> Scanner<'a> {
 
 fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-'
+}
+
+fn is_number(word: &[u8]) -> bool {
+    !word.is_empty() && word.iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]
@@ -130,13 +195,24 @@ mod tests {
 
     const NAMES: [&str; 8] = ["attrs-0f", "12ab", "moved-77-0", "cd", "ef01", "aa", "bb", "99"];
 
-    /// What is left of the names, with the table in pieces of a length.
-    fn left(table: &str, length: usize) -> Vec<&'static str> {
+    /// What is left of the names, with the table in pieces of a length; `None` if it may be any.
+    fn told(table: &str, length: usize) -> Option<Vec<&'static str>> {
         let mut names = NAMES.map(str::to_owned).into();
-        let place = place();
-        let mut scanner = Scanner::new(&place, &mut names);
+        let (place, mut candidates) = (place(), Candidates::new(&mut names));
+        let mut scanner = Scanner::new(&place, &mut candidates);
         table.as_bytes().chunks(length).for_each(|piece| scanner.feed(piece));
-        NAMES.into_iter().filter(|name| names.contains(*name)).collect()
+        let is_untold = scanner.is_untold();
+        (!is_untold).then(|| NAMES.into_iter().filter(|name| names.contains(*name)).collect())
+    }
+
+    fn left(table: &str, length: usize) -> Vec<&'static str> {
+        told(table, length).expect("no overlay has numbers alone")
+    }
+
+    /// The source of an overlay of these layers.
+    fn marks(names: &[&str]) -> String {
+        let marks = names.iter().flat_map(|name| wharf_sys::overlay::marks::mark(name.as_ref()));
+        MARKED.chars().chain(marks.map(char::from)).collect()
     }
 
     #[test]
@@ -167,11 +243,56 @@ mod tests {
     }
 
     #[test]
+    fn layers_that_are_numbers_are_found_by_their_marks() {
+        let line = |source: &str, options: &str| format!("30 1 0:31 / / rw - overlay {source} rw{options}\n");
+        let table = [
+            line(&marks(&["12ab", "attrs-0f", "moved-77-0"]), ",lowerdir=12:5:9,upperdir=7,workdir=8"),
+            line(&marks(&["aa"]), ",relatime,lowerdir=5:6"),
+            line(&marks(&[]), ",lowerdir=/l/bb/fs"),
+        ];
+        let table = table.concat();
+        for length in [1, 2, 3, 7, 64, table.len()] {
+            assert_eq!(left(&table, length), ["cd", "ef01", "99"], "in pieces of {length}");
+        }
+        // A mark that is cut off, one in another place, and in the source of something else.
+        let of_cd = marks(&["cd"]);
+        let others = [
+            line(&of_cd[..of_cd.len() - 1], ",lowerdir=5:6"),
+            line(&format!("x{of_cd}"), ",lowerdir=/x"),
+            format!("31 1 0:32 / / rw - tmpfs {of_cd} rw\n"),
+        ];
+        assert_eq!(left(&others.concat(), 5), NAMES);
+    }
+
+    #[test]
+    fn numbers_without_marks_may_be_any_layers() {
+        let line = |options: &str| format!("30 1 0:31 / / rw - overlay overlay {options}\n");
+        for options in ["rw,lowerdir=12:5,upperdir=7,workdir=8", "ro,lowerdir=5", "lowerdir=5,upperdir=6"] {
+            for length in [1, 4, 200] {
+                assert_eq!(told(&line(options), length), None, "{options} in pieces of {length}");
+            }
+        }
+        let marked =
+            line("rw,lowerdir=5:6").replace("overlay overlay", &format!("overlay {}", marks(&["cd"])));
+        assert_eq!(told(&[line("rw,lowerdir=5:6"), marked].concat(), 9), None, "one of them is enough");
+        for options in [
+            "rw,lowerdir=1/fs:2/fs,upperdir=3/fs",
+            "rw,lowerdir=/l/5:/l/6,upperdir=7,workdir=8",
+            "rw,lowerdir=l/5,x=5:6",
+            "rw,lowerdir=",
+            "rw,size=5,lowerdir=/5",
+        ] {
+            assert_eq!(left(&line(options), 3), NAMES, "{options}");
+        }
+        assert_eq!(left("30 1 0:31 / / rw - tmpfs x lowerdir=5:6\n", 9), NAMES);
+    }
+
+    #[test]
     fn lines_of_any_length_are_kept_nowhere() {
         const LENGTH: u64 = 4 << 20;
         let mut names = NAMES.map(str::to_owned).into();
-        let place = place();
-        let mut scanner = Scanner::new(&place, &mut names);
+        let (place, mut candidates) = (place(), Candidates::new(&mut names));
+        let mut scanner = Scanner::new(&place, &mut candidates);
         let mut feed = |text: &mut dyn std::io::Read| {
             let mut piece = [0; 4096];
             while let Ok(length @ 1..) = text.read(&mut piece) {
@@ -183,8 +304,10 @@ mod tests {
         for _line in 0..3 {
             let text = |text: &'static str| text.as_bytes();
             feed(&mut text("31 1 8:1 /lib\\040x/layers/").chain(long()).chain(text(" /x rw - ext4 x rw\n")));
-            feed(&mut text("32 1 0:9 / /").chain(long()).chain(text(" rw - overlay x rw,lowerdir=")));
+            feed(&mut text("32 1 0:9 / /").chain(long()).chain(text(" rw - overlay x")));
+            feed(&mut long().chain(text(" rw,lowerdir=")));
             feed(&mut long().chain(text(":/l/12ab/fs\n")));
+            feed(&mut text("32 1 0:9 / / rw - overlay layers-").chain(long()).chain(text(" rw\n")));
         }
         feed(&mut &b"33 1 8:1 /lib\\040x/layers/cd/fs /x rw - ext4 x rw\n"[..]);
         assert!(!names.contains("12ab") && !names.contains("cd") && names.len() == NAMES.len() - 2);

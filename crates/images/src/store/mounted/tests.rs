@@ -73,6 +73,23 @@ fn what_is_too_long_may_have_anything_mounted() {
     assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["b", "c"]);
 }
 
+/// Somebody else mounted it: an earlier release on an older kernel.
+#[test]
+fn an_overlay_of_mere_numbers_may_have_anything_mounted() {
+    let procfs = Procfs::new();
+    procfs.task("1", ["mnt:[1]", "/"], &["a"]);
+    procfs.task("2", ["mnt:[2]", "/"], &[]);
+    let table = procfs.0.path().join("2/mountinfo");
+    let line =
+        |source: &str| format!("7 1 0:31 / / rw - overlay {source} rw,lowerdir=5:6,upperdir=7,workdir=8\n");
+    fs::write(&table, line("overlay")).unwrap();
+    let error = procfs.left(["a", "b", "c"]).unwrap_err();
+    assert!(error.to_string().contains("/2: an overlay has numbers for its layers"), "{error}");
+    let of_b = String::from_utf8(mark("b".as_ref()).into()).unwrap();
+    fs::write(&table, line(&format!("layers-{of_b}"))).unwrap();
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["c"]);
+}
+
 #[test]
 fn a_process_that_ended_is_passed_over_and_a_failure_is_not() {
     assert_eq!(of_living::<()>(Err(ErrorKind::NotFound.into())).unwrap(), None);
