@@ -52,7 +52,7 @@ pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>
     if !record.is_made() {
         return if has_answered { Recovered::HalfMade } else { Recovered::Unknown };
     }
-    match status.and_then(end).or(exit) {
+    match status.and_then(end_of).or(exit) {
         Some(exit) => Recovered::Ended(exit),
         None if has_answered => Recovered::Lost,
         None => Recovered::Unknown,
@@ -74,7 +74,8 @@ fn living(status: &ContainerStatus) -> Option<Recovered> {
 }
 
 /// The exit in the supervisor's report, for a container whose first process is gone.
-fn end(status: &ContainerStatus) -> Option<ExitRecord> {
+#[must_use]
+pub fn end_of(status: &ContainerStatus) -> Option<ExitRecord> {
     let exit = status.exit.filter(|_| status.phase() == Phase::Exited)?;
     let ContainerStatus { started_at_ns, finished_at_ns, .. } = *status;
     Some(ExitRecord { exit: exit_of(Some(exit)), started_at_ns, finished_at_ns })

@@ -3,17 +3,19 @@
 //! the connection. A supervisor is killed only for the end of its own pod.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::NewNamespaces;
 use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
-use wharf_records::{Recovered, Word, decide, exit_at, late_identity, lost_at};
+use wharf_records::{Recovered, Word, decide, end_of, exit_at, late_identity, lost_at};
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{Connection, Contact, Process, Signal, SupervisorError, patiently};
+use wharf_tasks::{CrowdLimits, Threads};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body};
@@ -31,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a disk that does not say how a container has ended is asked again, and how often.
 const DISK_PATIENCE: Duration = Duration::from_mins(1);
 const DISK_PAUSE: Duration = Duration::from_secs(1);
+/// Threads in which it is asked: one that hangs keeps so many, and none of the pool's.
+static READERS: LazyLock<Threads<()>> =
+    LazyLock::new(|| Threads::new("exits", CrowdLimits { of_one: 8, of_all: 8 }));
 
 impl Engine {
     /// Watches a pod's supervisor until it is gone; `socket` is a connection to it, if there is one.
@@ -160,17 +165,18 @@ impl Engine {
 
     /// Adopts what the supervisor reports, whatever the state of its containers was thought to be.
     async fn reconcile(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Arc<Connection>, found: v1::State) {
+        // First, because one that is being made may be listed at any moment.
+        for status in found.containers.iter().filter(|status| pod.container(&status.id).is_none()) {
+            if !end_of(status).is_some_and(|exit| self.note_end(pod, &status.id, exit)) {
+                self.disown_unknown(pod, supervisor, &status.id);
+            }
+        }
         for container in pod.containers().iter().filter(|container| !container.end_is_known()) {
             let status = found.containers.iter().find(|status| status.id == container.id().as_str());
             if let Some(status) = status {
                 self.identify(pod, container, status).await;
             }
             self.settle(pod, container, Word::Given(status)).await;
-        }
-        for status in found.containers {
-            if pod.container(&status.id).is_none() {
-                self.disown(pod, supervisor, &status.id);
-            }
         }
     }
 
@@ -201,11 +207,19 @@ impl Engine {
         }
     }
 
+    /// Disowns a container unless it is listed, or will be.
+    pub(super) fn disown_unknown(&self, pod: &Pod, supervisor: &Arc<Connection>, id: &str) {
+        // In this order: one that is made is listed before it is no longer in the making.
+        let is_in_the_making = pod.making().as_ref().is_some_and(|making| making.id.as_str() == id);
+        if !is_in_the_making && pod.container(id).is_none() {
+            self.disown(pod, supervisor, id);
+        }
+    }
+
     /// Has the supervisor forget a container that belongs to nobody, because the call that made it has failed.
     pub(super) fn disown(&self, pod: &Pod, supervisor: &Arc<Connection>, id: &str) {
         let Ok(container) = id.parse::<ContainerId>() else { return };
-        let is_in_the_making = pod.making().as_ref().is_some_and(|making| making.id == container);
-        if is_in_the_making || pod.is_stranger(&container) {
+        if pod.is_stranger(&container) {
             return;
         }
         let supervisor = Arc::clone(supervisor);
@@ -239,20 +253,23 @@ impl Engine {
     fn note_exit(&self, pod: &Arc<Pod>, exited: v1::ContainerExited) {
         let exit = exit_of(exited.exit);
         let exit = ExitRecord { exit, started_at_ns: 0, finished_at_ns: exited.finished_at_ns };
+        if !self.note_end(pod, &exited.container, exit)
+            && let Ok(supervisor) = pod.connection()
+        {
+            self.disown_unknown(pod, &supervisor, &exited.container);
+        }
+    }
+
+    /// Notes the end of a container, which may still be in the making; `false` if nobody knows it.
+    fn note_end(&self, pod: &Pod, id: &str, exit: ExitRecord) -> bool {
         let mut making = pod.making();
-        if let Some(container) = pod.container(&exited.container) {
+        if let Some(container) = pod.container(id) {
             drop(making);
-            return self.ended(pod, &container, exit);
+            self.ended(pod, &container, exit);
+            return true;
         }
-        match &mut *making {
-            Some(making) if making.id.as_str() == exited.container => making.exit = Some(exit),
-            _ => {
-                drop(making);
-                if let Ok(supervisor) = pod.connection() {
-                    self.disown(pod, &supervisor, &exited.container);
-                }
-            }
-        }
+        let making = making.as_mut().filter(|making| making.id.as_str() == id);
+        making.map(|making| making.exit = Some(exit)).is_some()
     }
 
     /// Notes that a container's program runs.
@@ -279,10 +296,12 @@ impl Engine {
     /// unknown.
     ///
     /// # Errors
-    /// The disk does not say whether there is one.
-    async fn note_lost(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
+    /// The disk does not say within this time whether there is one.
+    async fn note_lost(&self, pod: &Pod, container: &Container, patience: Duration) -> Result<(), Error> {
+        const STAGE: &str = "reading how the container ended";
         let path = self.parts.layout.exit_record(pod.id(), container.id());
-        let exit = blocking(move || Ok(exit_at(&path)?)).await?;
+        let reading = timeout(patience, READERS.run(&(), STAGE, move || exit_at(&path))).await;
+        let exit = reading.map_err(std::io::Error::from).stage(STAGE)?.stage(STAGE)??;
         self.ended(pod, container, exit.unwrap_or_else(|| lost_at(wharf_sys::clock::now_ns())));
         Ok(())
     }
@@ -291,7 +310,8 @@ impl Engine {
     /// stopped or removed.
     pub(super) async fn note_lost_within(&self, pod: &Pod, container: &Container, patience: Duration) {
         let until = Instant::now() + patience;
-        while let Err(error) = self.note_lost(pod, container).await {
+        let left = || until.saturating_duration_since(Instant::now());
+        while let Err(error) = self.note_lost(pod, container, left()).await {
             if Instant::now() >= until {
                 let (id, error) = (container.id().short(), chain(&error));
                 tracing::warn!(container = id, error, "nobody can read how a container ended: it is lost");
@@ -301,9 +321,9 @@ impl Engine {
         }
     }
 
-    /// The same without waiting for more than one attempt.
+    /// The same without waiting for more than one short attempt.
     async fn note_lost_in_time(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
-        let Err(error) = self.note_lost(pod, container).await else { return };
+        let Err(error) = self.note_lost(pod, container, DISK_PAUSE).await else { return };
         let (id, error) = (container.id().short(), chain(&error));
         tracing::warn!(container = id, error, "a container has ended; trying again to read how");
         let (engine, pod, container) = (Arc::clone(self), Arc::clone(pod), Arc::clone(container));

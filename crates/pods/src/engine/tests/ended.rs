@@ -81,6 +81,21 @@ fn an_end_that_the_disk_never_tells_keeps_nobody_from_removing_the_container() {
     });
 }
 
+/// A file system that waits for its server does not fail.
+#[test]
+fn an_end_that_hangs_on_the_disk_counts_as_lost_in_time() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let record = world.layout().exit_record(pod.id(), container.id());
+        // Whoever opens it waits for a writer.
+        nix::unistd::mkfifo(&record, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        world.engine.note_lost_within(&pod, &container, Duration::from_millis(50)).await;
+        assert_eq!(container.exit(), Exit::Lost);
+        std::fs::File::options().write(true).open(&record).unwrap();
+    });
+}
+
 #[test]
 fn a_removed_container_leaves_nothing_and_is_gone_for_good() {
     alone(async |world| {

@@ -12,7 +12,7 @@ use wharf_wire::v1::{ContainerStarted, Detached};
 use super::supervisor::{Body, COMMAND_CODE, Supervisor, exited};
 use super::world::{alone, until};
 use crate::container::Container;
-use crate::pod::Pod;
+use crate::pod::{Making, Pod};
 
 fn id(byte: u8) -> ContainerId {
     ContainerId::from_random([byte; 32])
@@ -59,6 +59,39 @@ fn an_end_that_counted_as_lost_is_known_once_the_supervisor_is_back() {
         world.watch(&pod, socket).await;
         assert_eq!(own.exit(), Exit::Code(5));
         drop(first);
+    });
+}
+
+/// The connection broke after the first process was made, and is back before the container is listed.
+#[test]
+fn an_end_that_came_while_the_container_was_being_made_and_nobody_listened_is_not_lost() {
+    alone(async |world| {
+        let (pod, first) = world.pod().await;
+        let own = world.create(&pod).await;
+        world.engine.table.remove_container(&pod, &own);
+        *pod.making() = Some(Making { id: own.id().clone(), exit: None });
+        let (supervisor, socket) = Supervisor::start();
+        supervisor.hold_ended(own.id(), Exit::Code(5));
+        world.watch(&pod, socket).await;
+        world.engine.publish(&pod, &own).await;
+        assert!(own.is_exited() && own.exit() == Exit::Code(5));
+        assert_eq!(supervisor.asked(), [""; 0], "nobody disowned it");
+        drop(first);
+    });
+}
+
+/// As if it had been listed just after a report was compared with the list.
+#[test]
+fn a_container_that_was_made_meanwhile_is_not_disowned() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let own = world.create(&pod).await;
+        let connection = pod.connection().unwrap();
+        for container in [own.id(), &id(9)] {
+            world.engine.disown_unknown(&pod, &connection, container.as_str());
+        }
+        until(|| supervisor.asked().ends_with(&["remove".to_owned()])).await;
+        assert_eq!(supervisor.asked(), ["create", "kill", "remove"], "of the other one");
     });
 }
 

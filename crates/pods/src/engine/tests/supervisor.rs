@@ -95,6 +95,12 @@ impl Supervisor {
         self.mind().containers.push(status);
     }
 
+    /// The same for one that has ended.
+    pub(super) fn hold_ended(&self, id: &ContainerId, exit: Exit) {
+        self.hold(id, Phase::Exited);
+        self.mind().containers.last_mut().unwrap().exit = Some(exit.into());
+    }
+
     /// Reports something.
     pub(super) fn report(&self, report: Body) {
         send(&self.socket, report);
