@@ -88,8 +88,11 @@ fn walk(
     Ok(())
 }
 
-/// `None` if it is gone.
-fn open(parent: Option<BorrowedFd<'_>>, name: &Path) -> Result<Option<OwnedFd>, Error> {
+/// Opens a directory, by its name in another one or by its path; `None` if it is gone.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn open(parent: Option<BorrowedFd<'_>>, name: &Path) -> Result<Option<OwnedFd>, Error> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = openat(parent.unwrap_or(nix::fcntl::AT_FDCWD), name, flags, Mode::empty());
     match opened.map_err(std::io::Error::from) {
@@ -99,7 +102,11 @@ fn open(parent: Option<BorrowedFd<'_>>, name: &Path) -> Result<Option<OwnedFd>, 
     }
 }
 
-fn below(at: &OwnedFd) -> Result<Vec<OsString>, Error> {
+/// The names of the directories in one.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn below(at: &OwnedFd) -> Result<Vec<OsString>, Error> {
     let path = in_procfs(at.as_fd());
     let mut names = Vec::new();
     for entry in fs::read_dir(&path).map_err(Error::io("read", &path))? {

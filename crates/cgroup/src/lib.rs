@@ -23,6 +23,7 @@ mod device;
 mod elsewhere;
 mod error;
 mod files;
+mod find;
 mod group;
 mod limits;
 mod meter;

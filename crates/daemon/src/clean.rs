@@ -17,7 +17,9 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use nix::mount::{MntFlags, umount2};
 use wharf_cgroup::{CgroupPath, Cgroups, Placement};
-use wharf_types::{Failure, PodId, chain};
+use wharf_state::Layout;
+use wharf_state::records::ids;
+use wharf_types::{ContainerId, Failure, PodId, chain};
 
 use crate::Node;
 use crate::config::Config;
@@ -53,6 +55,8 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
         bail!("a wharfd is serving {}: stop it first", config.socket.display());
     }
     let node = Node::open(config).await?;
+    // First, because recovery forgets containers whose records it cannot use.
+    let containers = containers(&node.layout).context("listing the containers")?;
     node.engine.recover().await.context("cannot take over the pods")?;
     node.engine.tidy().await;
     let unlisted = unlisted(&node)?;
@@ -79,6 +83,8 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
             removed => removed.with_context(|| format!("removing the pod {}", name(pod)))?,
         }
     }
+    let ended = node.engine.program().end_containers(&containers);
+    left.note(ended.context("ending containers that no pod knows of"));
     let (network, cgroups, placement) =
         (Arc::clone(&node.network), node.cgroups.clone(), config.placement()?);
     let [demolished, removed] = tokio::task::spawn_blocking(move || {
@@ -91,6 +97,15 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     left.note(removed);
     remove_files(&node, config, arguments, &mut left);
     report(&partly, &left)
+}
+
+/// The containers that have a record or a writable layer.
+fn containers(layout: &Layout) -> anyhow::Result<HashSet<ContainerId>> {
+    let mut all: HashSet<_> = ids(&layout.snapshots())?.into_iter().collect();
+    for pod in ids(&layout.pods())? {
+        all.extend(ids::<ContainerId>(&layout.container_records(&pod))?);
+    }
+    Ok(all)
 }
 
 /// The pods that are not listed and may run: their records cannot be read, or not by this release, or their directory
@@ -113,7 +128,7 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     let (root, state, pods) = (node.layout.root(), node.layout.state(), node.layout.pods());
     remove_root(root, arguments.images, left);
     left.note(unmount_below(&pods));
-    match wharf_state::records::ids::<PodId>(&pods) {
+    match ids::<PodId>(&pods) {
         Ok(ids) => remove_entries(&pods, ids.iter().map(PodId::as_str), left),
         Err(error) => left.note(Err(error).context("listing the pods")),
     }

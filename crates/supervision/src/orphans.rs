@@ -7,6 +7,7 @@
 //! the file of a supervisor's log has been removed proves that its directory has.
 #![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -96,6 +97,22 @@ impl Program {
         meant.iter().try_for_each(|supervisor| supervisor.end(&self.cgroups, &self.placement))?;
         // Its supervisor may be gone.
         end_cgroup(&self.cgroups, &self.placement, pod)
+    }
+
+    /// Kills what is left of containers, in whichever cgroups a kubelet's requests have placed them, and removes these.
+    ///
+    /// # Errors
+    /// Cgroups cannot be listed, or one of them is left.
+    pub fn end_containers(&self, containers: &HashSet<ContainerId>) -> Result<(), StageError> {
+        const STAGE: &str = "removing the cgroups of containers";
+        let is_one = |name: &str| containers.contains(name);
+        let found = self.cgroups.find(&is_one).stage(STAGE)?;
+        let ends = found.iter().map(|path| {
+            let cgroup = self.cgroups.at(path);
+            cgroup.kill(PATIENCE).and_then(|()| cgroup.remove(PATIENCE)).stage(STAGE)
+        });
+        // Each of them, whatever becomes of the others.
+        ends.fold(Ok(()), Result::and)
     }
 
     /// Those in the supervisors' cgroup, and those that can be reached: on v1 alone there is no such cgroup.

@@ -174,6 +174,32 @@ fn a_clean_ends_a_pod_whose_record_cannot_be_used_only_by_force() {
     });
 }
 
+/// Nobody lists such a pod, nobody reports its containers, and their cgroups are not below wharf's.
+#[test]
+fn a_clean_by_force_ends_containers_in_a_kubelets_cgroup_whose_supervisor_is_dead() {
+    run_clean(async |world, clean| {
+        let client = &world.client;
+        let mut config = client.pod("p");
+        config.linux.as_mut().unwrap().cgroup_parent = "/kube/pod".to_owned();
+        let pod = client.run(&config).await.unwrap();
+        let script = "sleep 1000 & exec sleep 1001";
+        let id = client.launch(&pod, &client.container("c", script)).await.unwrap();
+        world.daemon.end().await;
+        let record = world.dir.join("state/pods").join(&pod).join("record");
+        fs::remove_file(&record).unwrap();
+        fs::create_dir(&record).unwrap();
+        kill(Pid::from_raw(process_with(&pod).unwrap()), Signal::SIGKILL).unwrap();
+        until("it is dead", async || process_with(&pod).is_none().then_some(())).await;
+        assert!(process_with("sleep 1001").is_some(), "its containers go on");
+        let (success, told) = clean(&["--force"]);
+        assert!(success, "{told}");
+        assert!(process_with("sleep 1000").is_none() && process_with("sleep 1001").is_none());
+        let cgroup = wharf_cgroup::CgroupPath::new("/kube/pod").unwrap().child(&id).unwrap();
+        assert!(wharf_cgroup::Cgroups::detect().unwrap().open(&cgroup).is_err(), "its cgroup is gone");
+        world.start_again().await;
+    });
+}
+
 /// Processes of others in the cgroup that wharf was given are no reason to keep the rest.
 #[test]
 fn a_clean_goes_on_with_the_rest_and_names_what_it_leaves() {
