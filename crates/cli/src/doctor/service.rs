@@ -9,7 +9,7 @@ use nix::sys::statfs::{ECRYPTFS_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, OVERLAYFS_
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
-use super::{Check, DaemonInfo, Verdict, bounded, upkeep};
+use super::{Check, DaemonInfo, Verdict, bounded, driver, upkeep};
 use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
@@ -40,6 +40,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
         Check::ok("network", info::network(&info)),
         additions(&info),
         plugins(&info),
+        driver::check(&mut daemon).await,
         bounded::check("supervisors", &pods, supervisors),
         stopped(supervised(&pods)),
         orphans(&mut daemon, &pods).await,

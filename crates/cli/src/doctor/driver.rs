@@ -1,0 +1,107 @@
+//! Checks that wharfd, systemd and the kubelet agree on who makes the cgroups.
+
+use std::fs;
+use std::path::Path;
+
+use wharf_cri_api::v1::{CgroupDriver, RuntimeConfigRequest};
+
+use super::Check;
+use super::service::LOG;
+use crate::daemon::Daemon;
+
+/// Where kubelets have their configuration; wharfd takes the machine for a cluster's node if one is there.
+const KUBELETS: [&str; 2] = ["/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet/config.json"];
+/// What shows that systemd is the machine's init: sd_booted(3).
+const BOOTED: &str = "/run/systemd/system";
+
+const WHAT: &str = "cgroup driver";
+
+/// Asks wharfd, and compares.
+pub(super) async fn check(daemon: &mut Daemon) -> Check {
+    let told = match daemon.runtime.runtime_config(RuntimeConfigRequest {}).await {
+        Ok(told) => told.into_inner().linux.unwrap_or_default().cgroup_driver(),
+        Err(status) => return Check::fail(WHAT, status.message(), LOG),
+    };
+    let kubelets =
+        KUBELETS.iter().find_map(|file| Some((*file, driver_in(&fs::read_to_string(file).ok()?)?)));
+    compare(
+        told,
+        Path::new(BOOTED).is_dir(),
+        kubelets.as_ref().map(|(file, driver)| (*file, driver.as_str())),
+    )
+}
+
+/// `kubelets` is the file of a kubelet's configuration, and the driver that it names.
+fn compare(told: CgroupDriver, has_systemd: bool, kubelets: Option<(&str, &str)>) -> Check {
+    let own = match told {
+        CgroupDriver::Systemd => "systemd",
+        CgroupDriver::Cgroupfs => "cgroupfs",
+    };
+    if told == CgroupDriver::Systemd && !has_systemd {
+        let advice = "systemd is not this machine's init, so it makes no cgroups: set cgroup_driver = \"cgroupfs\" in \
+                      /etc/wharf/config.toml and restart wharfd";
+        return Check::fail(WHAT, own, advice);
+    }
+    match kubelets {
+        Some((file, theirs)) if theirs != own => {
+            let found = format!("{own}, but {file} says {theirs}");
+            let advice = format!(
+                "a kubelet that does not ask wharfd (before Kubernetes 1.31, unless KubeletCgroupDriverFromCRI is on) \
+                 places pods wrongly: set cgroupDriver there to {own}, or, while there is no pod, cgroup_driver in \
+                 /etc/wharf/config.toml to {theirs}"
+            );
+            Check::warn(WHAT, found, advice)
+        }
+        Some((file, _same)) => Check::ok(WHAT, format!("{own}, as {file} says")),
+        None => Check::ok(WHAT, own),
+    }
+}
+
+/// The driver that a kubelet's configuration names, in YAML or JSON.
+fn driver_in(configuration: &str) -> Option<String> {
+    let value = configuration.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim_matches([' ', '"', '{']) == "cgroupDriver").then_some(value)
+    })?;
+    let value = value.split('#').next().unwrap_or_default();
+    Some(value.trim_matches([' ', '"', '\'', ',', '}']).to_owned()).filter(|driver| !driver.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn who_disagrees_is_reported() {
+        let file = "/k/config.yaml";
+        let verdict = |told, has_systemd, theirs: Option<&str>| {
+            compare(told, has_systemd, theirs.map(|theirs| (file, theirs))).verdict
+        };
+        use CgroupDriver::{Cgroupfs, Systemd};
+        for (told, same, other) in [(Cgroupfs, "cgroupfs", "systemd"), (Systemd, "systemd", "cgroupfs")] {
+            assert_eq!(verdict(told, true, None), Verdict::Ok);
+            assert_eq!(verdict(told, true, Some(same)), Verdict::Ok);
+            assert_eq!(verdict(told, true, Some(other)), Verdict::Warn);
+        }
+        assert_eq!(verdict(Systemd, false, Some("systemd")), Verdict::Fail);
+        assert_eq!(verdict(Cgroupfs, false, None), Verdict::Ok);
+        let told = compare(Cgroupfs, true, Some((file, "systemd")));
+        assert!(told.found.contains(file) && told.advice.contains("cgroup_driver"), "{told:?}");
+    }
+
+    #[test]
+    fn a_kubelets_configuration_names_its_driver() {
+        for (text, expected) in [
+            ("kind: KubeletConfiguration\ncgroupDriver: systemd\n", Some("systemd")),
+            ("cgroupDriver: \"cgroupfs\" # as ever\n", Some("cgroupfs")),
+            ("{\n  \"cgroupDriver\": \"systemd\",\n  \"x\": 1\n}", Some("systemd")),
+            ("{\"cgroupDriver\": \"systemd\"}", Some("systemd")),
+            ("# cgroupDriver: systemd\ncgroupRoot: /\n", None),
+            ("cgroupDriver: \n", None),
+            ("", None),
+        ] {
+            assert_eq!(driver_in(text).as_deref(), expected, "{text}");
+        }
+    }
+}
