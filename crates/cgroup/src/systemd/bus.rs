@@ -190,14 +190,14 @@ impl Connection {
             _ => BusError::Unreachable { path: path.into(), source },
         })?;
         let mut connection = Self { stream, deadline, serial: 0 };
-        // The user is root, by its number, which is `0`.
-        connection.write(b"\0AUTH EXTERNAL 30\r\n")?;
+        // The user is root, by its number, which is `0`. All of it comes before the answer is awaited: what systemd
+        // reads together with the last line, it looks at only when something more arrives.
+        connection.write(b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n")?;
         let line = connection.read_line()?;
         if !line.starts_with(b"OK ") {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             return Err(BusError::Refused { name: "AUTH".to_owned(), text });
         }
-        connection.write(b"BEGIN\r\n")?;
         Ok(connection)
     }
 
@@ -285,13 +285,16 @@ mod tests {
         spawn(move || turns.into_iter().for_each(|turn| turn(&mut listener.accept().unwrap().0)))
     }
 
-    fn welcome(stream: &mut UnixStream) {
-        let mut greeting = [0; 19];
+    /// All of the handshake comes before its answer: what systemd reads after that has to be the call alone.
+    fn greet(stream: &mut UnixStream, answer: &[u8]) {
+        let mut greeting = [0; 26];
         stream.read_exact(&mut greeting).unwrap();
-        assert_eq!(&greeting, b"\0AUTH EXTERNAL 30\r\n");
-        stream.write_all(b"OK 0123\r\n").unwrap();
-        let mut begin = [0; 7];
-        stream.read_exact(&mut begin).unwrap();
+        assert_eq!(&greeting, b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n");
+        stream.write_all(answer).unwrap();
+    }
+
+    fn welcome(stream: &mut UnixStream) {
+        greet(stream, b"OK 0123\r\n");
     }
 
     fn read_call(stream: &mut UnixStream) -> Vec<u8> {
@@ -401,7 +404,7 @@ mod tests {
         let server = serve(
             &manager.direct,
             vec![
-                |stream| stream.write_all(b"REJECTED EXTERNAL\r\n").unwrap(),
+                |stream| greet(stream, b"REJECTED EXTERNAL\r\n"),
                 |stream| {
                     welcome(stream);
                     read_call(stream);
