@@ -205,7 +205,8 @@ fn seccomp(policy: &LinuxSeccomp) -> Result<oci::LinuxSeccomp, Problem> {
         .set_default_action(word(FIELD, &policy.default_action)?)
         .set_default_errno_ret(policy.default_errno.as_ref().map(|errno| errno.value))
         .set_architectures(Some(architectures?))
-        .set_flags(Some(flags?))
+        // No flags and no word about them are the same to a plugin.
+        .set_flags(Some(flags?).filter(|flags| !flags.is_empty()))
         .set_listener_path(text(&policy.listener_path).map(PathBuf::from))
         .set_listener_metadata(text(&policy.listener_metadata))
         .set_syscalls(Some(syscalls?));

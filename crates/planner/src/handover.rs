@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Linux, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, LinuxSeccompFilterFlag,
-    Mount, Process,
+    Linux, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, LinuxSeccomp,
+    LinuxSeccompFilterFlag, Mount, Process,
 };
 use serde_json::Value;
 use wharf_cri_api::v1::{ContainerConfig, NamespaceOption, PodSandboxConfig};
@@ -19,7 +19,7 @@ use wharf_sys::mount::{Attributes, Propagation};
 use wharf_types::HostPath;
 
 use crate::description::Description;
-use crate::{Refusal, user_namespace};
+use crate::{Refusal, seccomp, user_namespace};
 
 /// The version of the spec that every runtime in use knows; nothing newer is in it.
 const OCI_VERSION: &str = "1.0.2";
@@ -52,6 +52,11 @@ impl Features {
     /// Whether it was built without seccomp: then it may leave out filters and not say so.
     fn lacks_seccomp(&self) -> bool {
         self.0.pointer("/linux/seccomp/enabled") == Some(&Value::Bool(false))
+    }
+
+    /// The version of its libseccomp, if it says that.
+    fn libseccomp(&self) -> Option<&str> {
+        self.0.pointer("/annotations/io.github.seccomp.libseccomp.version").and_then(Value::as_str)
     }
 
     /// A runtime that does not say which flags it knows may refuse any.
@@ -187,18 +192,36 @@ impl OtherRuntime {
         let needed = propagations.chain([plan.rootfs.propagation]).max_by_key(|one| reach(*one));
         linux.set_rootfs_propagation(needed.map(|one| word(one, Depth::Tree).to_owned()));
         if let Some(seccomp) = linux.seccomp_mut() {
-            let flags = seccomp.flags().iter().flatten().copied();
-            let (known, unknown): (Vec<_>, Vec<_>) = flags.partition(|flag| self.features.knows_flag(*flag));
-            // The others change only how fast a program is.
-            if unknown.contains(&LinuxSeccompFilterFlag::SeccompFilterFlagLog) {
-                return Err(self.cannot("containers whose seccomp profile has calls logged"));
-            }
-            if self.features.lacks_seccomp() {
-                return Err(self.cannot("containers with a seccomp profile: it was built without seccomp"));
-            }
-            seccomp.set_flags((!known.is_empty()).then_some(known));
+            self.check_seccomp(seccomp)?;
+            let flags = seccomp.flags().as_deref().and_then(|flags| self.known_flags(flags));
+            seccomp.set_flags(flags);
         }
         Ok(())
+    }
+
+    fn check_seccomp(&self, profile: &LinuxSeccomp) -> Result<(), Refusal> {
+        if self.features.lacks_seccomp() {
+            return Err(self.cannot("containers with a seccomp profile: it was built without seccomp"));
+        }
+        let logs = LinuxSeccompFilterFlag::SeccompFilterFlagLog;
+        if profile.flags().iter().flatten().any(|flag| *flag == logs) && !self.features.knows_flag(logs) {
+            return Err(self.cannot("containers whose seccomp profile has calls logged"));
+        }
+        let overlooked = seccomp::overlooked(profile, self.features.libseccomp());
+        match overlooked.map_err(|error| Refusal::spec("linux.seccomp", error))? {
+            Some(name) => Err(self.cannot(&format!(
+                "containers whose seccomp profile allows calls by default and forbids {name:?}, which its libseccomp \
+                 may not know: list what is allowed instead"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The flags that the runtime knows; the others change only how fast a program is. A list without any says that
+    /// none is wanted, and no list leaves it to the runtime, which then has speculation left alone.
+    fn known_flags(&self, flags: &[LinuxSeccompFilterFlag]) -> Option<Vec<LinuxSeccompFilterFlag>> {
+        let known: Vec<_> = flags.iter().copied().filter(|flag| self.features.knows_flag(*flag)).collect();
+        (flags.is_empty() || !known.is_empty()).then_some(known)
     }
 }
 
@@ -424,6 +447,39 @@ mod tests {
         let one = runtime(r#"{"linux": {"seccomp": {"knownFlags": ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]}}}"#);
         let (_, spec) = taken(&one, asked).unwrap();
         assert_eq!(spec["linux"]["seccomp"]["flags"], json!(["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]));
+        for runtime in [runtime("{}"), one] {
+            let (_, spec) = taken(&runtime, |asked| profile(asked, r#""flags": []"#)).unwrap();
+            assert_eq!(spec["linux"]["seccomp"]["flags"], json!([]), "nobody adds one");
+        }
+    }
+
+    /// A profile that allows calls by default, and what else is in it.
+    fn profile(asked: &mut Asked, more: &str) {
+        let profile = wharf_cri_api::v1::security_profile::ProfileType::Localhost;
+        asked.security().seccomp = Some(wharf_cri_api::v1::SecurityProfile {
+            profile_type: profile.into(),
+            localhost_ref: "/p".to_owned(),
+            ..wharf_cri_api::v1::SecurityProfile::default()
+        });
+        let text = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", {more}}}"#);
+        asked.facts.seccomp_profile = Some(Ok(text.into_bytes()));
+    }
+
+    #[test]
+    fn a_forbidden_call_that_a_runtime_may_not_know_is_refused() {
+        let forbidding = |name: &str| {
+            let name = name.to_owned();
+            move |asked: &mut Asked| {
+                let rule = format!(r#""syscalls": [{{"names": ["{name}"], "action": "SCMP_ACT_ERRNO"}}]"#);
+                profile(asked, &rule);
+            }
+        };
+        let runc = runtime(r#"{"annotations": {"io.github.seccomp.libseccomp.version": "2.5.4"}}"#);
+        for (runtime, name) in [(&runc, "cachestat"), (&runtime("{}"), "futex_waitv"), (&runc, "mispelt")] {
+            let refused = taken(runtime, forbidding(name)).unwrap_err().to_string();
+            assert!(refused.contains(&format!("forbids {name:?}")), "{refused}");
+        }
+        taken(&runc, forbidding("futex_waitv")).unwrap();
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! What a compiled filter does with a call:
 //! * of an architecture that the profile does not list: it kills the process;
 //! * with a number for which wharf has no name, or newer than every call that the profile names: it returns ENOSYS,
-//!   unless the profile allows calls by default;
+//!   unless the profile allows calls by default (and, if it has no name, the profile forbids none of which wharf has
+//!   never heard: a misspelt name costs a program new calls, and a new one is no hole);
 //! * otherwise the first matching rule decides, in the profile's order. (In libseccomp, a rule without conditions
 //!   overrides all others; here a condition before it still counts, which is what the author wrote.)
 
@@ -21,6 +22,7 @@ mod error;
 mod filters;
 mod intersection;
 mod json;
+mod libseccomp;
 mod numbers;
 mod profile;
 mod spec;
@@ -33,6 +35,7 @@ pub(crate) use choice::describe;
 pub use choice::{Base, Choice, choice, fill, reference, runtime_default};
 pub use error::Error;
 pub use filters::Filters;
+pub(crate) use libseccomp::overlooked;
 pub use profile::{Action, Profile};
 use spec::{compile_spec, resolve};
 

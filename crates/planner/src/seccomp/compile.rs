@@ -4,11 +4,12 @@
 //! the same verdict become one range, and a balanced tree finds the range of a call. A verdict without conditions is
 //! reached without loading an argument, so the kernel can cache that the call is always allowed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::assemble::{Assembler, Label, Test};
-use super::profile::{Action, Condition, Operator, Profile, Rule};
-use super::syscalls::{Abi, X32_BIT};
+use super::profile::{Action, Condition, ENOSYS, Operator, Profile, Rule};
+use super::syscalls::{Abi, X32_BIT, is_known};
 use super::{Error, Instruction, Target};
 
 // Offsets in the kernel's `seccomp_data`. All supported architectures are little-endian, so the low half comes first.
@@ -73,7 +74,7 @@ pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Vec<Instruct
 /// All numbers of one architecture with these ABIs, from 0 up.
 fn ranges<'a>(abis: &[Abi], profile: &Profile, rules: &[&'a Rule]) -> Vec<Range<'a>> {
     let default = profile.default_action;
-    let unnamed = Verdict::always(default.of_unnamed());
+    let unnamed = Verdict::always(of_unnamed(default, rules));
     let mut starts: BTreeMap<u32, Verdict<'a>> = BTreeMap::from([(0, unnamed.clone())]);
     if abis.contains(&Abi::X86_64) && !abis.contains(&Abi::X32) {
         // These calls are of an architecture that the profile does not list, not unnamed. Above them is -1, which a
@@ -91,7 +92,8 @@ fn ranges<'a>(abis: &[Abi], profile: &Profile, rules: &[&'a Rule]) -> Vec<Range<
             }
         }
         let is_newer = |number| generic(number).zip(newest).is_some_and(|(number, newest)| number > newest);
-        // A call newer than all that the profile names was unknown to its author.
+        // A call newer than all that the profile names was unknown to its author, who may have passed even those.
+        let is_newer = |number| !default.passes() && is_newer(number);
         for (number, rules) in named.into_iter().filter(|(number, _)| !is_newer(*number)) {
             starts.insert(number, Verdict::of(&rules, default));
             starts.entry(number + 1).or_insert_with(|| unnamed.clone());
@@ -100,6 +102,18 @@ fn ranges<'a>(abis: &[Abi], profile: &Profile, rules: &[&'a Rule]) -> Vec<Range<
     let mut ranges: Vec<Range<'a>> = starts.into_iter().collect();
     ranges.dedup_by(|later, earlier| later.1 == earlier.1);
     ranges
+}
+
+/// What happens to a number for which wharf has no name. If a profile passes calls by default, it may be that of a call
+/// which the profile forbids, and of which wharf has never heard.
+fn of_unnamed(default: Action, rules: &[&Rule]) -> Action {
+    let forbids = |name: &Cow<'_, str>| {
+        let naming: Vec<&Rule> = rules.iter().copied().filter(|rule| rule.names.contains(name)).collect();
+        let Verdict { tests, otherwise } = Verdict::of(&naming, default);
+        !tests.iter().map(|(_, action)| *action).chain([otherwise]).all(Action::passes)
+    };
+    let mut names = rules.iter().flat_map(|rule| &rule.names).filter(|name| !is_known(name));
+    if default.passes() && names.any(forbids) { Action::Errno(ENOSYS) } else { default.of_unnamed() }
 }
 
 /// The newest call that any rule of the profile names, whether or not the rule applies.

@@ -63,7 +63,8 @@ pub(super) fn intersect(profile: &Profile, base: &Profile, target: &Target) -> R
     let abis: Vec<Abi> = own_abis.into_iter().filter(|abi| base_abis.contains(abi)).collect();
     let (own, base) = (Side::of(profile, target), Side::of(base, target));
     let default_action = stricter(own.profile.default_action, base.profile.default_action);
-    let mentioned: BTreeSet<&str> = own.names().chain(base.names()).filter(|name| is_known(name)).collect();
+    let counts = |name: &&str| default_action.passes() || is_known(name);
+    let mentioned: BTreeSet<&str> = own.names().chain(base.names()).filter(counts).collect();
     let mut names = mentioned.clone();
     for name in abis.iter().flat_map(|abi| abi.table().names()) {
         names.insert(name);

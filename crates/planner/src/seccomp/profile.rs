@@ -48,14 +48,19 @@ impl Action {
         }
     }
 
-    /// The action for calls without a name in wharf, if this is the default action. A program that probes for a new
-    /// call must get the response of a kernel without it, or it will not fall back. Defaults that allow calls, or pass
-    /// them to a tracer, which decides itself, stay as they are.
-    pub(super) fn of_unnamed(self) -> Self {
+    /// Whether it lets a call run, or has a tracer decide about it.
+    pub(super) fn passes(self) -> bool {
         match self {
-            Self::Allow | Self::Log | Self::Trace(_) => self,
-            Self::Errno(_) | Self::Trap | Self::KillThread | Self::KillProcess => Self::Errno(ENOSYS),
+            Self::Allow | Self::Log | Self::Trace(_) => true,
+            Self::Errno(_) | Self::Trap | Self::KillThread | Self::KillProcess => false,
         }
+    }
+
+    /// The action for calls without a name in wharf, if this is the default action. A program that probes for a new
+    /// call must get the response of a kernel without it, or it will not fall back. Defaults that pass calls stay as
+    /// they are.
+    pub(super) fn of_unnamed(self) -> Self {
+        if self.passes() { self } else { Self::Errno(ENOSYS) }
     }
 }
 
@@ -172,7 +177,8 @@ pub struct Profile {
 
 impl Profile {
     /// Parses a profile in the JSON form of the runtime specification or of Docker (which adds `archMap`, `includes`
-    /// and `excludes`). Unknown names of calls and unknown keys are ignored.
+    /// and `excludes`). Unknown keys are ignored, and so are unknown names of calls where calls are forbidden by
+    /// default.
     ///
     /// # Errors
     /// Exceeded limits, invalid JSON, unknown words, and everything that would need a listener.

@@ -16,14 +16,20 @@ use super::profile::{Action, Architectures, Condition, EPERM, MAX_ERRNO, Operato
 use super::syscalls::{Abi, is_known};
 use super::{Arch, Error, Program, SPEC_ALLOW, Target, compile, json};
 
-/// The profile as it is for this target, without names that are those of no call.
+/// The profile as it is for this target, without names that are those of no call if these decide nothing. Where calls
+/// pass by default, the number of a forbidden one may be among those without a name.
 ///
 /// # Errors
 /// Never; the errors of the spec's own checks are passed on.
 pub(crate) fn resolve(profile: &Profile, target: &Target) -> Result<LinuxSeccomp, Error> {
     let mut rules = Vec::new();
     for rule in profile.rules.iter().filter(|rule| rule.applies(target)) {
-        rules.extend(syscalls(rule)?.into_iter().filter(|syscall| !syscall.names().is_empty()));
+        let passes = profile.default_action.passes();
+        let rule = Rule {
+            names: rule.names.iter().filter(|name| passes || is_known(name)).cloned().collect(),
+            ..rule.clone()
+        };
+        rules.extend(syscalls(&rule)?.into_iter().filter(|syscall| !syscall.names().is_empty()));
     }
     rules.extend(newest(profile, target));
     let (action, errno) = action_of_spec(profile.default_action);
@@ -52,7 +58,7 @@ fn syscalls(rule: &Rule) -> Result<Vec<LinuxSyscall>, Error> {
 
 fn syscall(rule: &Rule) -> LinuxSyscall {
     let (action, errno) = action_of_spec(rule.action);
-    let names = rule.names.iter().filter(|name| is_known(name)).map(|name| name.clone().into_owned());
+    let names = rule.names.iter().map(|name| name.clone().into_owned());
     let mut syscall = LinuxSyscall::default();
     syscall.set_names(names.collect()).set_action(action).set_errno_ret(errno);
     syscall
@@ -91,7 +97,7 @@ fn action_of_spec(action: Action) -> (LinuxSeccompAction, Option<u32>) {
     }
 }
 
-fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<Action, Error> {
+pub(super) fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<Action, Error> {
     let data = |limit: u16| {
         let value = errno.unwrap_or(EPERM.into());
         u16::try_from(value).ok().filter(|data| *data <= limit).ok_or(Error::OutOfRange {
@@ -179,7 +185,8 @@ fn condition(argument: &LinuxSeccompArg) -> Result<Condition, Error> {
     Ok(Condition { index: json::index(argument.index().try_into().unwrap_or(u64::MAX))?, operator, value })
 }
 
-/// Compiles a profile in the spec's form.
+/// Compiles a profile in the spec's form. One without flags has the usual ones, as in other runtimes: NRI plugins
+/// cannot say that they want none.
 ///
 /// # Errors
 /// Exceeded limits, and everything that would need a listener.
@@ -192,7 +199,7 @@ pub(crate) fn compile_spec(spec: &LinuxSeccomp, arch: Arch) -> Result<Program, E
     let profile = Profile {
         default_action: action(spec.default_action(), spec.default_errno_ret())?,
         architectures: Architectures::Listed(listed.collect()),
-        flags: Some(flags(spec.flags().as_deref().unwrap_or_default())?),
+        flags: Some(spec.flags().as_deref().map_or(Ok(SPEC_ALLOW), flags)?),
         rules,
     };
     // No rule depends on either any more.

@@ -19,7 +19,8 @@ pub(super) enum Abi {
 }
 
 impl Abi {
-    const ALL: [Self; 5] = [Self::X86_64, Self::X86, Self::X32, Self::Aarch64, Self::Arm];
+    /// Every one.
+    pub(super) const ALL: [Self; 5] = [Self::X86_64, Self::X86, Self::X32, Self::Aarch64, Self::Arm];
 
     /// The kernel's value in `seccomp_data.arch` (`AUDIT_ARCH_…`); x32 has the same value as x86_64.
     pub(super) fn audit(self) -> u32 {
@@ -48,7 +49,7 @@ impl Abi {
     }
 }
 
-/// Whether any ABI has a call of this name. A rule for another one decides nothing.
+/// Whether any ABI has a call of this name.
 pub(super) fn is_known(name: &str) -> bool {
     Abi::ALL.iter().any(|abi| abi.table().number(name).is_some())
 }

@@ -4,9 +4,9 @@ use wharf_types::{ErrorKind, Failure};
 
 use super::{Call, machine, target};
 use crate::seccomp::intersection::intersect;
-use crate::seccomp::spec::resolve;
+use crate::seccomp::spec::{compile_spec, resolve};
 use crate::seccomp::syscalls::Abi;
-use crate::seccomp::{Action, Error, Profile, compile};
+use crate::seccomp::{Action, Arch, Error, Profile, compile};
 
 /// The action of a profile with these keys for a call.
 fn judge(json: &str, call: &Call, capabilities: &[&str]) -> u32 {
@@ -209,5 +209,53 @@ fn the_spec_has_no_names_without_a_call() {
         let names: Vec<&str> = rules.iter().flat_map(|rule| rule.names()).map(String::as_str).collect();
         assert!(names.contains(&"read") && names.contains(&"arm_fadvise64_64"), "{names:?}");
         assert!(!names.contains(&"no_such_call"), "{names:?}");
+    }
+}
+
+#[test]
+fn a_forbidden_call_of_which_nobody_here_has_heard_has_no_number() {
+    let target = super::target(&[]);
+    let of = |default: &str, rules: &str| {
+        let json = format!(r#"{{"defaultAction": "{default}", "syscalls": [{rules}]}}"#);
+        let profile = Profile::parse(json.as_bytes()).unwrap();
+        let everything = Profile::parse(br#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).unwrap();
+        let both = intersect(&profile, &everything, &target).unwrap();
+        let answers = [profile, both].map(|profile| {
+            let spec = resolve(&profile, &target).unwrap();
+            let program = compile_spec(&spec, target.arch).unwrap().instructions;
+            let answer = |number| Call { audit: Abi::X86_64.audit(), number, arguments: [0; 6] };
+            [9999, 0, 469].map(|number| machine::run(&program, &answer(number)).value)
+        });
+        assert_eq!(answers[0], answers[1], "{json}");
+        answers[0]
+    };
+    let (allow, log) = (Action::Allow.code(), Action::Log.code());
+    let missing = Action::Errno(38).code();
+    for (default, rules, expected) in [
+        (
+            "SCMP_ACT_ALLOW",
+            r#"{"names": ["mount", "no_such_call"], "action": "SCMP_ACT_ERRNO"}"#,
+            [missing, allow, allow],
+        ),
+        ("SCMP_ACT_LOG", r#"{"names": ["no_such_call"], "action": "SCMP_ACT_KILL"}"#, [missing, log, log]),
+        ("SCMP_ACT_ALLOW", r#"{"names": ["no_such_call"], "action": "SCMP_ACT_LOG"}"#, [allow; 3]),
+        ("SCMP_ACT_ALLOW", r#"{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}"#, [allow; 3]),
+        (
+            "SCMP_ACT_ALLOW",
+            r#"{"names": ["no_such_call"], "action": "SCMP_ACT_ALLOW"},
+               {"names": ["no_such_call"], "action": "SCMP_ACT_KILL"}"#,
+            [allow; 3],
+        ),
+    ] {
+        assert_eq!(of(default, rules), expected, "{rules}");
+    }
+}
+
+#[test]
+fn flags_that_are_left_out_are_the_usual_ones() {
+    let mut spec = resolve(&Profile::runtime_default(), &super::target(&[])).unwrap();
+    for (flags, expected) in [(None, 4), (Some(Vec::new()), 0)] {
+        spec.set_flags(flags);
+        assert_eq!(compile_spec(&spec, Arch::X86_64).unwrap().flags, expected);
     }
 }

