@@ -102,7 +102,10 @@ impl Handlers {
         match self.0.get(name) {
             None if !name.is_empty() => {
                 let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-                let problem = format!("{name:?} is not known; known are: {}", known.join(", "));
+                let problem = format!(
+                    "{name:?} is not known; known are: {}: enter [handlers.{name}] in wharfd's configuration",
+                    known.join(", ")
+                );
                 Err(Refusal::Field { field: "runtime_handler", problem })
             }
             handler => Ok(handler),
@@ -164,10 +167,10 @@ impl Handlers {
     }
 
     /// Has the runtime that made a container delete what it keeps of it; no process is left. If that runtime is no
-    /// handler any more, this goes with the pod's directory.
+    /// handler any more, or fails, this goes with the pod's directory: no container stays for its runtime's sake.
     ///
     /// # Errors
-    /// What the runtime says, or the kernel says of cgroups that only the runtime has made.
+    /// What the kernel says of cgroups that only the runtime has made.
     pub fn delete(
         &self,
         name: &str,
@@ -175,15 +178,24 @@ impl Handlers {
         (cgroups, cgroup): (&Cgroups, &str),
     ) -> Result<(), StageError> {
         const STAGE: &str = "deleting the container in its runtime";
-        let Ok(Some(runtime)) = self.runtime(name) else { return Ok(()) };
+        let runtime = match self.runtime(name) {
+            Ok(None) => return Ok(()),
+            other => other.ok().flatten(),
+        };
         let state = layout.runtime(pod, "state");
-        if state.join(container.as_str()).exists() {
+        if let Some(runtime) = runtime.filter(|_| state.join(container.as_str()).exists()) {
             let mut command = command(&runtime.program);
             command.args(&runtime.options).arg("--root").arg(&state);
             command.args(["delete", "--force", container.as_str()]);
-            let done = program::output(&mut command, PATIENCE).map(drop);
-            let failed = |problem| RuntimeError { runtime: runtime.program.to_string(), problem };
-            done.map_err(failed).stage(STAGE)?;
+            if let Err(problem) = program::output(&mut command, PATIENCE) {
+                let (runtime, container) = (runtime.program.as_str(), container.short());
+                tracing::warn!(
+                    runtime,
+                    container,
+                    problem,
+                    "a runtime has not deleted what it keeps of a container"
+                );
+            }
         }
         CgroupPath::new(cgroup).map_or(Ok(()), |path| cgroups.remove_elsewhere(&path)).stage(STAGE)
     }
@@ -296,6 +308,7 @@ mod tests {
         assert!(handlers.runtime("own").unwrap().is_none() && handlers.runtime("").unwrap().is_none());
         let unknown = handlers.find("kata").unwrap_err().to_string();
         assert!(unknown.contains("\"kata\" is not known; known are: other, own"), "{unknown}");
+        assert!(unknown.contains("[handlers.kata]"), "{unknown}");
         let all = Defaults::default();
         assert_eq!(handlers.defaults("own", &all).unwrap().privileged_devices, PrivilegedDevices::Usual);
         assert_eq!(*handlers.defaults("", &all).unwrap(), all);
@@ -330,5 +343,9 @@ mod tests {
         let wanted = format!("--debug --root {} delete --force {id}", state.display());
         assert_eq!(said.lines().last(), Some(&*wanted));
         assert!(!state.join(id.as_str()).exists());
+        // It has been uninstalled since.
+        std::fs::create_dir_all(state.join(id.as_str())).unwrap();
+        std::fs::remove_file(directory.path().join("runtime")).unwrap();
+        delete("other");
     }
 }
