@@ -139,6 +139,14 @@ impl Origin<'_> {
         report::born(&self.line, process).stage(STAGE)
     }
 
+    /// Reports that the program was executed, which the end of this process alone does not say.
+    ///
+    /// # Errors
+    /// The supervisor is gone.
+    pub fn report_executed(&self) -> Result<(), Error> {
+        report::executed(&self.line).stage("reporting to the supervisor")
+    }
+
     /// Reports that the program waits for its start.
     ///
     /// # Errors

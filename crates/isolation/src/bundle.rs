@@ -42,8 +42,16 @@ const SIZE: &str = "16m";
 #[derive(Debug)]
 pub struct Bundle(OwnedFd);
 
-/// Makes the bundle of a container, and finds out who its user is. Runs in a child of the supervisor, which stays in
-/// the host's other namespaces.
+/// What is found out while a bundle is made.
+#[derive(Debug)]
+pub struct Found {
+    /// Who the container's user is.
+    pub identity: Identity,
+    /// What the kernel shows of each mount of the plan that is in the bundle.
+    pub shown: Vec<Attributes>,
+}
+
+/// Makes the bundle of a container. Runs in a child of the supervisor, which stays in the host's other namespaces.
 ///
 /// # Errors
 /// The step that failed.
@@ -52,8 +60,8 @@ pub fn make(
     runtime: &Runtime,
     pod: PodNamespaces<'_>,
     origin: &Origin<'_>,
-) -> Result<(Bundle, Identity), Error> {
-    let host = wharf_sys::fs::open("/proc/self/ns/mnt", OFlag::O_RDONLY).stage(STAGE)?;
+) -> Result<(Bundle, Found), Error> {
+    let host = own_namespace()?;
     let mut sources = mounts::open_sources(&plan.mounts, None)?;
     // With many layers each of these leaves the host's mount namespace before Linux 6.8.
     sources.add_images(&plan.mounts, None)?;
@@ -61,13 +69,14 @@ pub fn make(
     pod.enter_files()?;
     sources.add_pods(&plan.mounts)?;
     // The runtime is a program of the host.
-    nix::sched::setns(host, CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into()).stage(STAGE)?;
+    enter_namespace(&host)?;
     leave_host()?;
     sources.narrow_images(&plan.mounts)?;
     let bundle = Bundle::enter(runtime)?;
-    bundle.fill(plan, &root, sources)?;
+    let shown = bundle.fill(plan, &root, sources)?;
     bundle.add_pid_namespace(origin).stage(STAGE)?;
-    Ok((bundle, identity::resolve(&root, &plan.process.user)?))
+    let identity = bundle.identify(plan)?;
+    Ok((bundle, Found { identity, shown }))
 }
 
 /// Gives a container's streams to its user, as the runtime may or may not do.
@@ -78,11 +87,23 @@ pub fn give_streams(streams: &Streams, identity: &Identity) -> Result<(), Error>
     streams.give(identity.on_host(None)?)
 }
 
+fn own_namespace() -> Result<OwnedFd, Error> {
+    wharf_sys::fs::open("/proc/self/ns/mnt", OFlag::O_RDONLY).stage(STAGE)
+}
+
+fn enter_namespace(namespace: &OwnedFd) -> Result<(), Error> {
+    nix::sched::setns(namespace, CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into()).stage(STAGE)
+}
+
 /// Copies the mount namespace. What is mounted on the host is still seen here, and nothing that is mounted here there.
 fn leave_host() -> Result<(), Error> {
+    copy_namespace(Propagation::Slave)
+}
+
+fn copy_namespace(propagation: Propagation) -> Result<(), Error> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).named("unshare", || "CLONE_NEWNS".into()).stage(STAGE)?;
     let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
-    mount::propagate(root.as_fd(), Propagation::Slave, Depth::Recursive).stage(STAGE)
+    mount::propagate(root.as_fd(), propagation, Depth::Recursive).stage(STAGE)
 }
 
 impl Bundle {
@@ -123,25 +144,46 @@ impl Bundle {
             .map_err(|errno| named("openat", errno))
     }
 
-    /// Attaches the root file system, and each mount by its number. New file systems are the runtime's to mount.
-    fn fill(&self, plan: &Plan, root: &Root, sources: Sources) -> Result<(), Error> {
+    /// Attaches the root file system, and each mount by its number; returns what the kernel shows of it. New file
+    /// systems are the runtime's to mount.
+    fn fill(&self, plan: &Plan, root: &Root, sources: Sources) -> Result<Vec<Attributes>, Error> {
         mounts::fill_volumes(root, plan, &sources)?;
         let rootfs = self.make_directory(ROOT).stage(STAGE)?;
         mount::attach(root.fd(), rootfs.as_fd()).stage(STAGE)?;
-        let mut trees = sources.into_trees().enumerate().zip(&plan.mounts);
-        trees.try_for_each(|((number, tree), plan)| match tree {
+        let trees = sources.into_trees().enumerate().zip(&plan.mounts);
+        let shown = trees.map(|((number, tree), plan)| match tree {
             Some(tree) => self.attach(number, &tree).map_err(|source| mounts::unattached(plan, source)),
-            None => Ok(()),
-        })
+            None => Ok(Attributes::NONE),
+        });
+        shown.collect()
     }
 
-    fn attach(&self, number: usize, tree: &OwnedFd) -> wharf_sys::Result<()> {
+    fn attach(&self, number: usize, tree: &OwnedFd) -> wharf_sys::Result<Attributes> {
         let name = number.to_string();
         let target = match is_directory(tree.as_fd())? {
             true => self.make_directory(&name)?,
             false => self.make_file(&name, OFlag::O_PATH)?,
         };
-        mount::attach(tree.as_fd(), target.as_fd())
+        mount::attach(tree.as_fd(), target.as_fd())?;
+        Attributes::shown(tree.as_fd())
+    }
+
+    /// Resolves the user by the files that the container will have, some of which may be mounts. They are in their
+    /// places for a moment, in a namespace that nobody else sees. What is missing there is made, as for any container.
+    fn identify(&self, plan: &Plan) -> Result<Identity, Error> {
+        let own = own_namespace()?;
+        // A mount inside one that is shared with the host would appear there.
+        copy_namespace(Propagation::Private)?;
+        let identity = Root::mounted(ROOT).and_then(|root| {
+            let mounts = plan.mounts.iter().enumerate();
+            mounts
+                .map(|(number, plan)| mounts::attach_copy(&root, plan, number))
+                .collect::<Result<(), _>>()?;
+            identity::resolve(&root, &plan.process.user)
+        });
+        enter_namespace(&own)?;
+        nix::unistd::fchdir(&self.0).named("fchdir", || "the bundle".into()).stage(STAGE)?;
+        identity
     }
 
     fn add_pid_namespace(&self, origin: &Origin<'_>) -> wharf_sys::Result<()> {

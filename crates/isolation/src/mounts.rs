@@ -195,6 +195,16 @@ pub(crate) fn fill_volumes(root: &Root, plan: &Plan, sources: &Sources) -> Resul
     sources_of.try_for_each(|(plan, source)| fill(root, plan, source.as_ref(), &mut copies))
 }
 
+/// Attaches a copy of the mount that is at this number in the working directory. A new file system is an empty one: it
+/// holds no user's name, and places of other mounts.
+pub(crate) fn attach_copy(root: &Root, plan: &MountPlan, number: usize) -> Result<(), Error> {
+    let tree = match plan.source {
+        Source::Filesystem { .. } => mount::new_filesystem("tmpfs", &[], Attributes::NONE),
+        _ => mount::copy_tree(Path::new(&number.to_string()), Depth::Recursive),
+    };
+    attach_one(root, plan, &tree.map_err(|source| unattached(plan, source))?)
+}
+
 fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
     let is_directory = is_directory(tree.as_fd()).map_err(|source| unattached(plan, source))?;
     let make = if is_directory { Make::Directory } else { Make::File };

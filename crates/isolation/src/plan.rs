@@ -35,7 +35,7 @@ pub struct Plan {
     pub reserve: Reserve,
     /// The runtime that makes it, if that is another one.
     pub runtime: Option<Runtime>,
-    /// The spec for that runtime, as an object in JSON without `process`.
+    /// The spec for that runtime, as an object in JSON without `process` and `mounts`.
     pub runtime_spec: Vec<u8>,
 }
 

@@ -15,6 +15,7 @@ use crate::identity::Identity;
 const READY: u8 = b'R';
 const LINE: u8 = b'L';
 const BORN: u8 = b'B';
+const EXECUTED: u8 = b'X';
 const FAILED: u8 = b'E';
 /// A failure whose message was written before it happened; the errno follows.
 const PREPARED: u8 = b'P';
@@ -33,7 +34,8 @@ const SUBJECTS: [(Subject, u8); 2] = [(Subject::Other, b'-'), (Subject::ImageVol
 /// The longest report: a user with 4000 groups and a home directory.
 const REPORT_LIMIT_BYTES: usize = 24 * 1024;
 
-/// A message from the child. The end of the connection means that the program was executed.
+/// A message from the child. The end of the connection means that the program was executed, unless another runtime does
+/// that: then it is said.
 #[derive(Debug)]
 pub enum Report {
     /// Everything is set up, and the program waits for its start.
@@ -59,6 +61,8 @@ pub enum Report {
         /// The sender, if the line identifies it.
         sender: Option<i32>,
     },
+    /// Another runtime says that the program was executed.
+    Executed,
     /// It failed, and the child is about to exit.
     Failed {
         /// The class of the failure, and what it is about.
@@ -89,6 +93,7 @@ impl Report {
             }
             (Some((&LINE, _)), Some(line)) => Self::Line { line, sender },
             (Some((&BORN, _)), Some(process)) => Self::Born { process, sender },
+            (Some((&EXECUTED, _)), _) => Self::Executed,
             (Some((&FAILED, body)), _) => read_failure(body, None),
             (Some((&PREPARED, body)), _) => match body.split_last_chunk() {
                 Some((body, number)) => read_failure(body, Some(isize::from_ne_bytes(*number))),
@@ -198,6 +203,11 @@ pub(crate) fn ready(
 /// Reports that another process continues.
 pub(crate) fn born(socket: &OwnedFd, process: &OwnedFd) -> wharf_sys::Result<()> {
     socket::send(socket.as_fd(), &[BORN], &[process.as_fd()])
+}
+
+/// Reports that the program was executed.
+pub(crate) fn executed(socket: &OwnedFd) -> wharf_sys::Result<()> {
+    socket::send(socket.as_fd(), &[EXECUTED], &[])
 }
 
 /// Reports a failure. If the supervisor is gone, nothing can be done.

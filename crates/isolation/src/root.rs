@@ -95,6 +95,12 @@ impl Root {
         opened.and_then(|mount| Self::of(mount, None)).stage("opening the root")
     }
 
+    /// One that is mounted at this name in the working directory.
+    pub(crate) fn mounted(name: &str) -> Result<Self, Error> {
+        let opened = wharf_sys::fs::open(name, OFlag::O_PATH | OFlag::O_DIRECTORY);
+        opened.and_then(|mount| Self::of(mount, None)).stage("opening the root file system")
+    }
+
     fn of(mount: OwnedFd, ids: Option<IdMaps>) -> wharf_sys::Result<Self> {
         let place = place_of(mount.as_fd())?;
         Ok(Self { mount, place, ids })

@@ -1,8 +1,8 @@
 //! What another runtime is told of a container: the spec that it carries out, in the place of wharf's own steps.
 //!
-//! It is made of the description and of the plan, so that what is mounted, and with which restrictions, is the same
-//! whoever makes the container. What of the plan a runtime cannot do is refused: nothing is left out. Limits are not
-//! the runtime's business: the cgroup has them.
+//! It is made of the description and of the plan, so that a container is the same whoever makes it. What of the plan a
+//! runtime cannot do is refused: nothing is left out. Limits are not the runtime's business: the cgroup has them.
+//! Mounts are added by who opens them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use wharf_cri_api::v1::{ContainerConfig, NamespaceOption, PodSandboxConfig};
 use wharf_isolation::bundle::{PID_NAMESPACE, ROOT};
 use wharf_isolation::{MountPlan, Namespaces, PidNamespace, Plan, Runtime, Source, Traits};
-use wharf_sys::mount::{Attributes, Propagation};
+use wharf_sys::mount::{Depth, Propagation};
 use wharf_types::HostPath;
 
 use crate::description::Description;
@@ -130,7 +130,8 @@ impl OtherRuntime {
             // The daemon executes them.
             .set_hooks(None)
             .set_annotations(Some(annotations))
-            .set_mounts(Some(mounts(plan, &place)?));
+            // What restricts them is only known when they are opened.
+            .set_mounts(None);
         if let Some(root) = spec.root_mut() {
             root.set_path(PathBuf::from(ROOT));
         }
@@ -190,7 +191,7 @@ impl OtherRuntime {
             .set_resources(Some(devices));
         let propagations = plan.mounts.iter().map(|mount| mount.propagation);
         let needed = propagations.chain([plan.rootfs.propagation]).max_by_key(|one| reach(*one));
-        linux.set_rootfs_propagation(needed.map(|one| word(one, Depth::Tree).to_owned()));
+        linux.set_rootfs_propagation(needed.map(|one| one.option(Depth::Recursive).to_owned()));
         if let Some(seccomp) = linux.seccomp_mut() {
             self.check_seccomp(seccomp)?;
             let flags = seccomp.flags().as_deref().and_then(|flags| self.known_flags(flags));
@@ -274,65 +275,6 @@ fn namespaces(plan: &Namespaces, place: &Workplace) -> Result<Vec<LinuxNamespace
     pods.chain(pid).chain(own).map(namespace).collect()
 }
 
-/// How much of a tree is meant.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
-    One,
-    Tree,
-}
-
-/// The plan's mounts. What the supervisor has opened is bound from where it is in the bundle.
-fn mounts(plan: &Plan, place: &Workplace) -> Result<Vec<Mount>, Refusal> {
-    plan.mounts.iter().enumerate().map(|(number, mount)| one_mount(number, mount, place)).collect()
-}
-
-fn one_mount(number: usize, plan: &MountPlan, place: &Workplace) -> Result<Mount, Refusal> {
-    let mut options: Vec<String> = attributes(plan.attributes).map(str::to_owned).collect();
-    let (kind, source) = match &plan.source {
-        Source::Filesystem { kind, options: own } => {
-            options.extend(own.iter().map(|(key, value)| match value.is_empty() {
-                true => key.clone(),
-                false => format!("{key}={value}"),
-            }));
-            (kind.as_str(), PathBuf::from(kind))
-        }
-        source => {
-            let depth = if matches!(source, Source::Tree(_)) { Depth::Tree } else { Depth::One };
-            let bind = if depth == Depth::Tree { "rbind" } else { "bind" };
-            options.extend([bind, word(plan.propagation, depth)].map(str::to_owned));
-            ("bind", place.bundle.as_path().join(number.to_string()))
-        }
-    };
-    let mut mount = Mount::default();
-    mount
-        .set_destination(plan.target.as_str().into())
-        .set_typ(Some(kind.to_owned()))
-        .set_source(Some(source))
-        .set_options(Some(options));
-    Ok(mount)
-}
-
-fn attributes(attributes: Attributes) -> impl Iterator<Item = &'static str> {
-    let words = [
-        (Attributes::READ_ONLY, "ro"),
-        (Attributes::NO_SUID, "nosuid"),
-        (Attributes::NO_DEV, "nodev"),
-        (Attributes::NO_EXEC, "noexec"),
-    ];
-    words.into_iter().filter(move |(attribute, _)| attributes.has(*attribute)).map(|(_, word)| word)
-}
-
-fn word(propagation: Propagation, depth: Depth) -> &'static str {
-    match (propagation, depth) {
-        (Propagation::Private, Depth::One) => "private",
-        (Propagation::Private, Depth::Tree) => "rprivate",
-        (Propagation::Slave, Depth::One) => "slave",
-        (Propagation::Slave, Depth::Tree) => "rslave",
-        (Propagation::Shared, Depth::One) => "shared",
-        (Propagation::Shared, Depth::Tree) => "rshared",
-    }
-}
-
 /// How far mounts reach: what a mount has, the whole tree above it must allow.
 fn reach(propagation: Propagation) -> u8 {
     match propagation {
@@ -378,22 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_supervisor_opens_is_bound_by_its_number() {
+    fn mounts_are_left_to_who_opens_them() {
         let (plan, spec) = taken(&runtime("{}"), |asked| {
-            let mount = Asking { container_path: "/data".to_owned(), readonly: true, ..Asking::default() };
+            let mount = Asking { container_path: "/data".to_owned(), ..Asking::default() };
             mount_of(asked, mount, Propagation::Private);
         })
         .unwrap();
-        let mounts = spec["mounts"].as_array().unwrap();
-        assert_eq!(mounts.len(), plan.mounts.len());
-        for (number, (mount, planned)) in mounts.iter().zip(&plan.mounts).enumerate() {
-            assert_eq!(mount["destination"], planned.target.as_str());
-            let bound = json!(format!("/pod/runtime/bundle/{number}"));
-            let is_new = matches!(planned.source, Source::Filesystem { .. });
-            assert_eq!(mount["source"] == bound, !is_new, "{mount}");
-        }
-        let data = mounts.iter().find(|mount| mount["destination"] == "/data").unwrap();
-        assert_eq!(data["options"], json!(["ro", "rbind", "rprivate"]));
+        assert!(plan.mounts.iter().any(|mount| mount.target.as_str() == "/data"));
+        assert!(spec["mounts"].is_null(), "{spec}");
         assert_eq!(spec["root"]["path"], ROOT);
         assert_eq!(spec["ociVersion"], OCI_VERSION);
     }

@@ -1,8 +1,9 @@
 //! One call of a runtime's program: its words, its streams, and what it says if it fails.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio as Std};
+use std::time::Duration;
 
 use nix::sched::CloneFlags;
 use wharf_isolation::bundle::Bundle;
@@ -14,7 +15,7 @@ use wharf_types::ContainerId;
 use wharf_types::program::DEFAULT_PATH;
 
 use crate::console::{self, Console};
-use crate::process::PID_FILE;
+use crate::process::{Made, PID_FILE};
 use crate::{PROCESS, json};
 
 /// The file in which the runtime says why it failed.
@@ -23,6 +24,9 @@ const LOG: &str = "log";
 const LOG_LIMIT_BYTES: usize = 1 << 20;
 /// The exit code of a call whose program could not be executed; none of a runtime's own.
 const NOT_EXECUTED: i32 = 126;
+/// How long a call may still take once nobody wants its result.
+const PATIENCE: Duration = Duration::from_secs(5);
+const STAGE: &str = "calling the runtime";
 
 /// What the calls for one container have in common. Their files are in the bundle, which is the working directory.
 #[derive(Debug, Clone, Copy)]
@@ -82,27 +86,43 @@ impl Call<'_> {
         self.run("start", &[], Stdio::None)
     }
 
-    /// Executes a command, whose process it leaves behind.
-    pub(crate) fn execute(&self, stdio: Stdio<'_>) -> Result<(), Error> {
+    /// Executes a command, whose process it leaves behind. If that process is not wanted any more, as the line to the
+    /// supervisor says, it is made all the same: only then is it known which one it is.
+    pub(crate) fn execute(&self, stdio: Stdio<'_>, line: BorrowedFd<'_>) -> Result<(), Error> {
         let words = ["--process", PROCESS, "--pid-file", PID_FILE, "--detach"];
-        self.run("exec", &[&words, stdio.words()].concat(), stdio)
+        let call = self.begin(&[&["exec"], &words[..], stdio.words()].concat(), stdio)?;
+        if !process::await_end_or(call.as_fd(), line, PATIENCE).stage(STAGE)? {
+            process::signal(call.as_fd(), 9).stage(STAGE)?;
+            process::await_end(call.as_fd()).stage(STAGE)?;
+            Made::find(self.bundle).iter().for_each(Made::kill);
+        }
+        self.end("exec", &call)
     }
 
     fn run(&self, name: &'static str, words: &[&str], stdio: Stdio<'_>) -> Result<(), Error> {
-        const STAGE: &str = "calling the runtime";
+        let call = self.begin(&[&[name], words].concat(), stdio)?;
+        process::await_end(call.as_fd()).stage(STAGE)?;
+        self.end(name, &call)
+    }
+
+    /// Begins a call with these words, in a process that does not outlive this one.
+    fn begin(&self, words: &[&str], stdio: Stdio<'_>) -> Result<OwnedFd, Error> {
         let this = std::process::id();
-        let pidfd = match clone(self.alone.single_threaded(), CloneFlags::empty(), None).stage(STAGE)? {
-            Clone::Parent { pidfd, .. } => pidfd,
+        match clone(self.alone.single_threaded(), CloneFlags::empty(), None).stage(STAGE)? {
+            Clone::Parent { pidfd, .. } => Ok(pidfd),
             Clone::Child(child) => {
                 // What it would leave behind, nobody would find.
                 if matches!(end_with_parent(this), Ok(true)) {
-                    self.replace(&child, name, words, stdio);
+                    self.replace(&child, words, stdio);
                 }
                 process::exit_now(NOT_EXECUTED)
             }
-        };
-        process::await_end(pidfd.as_fd()).stage(STAGE)?;
-        match process::wait(pidfd.as_fd(), Reap::Remove).stage(STAGE)? {
+        }
+    }
+
+    /// How a call has ended.
+    fn end(&self, name: &'static str, call: &OwnedFd) -> Result<(), Error> {
+        match process::wait(call.as_fd(), Reap::Remove).stage(STAGE)? {
             Some(Ended::Code(0)) => Ok(()),
             ended => Err(self.failure(name, ended)),
         }
@@ -110,7 +130,7 @@ impl Call<'_> {
 
     /// Becomes the runtime, if it can be executed.
     #[expect(clippy::disallowed_methods, reason = "the runtime makes the container in wharf's place")]
-    fn replace(&self, child: &Child, name: &str, words: &[&str], stdio: Stdio<'_>) {
+    fn replace(&self, child: &Child, words: &[&str], stdio: Stdio<'_>) {
         // A runtime hands on to programs what it has got; the supervisor's own mask and limit are not for them.
         if signals::unblock(child).is_err() || open_files::hand_on().is_err() {
             return;
@@ -120,7 +140,7 @@ impl Call<'_> {
         let mut command = Command::new(program.as_path());
         command.env_clear().env("PATH", DEFAULT_PATH).stdin(stdin).stdout(stdout).stderr(stderr);
         command.args(options).arg("--root").arg(state_directory.as_path());
-        command.args(["--log", LOG, "--log-format", "json", name]).args(words).arg(self.container.as_str());
+        command.args(["--log", LOG, "--log-format", "json"]).args(words).arg(self.container.as_str());
         let error = command.exec();
         // Where the runtime would have said it.
         let said = format!("{{\"msg\":{}}}", json::text(&error.to_string()));

@@ -59,7 +59,8 @@ fn utf8(words: &[Vec<u8>]) -> Result<Vec<String>, Error> {
     words.iter().map(text).collect()
 }
 
-fn texts(texts: &[String]) -> String {
+/// Texts, each quoted, as an array.
+pub(crate) fn texts(texts: &[String]) -> String {
     let all: Vec<String> = texts.iter().map(|one| text(one)).collect();
     format!("[{}]", all.join(","))
 }

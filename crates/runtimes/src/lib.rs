@@ -12,11 +12,13 @@ mod call;
 mod cgroups;
 mod console;
 mod json;
+mod mounts;
 mod process;
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use wharf_isolation::bundle::{self, Bundle};
+use wharf_isolation::bundle::{self, Bundle, Found};
 use wharf_isolation::{
     CgroupPlan, Error, Identity, JoinPlan, Origin, Plan, PodNamespaces, Runtime, Streams, report_failure,
 };
@@ -61,7 +63,6 @@ pub fn execute(command: &Command<'_>, streams: &Streams, mut origin: Origin<'_>)
 
 fn end(ended: Result<(), Error>, origin: &Origin<'_>) -> ! {
     match ended {
-        // The end of the line tells the supervisor that the program runs.
         Ok(()) => exit_now(0),
         Err(error) => {
             report_failure(&origin.line, &error);
@@ -78,16 +79,17 @@ fn make(
 ) -> Result<(), Error> {
     let plan = &Plan::decode(plan)?;
     let runtime = plan.runtime.as_ref().ok_or_else(|| Error::Plan { problem: "no runtime".to_owned() })?;
-    let (bundle, identity) = bundle::make(plan, runtime, pod, origin)?;
-    bundle::give_streams(streams, &identity)?;
-    bundle.write(SPEC, spec(plan, runtime, &identity)?.as_bytes())?;
+    let (bundle, found) = bundle::make(plan, runtime, pod, origin)?;
+    bundle::give_streams(streams, &found.identity)?;
+    bundle.write(SPEC, spec(plan, runtime, &found)?.as_bytes())?;
     let call = Call { runtime, bundle: &bundle, container: &plan.container, alone: origin.child };
     let console = plan.stdio.terminal.then(|| Console::listen(&bundle)).transpose()?;
     call.create(Stdio::of(streams, console.as_ref()))?;
     let made = Made::find(&bundle)?;
     // It would wait for its start for ever.
-    attend(&made, plan, (&identity, console), origin)
+    attend(&made, plan, (&found.identity, console), origin)
         .and_then(|()| call.start())
+        .and_then(|()| origin.report_executed())
         .inspect_err(|_failed| made.kill())
 }
 
@@ -98,17 +100,18 @@ fn attend(
     (identity, console): (&Identity, Option<Console>),
     origin: &mut Origin<'_>,
 ) -> Result<(), Error> {
-    cgroups::enter(made.pid, &plan.cgroup)?;
+    cgroups::enter(made, &plan.cgroup)?;
     let terminal = console.map(Console::accept).transpose()?;
     origin.name_successor(&made.process)?;
     origin.report_ready(identity, terminal.as_ref())?;
     if origin.await_start() { Ok(()) } else { exit_now(0) }
 }
 
-fn spec(plan: &Plan, runtime: &Runtime, identity: &Identity) -> Result<String, Error> {
+fn spec(plan: &Plan, runtime: &Runtime, Found { identity, shown }: &Found) -> Result<String, Error> {
     let (process, terminal) = (&plan.process, plan.stdio.terminal);
     let process = Described { process, identity, terminal, rest: &runtime.process }.to_json()?;
-    json::with(&format!("\"process\":{process}"), &plan.runtime_spec)
+    let mounts = mounts::to_json(plan, runtime, shown);
+    json::with(&format!("\"process\":{process},\"mounts\":{mounts}"), &plan.runtime_spec)
 }
 
 fn join(command: &Command<'_>, streams: &Streams, origin: &mut Origin<'_>) -> Result<(), Error> {
@@ -120,7 +123,7 @@ fn join(command: &Command<'_>, streams: &Streams, origin: &mut Origin<'_>) -> Re
     bundle.write(PROCESS, described.to_json()?.as_bytes())?;
     let call = Call { runtime, bundle: &bundle, container, alone: origin.child };
     let console = terminal.then(|| Console::listen(&bundle)).transpose()?;
-    call.execute(Stdio::of(streams, console.as_ref()))?;
+    call.execute(Stdio::of(streams, console.as_ref()), origin.line.as_fd())?;
     let made = Made::find(&bundle)?;
     accompany(&made, command, console, origin).inspect_err(|_failed| made.kill())
 }
@@ -133,11 +136,12 @@ fn accompany(
     origin: &mut Origin<'_>,
 ) -> Result<(), Error> {
     let Command { cgroup, leaf, plan, .. } = command;
-    cgroups::enter_leaf(made.pid, cgroup, leaf)?;
+    cgroups::enter_leaf(made, cgroup, leaf)?;
     made.set_oom_score(plan.process.oom_score_adj)?;
     if let Some(terminal) = console.map(Console::accept).transpose()? {
         console::resize(&terminal, plan.size)?;
         origin.report_ready(&plan.identity, Some(&terminal))?;
     }
-    origin.name_successor(&made.process)
+    origin.name_successor(&made.process)?;
+    origin.report_executed()
 }

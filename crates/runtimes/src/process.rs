@@ -1,6 +1,7 @@
-//! The process that a runtime has made and left behind.
+//! A process that a runtime has made and left behind, or one that such a process has started.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use wharf_isolation::bundle::Bundle;
@@ -12,7 +13,8 @@ use wharf_sys::process;
 pub(crate) const PID_FILE: &str = "pid-file";
 const STAGE: &str = "finding the process that the runtime has made";
 
-/// The process. It is the supervisor's child by now, so its number stays its own until the supervisor knows of it.
+/// The process. Those that the runtime has made are the supervisor's children by now, so their numbers stay their own
+/// until the supervisor knows of them. Others may be reaped at any time, and their numbers be given away.
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) pid: i32,
@@ -20,16 +22,42 @@ pub(crate) struct Made {
 }
 
 impl Made {
+    /// The process of a number; `None` if there is none.
+    pub(crate) fn of(pid: i32) -> Result<Option<Self>, Error> {
+        match process::open_pidfd(pid) {
+            Ok(process) => Ok(Some(Self { pid, process })),
+            Err(error) if error.errno == Errno::ESRCH => Ok(None),
+            Err(error) => Err(error).stage(STAGE),
+        }
+    }
+
     pub(crate) fn find(bundle: &Bundle) -> Result<Self, Error> {
         let text = bundle.read(PID_FILE, 64);
-        let none = |_text| wharf_sys::Error::new("read", format!("{PID_FILE}: {text:?}"), Errno::ESRCH);
-        let pid = text.trim().parse().map_err(none).stage(STAGE)?;
-        Ok(Self { pid, process: process::open_pidfd(pid).stage(STAGE)? })
+        let none = || wharf_sys::Error::new("read", format!("{PID_FILE}: {text:?}"), Errno::ESRCH);
+        let pid = text.trim().parse().map_err(|_text| none()).stage(STAGE)?;
+        Self::of(pid)?.ok_or_else(none).stage(STAGE)
     }
 
     /// Kills it; one that is gone needs that no more.
     pub(crate) fn kill(&self) {
         process::signal(self.process.as_fd(), 9).unwrap_or_default();
+    }
+
+    /// Whether it has not been reaped, so that its number is no other's.
+    pub(crate) fn is_there(&self) -> bool {
+        process::signal(self.process.as_fd(), 0).is_ok()
+    }
+
+    /// Moves it with all its threads into a cgroup; one that is gone needs none. The kernel gives a number away only
+    /// after all others, so it cannot be another's a moment after it was seen.
+    pub(crate) fn enter(&self, directory: &Path) -> Result<(), Error> {
+        if !self.is_there() {
+            return Ok(());
+        }
+        match write_value(directory.join("cgroup.procs"), &self.pid.to_string()) {
+            Err(error) if error.errno == Errno::ESRCH => Ok(()),
+            moved => moved.stage("entering the cgroup"),
+        }
     }
 
     /// Sets its `oom_score_adj`, if that is not what it inherits; one that is gone needs none.

@@ -4,15 +4,18 @@
 //! of another process: the container cannot see it, and at last it names that process, its successor, which is a child
 //! of the supervisor, too, and takes its place. Others in the container may trace the successor, and can then say
 //! anything on its line. So a report is only believed from a process that can have made it.
+//!
+//! Where another runtime makes the process, the one that calls it names that process, too, and speaks for it until the
+//! program is executed.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use wharf_isolation::Report;
-use wharf_sys::Result;
 use wharf_sys::process::{self, Reap};
 
 use crate::diagnostics::{self, OrWarn as _};
+use crate::failure::Failure;
 use crate::kill;
 use crate::spawn::set_nonblocking;
 use crate::watch::{Owner, Watch};
@@ -39,6 +42,29 @@ pub(crate) enum Role {
     Creator,
     /// The one that executes the program, created where others can see it.
     Successor,
+    /// One that calls another runtime, which will make the one that executes the program.
+    Caller,
+    /// The one that executes the program, made by another runtime. Its caller has the line.
+    Made,
+}
+
+impl Role {
+    /// Whether it will name another process, which executes the program.
+    pub(crate) fn is_maker(self) -> bool {
+        matches!(self, Self::Creator | Self::Caller)
+    }
+
+    /// What it means that its line ends without another word: the kernel closes it when the program is executed, if the
+    /// process has it that executes the program. All others have ended before they could say how they did.
+    pub(crate) fn end_of_line(self) -> Result<(), Failure> {
+        match self {
+            Self::Program | Self::Successor => Ok(()),
+            Self::Creator => Err(Failure::fault("the process that was to create it was killed")),
+            Self::Caller | Self::Made => {
+                Err(Failure::fault("the process that called the runtime for it was killed"))
+            }
+        }
+    }
 }
 
 /// Whether a child's reports are still read.
@@ -73,15 +99,16 @@ impl Child {
         let is_believed = match &report {
             Report::Ready { .. } => std::mem::take(&mut self.awaits_ready),
             // The first line has no senders, and the second is the last.
-            Report::Line { sender, .. } => self.role == Role::Creator && sender.is_none(),
-            Report::Born { sender, .. } => self.role == Role::Creator && *sender == Some(self.pid),
+            Report::Line { sender, .. } => self.role.is_maker() && sender.is_none(),
+            Report::Born { sender, .. } => self.role.is_maker() && *sender == Some(self.pid),
+            Report::Executed => self.role == Role::Made,
             Report::Failed { .. } | Report::Closed => true,
         };
         Some(if is_believed { report } else { Report::Closed })
     }
 
     /// Watches for its reports and its exit. A child that cannot be watched is killed, and reaped with the strays.
-    pub(crate) fn watch(&self, watch: &mut Watch, owner: &Owner) -> Result<()> {
+    pub(crate) fn watch(&self, watch: &mut Watch, owner: &Owner) -> wharf_sys::Result<()> {
         let watched = watch.add(self.report.as_fd(), owner.report());
         let watched = watched.and_then(|()| watch.add(self.pidfd.as_fd(), owner.exit()));
         watched.inspect_err(|_unwatched| self.abandon())
@@ -129,14 +156,14 @@ impl Child {
     }
 
     /// Only a child of the supervisor can be the successor.
-    fn replace(&mut self, successor: OwnedFd) -> Result<OwnedFd> {
+    fn replace(&mut self, successor: OwnedFd) -> wharf_sys::Result<OwnedFd> {
         self.pid = process::child_number(successor.as_fd())?;
-        self.role = Role::Successor;
+        self.role = if self.role == Role::Caller { Role::Made } else { Role::Successor };
         Ok(std::mem::replace(&mut self.pidfd, successor))
     }
 
     /// Ends it if it cannot be watched: nobody would ever learn of its exit.
-    fn abandon_unless(&self, watched: Result<()>) {
+    fn abandon_unless(&self, watched: wharf_sys::Result<()>) {
         let watched = watched.inspect_err(|_unwatched| self.abandon());
         watched.or_warn("a process that cannot be watched is killed");
     }
@@ -224,6 +251,34 @@ mod tests {
             self.process.kill().unwrap();
             self.process.wait().unwrap();
         }
+    }
+
+    #[test]
+    fn only_who_has_the_program_says_by_its_end_that_it_runs() {
+        for (role, runs) in [
+            (Role::Program, true),
+            (Role::Successor, true),
+            (Role::Creator, false),
+            (Role::Caller, false),
+            (Role::Made, false),
+        ] {
+            assert_eq!(role.end_of_line().is_ok(), runs, "{role:?}");
+        }
+        let (mut made, program) = (Waiting::new(Role::Made), Waiting::new(Role::Program));
+        made.say(b"X", &program.pidfd());
+        assert!(matches!(made.seen.receive_report(), Some(Report::Executed)));
+        let mut creator = Waiting::new(Role::Creator);
+        creator.is_not_believed(b"X", &program.pidfd());
+    }
+
+    #[test]
+    fn what_a_runtime_has_made_is_named_by_its_caller() {
+        let (mut caller, made) = (Waiting::new(Role::Caller), Waiting::new(Role::Caller));
+        caller.say(b"L", &made.pidfd());
+        assert!(matches!(caller.seen.receive_report(), Some(Report::Line { .. })));
+        drop(caller.seen.replace(made.pidfd()).unwrap());
+        assert_eq!((caller.seen.pid, caller.seen.role), (made.seen.pid, Role::Made));
+        assert!(caller.seen.role.end_of_line().is_err());
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_isolation::{Identity, Outline};
 use wharf_sys::process::{Ended, Reap};
 use wharf_types::{ContainerId, Exit, HostPath};
 use wharf_wire::v1::{self, container_status};
 
-use crate::child::Child;
+use crate::child::{Child, Role};
 use crate::clients::Clients;
 use crate::diagnostics::{self, OrWarn as _};
 use crate::kill;
@@ -273,10 +274,23 @@ pub(crate) struct Exec {
     pub(crate) terminal: Option<OwnedFd>,
     /// Its own cgroup, through which everything that it started is reached.
     pub(crate) leaf: PathBuf,
+    /// Whether it is to be killed as soon as it is known.
+    pub(crate) condemned: bool,
 }
 
 impl Exec {
-    pub(crate) fn kill(&self) {
+    /// Kills it. One that a runtime is making is not in its own cgroup yet, and is the child of nobody who would find
+    /// it: whoever calls the runtime is told to hurry, and to name it first.
+    pub(crate) fn kill(&mut self) {
+        if self.child.role == Role::Caller {
+            self.condemned = true;
+            match wharf_sys::socket::send(self.child.report.as_fd(), b"K", &[]) {
+                // It has ended by itself, which will be seen soon.
+                Err(error) if error.errno == Errno::EPIPE => {}
+                told => told.or_warn("hurrying the call of a runtime"),
+            }
+            return;
+        }
         kill::signal(self.child.pidfd.as_fd(), 9);
         kill::kill_all(&self.leaf, &[]);
     }

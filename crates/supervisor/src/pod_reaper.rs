@@ -105,7 +105,7 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), Failure> {
     match Report::receive(line.as_fd())? {
         Report::Ready { .. } => Ok(()),
         Report::Failed { class, message } => Err(Failure::reported(class, message)),
-        Report::Line { .. } | Report::Born { .. } | Report::Closed => {
+        Report::Line { .. } | Report::Born { .. } | Report::Executed | Report::Closed => {
             Err(Failure::fault("its first process exited before it was ready"))
         }
     }

@@ -46,9 +46,10 @@ impl Spawner {
         let (flags, role) = match place {
             Place::New => (CloneFlags::CLONE_NEWPID, Role::Program),
             Place::Host => (CloneFlags::empty(), Role::Program),
-            _ => (CloneFlags::empty(), Role::Creator),
+            Place::Of(_) => (CloneFlags::empty(), Role::Creator),
+            Place::Runtimes(_) => (CloneFlags::empty(), Role::Caller),
         };
-        let end_with = (role == Role::Creator).then(std::process::id);
+        let end_with = role.is_maker().then(std::process::id);
         match clone(&self.witness, flags, cgroup)? {
             Clone::Parent { pid, pidfd } => Ok(Child::new(pid, pidfd, report, role)),
             Clone::Child(child) => {

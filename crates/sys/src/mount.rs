@@ -30,6 +30,8 @@ impl Attributes {
     pub const NO_DEV: Self = Self(4);
     /// Programs cannot be executed.
     pub const NO_EXEC: Self = Self(8);
+    /// Symbolic links are not followed. It is none of the four, and only shown.
+    pub const NO_LINKS: Self = Self(0x20_0000);
 
     /// The union of two sets.
     #[must_use]
@@ -60,6 +62,33 @@ impl Attributes {
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits & 15)
     }
+
+    /// The restrictions that the kernel shows for the mount to which an open descriptor refers, its file system's own
+    /// included.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn shown(mount: BorrowedFd<'_>) -> Result<Self> {
+        /// `ST_NOSYMFOLLOW`.
+        const NO_LINKS: u64 = 0x2000;
+        let stat = rustix::fs::fstatvfs(mount).named("fstatfs", || "a mount".into())?;
+        let flags = stat.f_flag.bits();
+        // The others have the same values here and there.
+        let four = Self::from_bits(u32::try_from(flags & 15).unwrap_or_default());
+        Ok(if flags & NO_LINKS == 0 { four } else { four.and(Self::NO_LINKS) })
+    }
+
+    /// The options of mount(8) for this set.
+    pub fn options(self) -> impl Iterator<Item = &'static str> {
+        let words = [
+            (Self::READ_ONLY, "ro"),
+            (Self::NO_SUID, "nosuid"),
+            (Self::NO_DEV, "nodev"),
+            (Self::NO_EXEC, "noexec"),
+            (Self::NO_LINKS, "nosymfollow"),
+        ];
+        words.into_iter().filter(move |(attribute, _)| self.has(*attribute)).map(|(_, word)| word)
+    }
 }
 
 /// Whether mounts made later on one side appear on the other.
@@ -71,6 +100,21 @@ pub enum Propagation {
     Slave,
     /// In both directions.
     Shared,
+}
+
+impl Propagation {
+    /// The option of mount(8) for it.
+    #[must_use]
+    pub const fn option(self, depth: Depth) -> &'static str {
+        match (self, depth) {
+            (Self::Private, Depth::One) => "private",
+            (Self::Private, Depth::Recursive) => "rprivate",
+            (Self::Slave, Depth::One) => "slave",
+            (Self::Slave, Depth::Recursive) => "rslave",
+            (Self::Shared, Depth::One) => "shared",
+            (Self::Shared, Depth::Recursive) => "rshared",
+        }
+    }
 }
 
 /// Makes a file system with options (an empty value is a flag), as a detached mount.

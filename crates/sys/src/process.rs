@@ -2,6 +2,7 @@
 //! used.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use rustix::fs::{Gid, Uid};
@@ -164,6 +165,32 @@ pub fn await_end(process: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
+/// Waits until a process has exited. Once something can be read from `other`, or that has been closed, it waits for so
+/// long at most. Returns whether the process has exited.
+///
+/// # Errors
+/// The kernel's error.
+pub fn await_end_or(process: BorrowedFd<'_>, other: BorrowedFd<'_>, patience: Duration) -> Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let mut fds = [watched(process), watched(other)];
+        let polled = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            None => poll(&mut fds, PollTimeout::NONE),
+            Some(left) => poll(&mut fds[..1], PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)),
+        };
+        match polled {
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno).named("poll", || "a process".into()),
+            Ok(_) if fds[0].any() == Some(true) => return Ok(true),
+            Ok(0) if deadline.is_some() => return Ok(false),
+            Ok(_) => {}
+        }
+        deadline = deadline.or_else(|| Some(Instant::now() + patience));
+    }
+}
+
 /// Reaps every dead child that `known` does not claim, and returns how many. A claimed one stays a zombie until its
 /// exit is recorded, and until then hides those after it.
 pub fn reap_strays(known: impl Fn(i32) -> bool) -> usize {
@@ -288,6 +315,28 @@ mod tests {
             Clone::Parent { pidfd, .. } => {
                 await_end(pidfd.as_fd()).unwrap();
                 assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_wait_for_a_process_is_bounded_once_it_is_not_wanted() {
+        let (hold, end) = nix::unistd::pipe().unwrap();
+        let (told, tell) = nix::unistd::pipe().unwrap();
+        let (short, long) = (Duration::from_millis(1), Duration::from_secs(100));
+        match clone3(0, None).unwrap() {
+            Clone::Child(_) => {
+                drop(end);
+                exit_now(nix::unistd::read(&hold, &mut [0]).map_or(1, |_end| 0))
+            }
+            Clone::Parent { pidfd, .. } => {
+                nix::unistd::write(&tell, b"K").unwrap();
+                assert!(!await_end_or(pidfd.as_fd(), told.as_fd(), short).unwrap(), "it runs");
+                drop(end);
+                assert!(await_end_or(pidfd.as_fd(), told.as_fd(), long).unwrap());
+                drop(tell);
+                assert!(await_end_or(pidfd.as_fd(), told.as_fd(), short).unwrap(), "it has exited long ago");
+                wait(pidfd.as_fd(), Reap::Remove).unwrap();
             }
         }
     }

@@ -613,7 +613,7 @@ pub struct Plan {
     /// say, as its spec says it, too; the supervisor does the rest.
     #[prost(message, optional, tag = "12")]
     pub runtime: ::core::option::Option<Runtime>,
-    /// The spec for that runtime, as an object in JSON without `process`.
+    /// The spec for that runtime, as an object in JSON without `process` and `mounts`.
     #[prost(bytes = "vec", tag = "13")]
     pub runtime_spec: ::prost::alloc::vec::Vec<u8>,
 }

@@ -45,8 +45,9 @@ pub mod feature {
     pub const TRAITS: &str = "traits";
     /// It has AppArmor confine programs.
     pub const APPARMOR: &str = "apparmor";
-    /// It has other runtimes make containers.
-    pub const RUNTIMES: &str = "runtimes";
+    /// It has other runtimes make containers, and tells them the mounts: those that were only told what the daemon says
+    /// were called `runtimes`.
+    pub const RUNTIMES: &str = "runtimes-and-mounts";
 }
 
 /// The features of this build.

@@ -122,7 +122,7 @@ impl Driver {
         })?;
         child.awaits_ready = new.terminal;
         child.watch(&mut self.watch, &Owner::Exec(number))?;
-        let exec = Exec { container: id, child, terminal: None, leaf: leaf.path };
+        let exec = Exec { container: id, child, terminal: None, leaf: leaf.path, condemned: false };
         self.execs.insert(number, Box::new(exec));
         Ok(())
     }

@@ -11,7 +11,6 @@ use wharf_sys::process;
 use wharf_types::ContainerId;
 
 use super::Driver;
-use crate::child::Role;
 use crate::container::{Container, First};
 use crate::diagnostics::OrWarn as _;
 use crate::failure::Failure;
@@ -24,7 +23,7 @@ use crate::watch::{Owner, Source};
 enum ChildReport {
     Ready { identity: Identity, terminal: Option<OwnedFd>, ends_ns: Vec<u64> },
     Failed(Failure),
-    Closed,
+    Executed,
 }
 
 impl Driver {
@@ -70,7 +69,7 @@ impl Driver {
             ChildReport::Failed(failure) => Some(container::Event::Failed(failure)),
             // If the process ends before it was told to execute the program, the machine does not take this for a
             // start.
-            ChildReport::Closed => Some(container::Event::Executed { now_ns: wharf_sys::clock::now_ns() }),
+            ChildReport::Executed => Some(container::Event::Executed { now_ns: wharf_sys::clock::now_ns() }),
         }
     }
 
@@ -80,7 +79,7 @@ impl Driver {
                 ChildReport::Ready { terminal, .. } => self.execs.get_mut(&number)?.terminal = terminal,
                 ChildReport::Failed(failure) => return Some(exec::Event::Failed(failure)),
                 // Only when the reports have ended without a failure is it known that the program runs.
-                ChildReport::Closed => return Some(exec::Event::Executed),
+                ChildReport::Executed => return Some(exec::Event::Executed),
             }
         }
     }
@@ -101,7 +100,12 @@ impl Driver {
                 Report::Line { line, .. } => child.listen_at(line, watch, owner),
                 Report::Born { process, .. } => {
                     creators.add(child.continue_as(process, watch, owner)?);
+                    self.kill_condemned(owner);
                     self.reap_strays();
+                }
+                Report::Executed => {
+                    child.silence(watch, owner);
+                    return Some(ChildReport::Executed);
                 }
                 Report::Failed { class, message } => {
                     child.silence(watch, owner);
@@ -109,9 +113,26 @@ impl Driver {
                 }
                 Report::Closed => {
                     child.silence(watch, owner);
-                    return Some(ChildReport::Closed);
+                    let Err(failure) = child.role.end_of_line() else { return Some(ChildReport::Executed) };
+                    // Nobody would ever start it, or say that it runs.
+                    self.kill(owner);
+                    return Some(ChildReport::Failed(failure));
                 }
             }
+        }
+    }
+
+    /// Kills a command that was not wanted any more before it was known.
+    fn kill_condemned(&mut self, owner: &Owner) {
+        let Owner::Exec(number) = owner else { return };
+        let condemned = self.execs.get_mut(number).filter(|exec| exec.condemned);
+        condemned.into_iter().for_each(|exec| exec.kill());
+    }
+
+    fn kill(&mut self, owner: &Owner) {
+        match owner {
+            Owner::Container(id) => self.containers.get_mut(id).into_iter().for_each(|it| it.kill()),
+            Owner::Exec(number) => self.execs.get_mut(number).into_iter().for_each(|it| it.kill()),
         }
     }
 
@@ -119,11 +140,18 @@ impl Driver {
     pub(crate) fn end(&mut self, owner: &Owner) -> Vec<Event> {
         match owner {
             Owner::Container(id) => self.container_end(id, owner).unwrap_or_default(),
-            Owner::Exec(number) => {
-                let exit = self.execs.get(number).and_then(|exec| exec.ended());
-                exit.into_iter().map(|exit| Event::Exec(*number, exec::Event::Exited(exit))).collect()
-            }
+            Owner::Exec(number) => self.exec_end(*number).unwrap_or_default(),
         }
+    }
+
+    /// A process that was to name another and has not done so has failed, whatever its line says.
+    fn exec_end(&self, number: u64) -> Option<Vec<Event>> {
+        let exec = self.execs.get(&number)?;
+        let exit = exec.ended()?;
+        let maker = Some(exec.child.role).filter(|role| role.is_maker());
+        let failed = maker.and_then(|role| role.end_of_line().err()).map(exec::Event::Failed);
+        let events = failed.into_iter().chain([exec::Event::Exited(exit)]);
+        Some(events.map(|event| Event::Exec(number, event)).collect())
     }
 
     /// The rest of the container is killed and its last output read. Clients that do not keep up with that output come
@@ -134,12 +162,17 @@ impl Driver {
             return None;
         }
         let exit = container.ended()?;
+        // A process that was to name another and has not done so has started nothing, whatever its line says.
+        let role = Some(container.child.role);
+        let maker = role.filter(|role| role.is_maker() && container.first == First::Started);
+        let failed = maker.and_then(|role| role.end_of_line().err());
         container.first = First::Ended;
         container.kill_rest();
         self.watch.remove(container.child.pidfd.as_fd(), &owner.exit());
         self.drain_outputs(id);
         let mut events = self.clients_behind(id);
         let now_ns = wharf_sys::clock::now_ns();
+        events.extend(failed.map(|failure| Event::Container(id.clone(), container::Event::Failed(failure))));
         events.push(Event::Container(id.clone(), container::Event::Exited { exit, now_ns }));
         Some(events)
     }
@@ -154,7 +187,7 @@ impl Driver {
             |container: &&Container| container.first == First::Started || container.plan.runtime.is_some();
         let starting = containers().filter(is_starting);
         let mut births = starting.map(|container| &container.child).chain(execs());
-        if births.any(|child| child.role == Role::Creator) {
+        if births.any(|child| child.role.is_maker()) {
             // An unknown dead child may be one whose birth has not been reported yet. It is looked at again afterwards.
             return;
         }
