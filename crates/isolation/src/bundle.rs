@@ -14,10 +14,12 @@ use nix::fcntl::{OFlag, openat};
 use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use wharf_sys::error::Named as _;
+use wharf_sys::fs::Descriptors;
 use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 use wharf_sys::process;
 
 use crate::birth::Origin;
+use crate::charged;
 use crate::error::{Error, Stage as _};
 use crate::identity::{self, Identity};
 use crate::mounts::{self, Sources};
@@ -73,9 +75,12 @@ pub fn make(
     leave_host()?;
     sources.narrow_images(&plan.mounts)?;
     let bundle = Bundle::enter(runtime)?;
-    let shown = bundle.fill(plan, &root, sources)?;
+    let shown = bundle.attach_all(plan, &root, &sources)?;
     bundle.add_pid_namespace(origin).stage(STAGE)?;
-    let identity = bundle.identify(plan)?;
+    let identity = charged::to(&plan.cgroup, origin, || {
+        mounts::fill_volumes(&root, plan, &sources)?;
+        bundle.identify(plan)
+    })?;
     Ok((bundle, Found { identity, shown }))
 }
 
@@ -146,13 +151,12 @@ impl Bundle {
 
     /// Attaches the root file system, and each mount by its number; returns what the kernel shows of it. New file
     /// systems are the runtime's to mount.
-    fn fill(&self, plan: &Plan, root: &Root, sources: Sources) -> Result<Vec<Attributes>, Error> {
-        mounts::fill_volumes(root, plan, &sources)?;
+    fn attach_all(&self, plan: &Plan, root: &Root, sources: &Sources) -> Result<Vec<Attributes>, Error> {
         let rootfs = self.make_directory(ROOT).stage(STAGE)?;
         mount::attach(root.fd(), rootfs.as_fd()).stage(STAGE)?;
-        let trees = sources.into_trees().enumerate().zip(&plan.mounts);
+        let trees = sources.trees().enumerate().zip(&plan.mounts);
         let shown = trees.map(|((number, tree), plan)| match tree {
-            Some(tree) => self.attach(number, &tree).map_err(|source| mounts::unattached(plan, source)),
+            Some(tree) => self.attach(number, tree).map_err(|source| mounts::unattached(plan, source)),
             None => Ok(Attributes::NONE),
         });
         shown.collect()
@@ -169,21 +173,16 @@ impl Bundle {
     }
 
     /// Resolves the user by the files that the container will have, some of which may be mounts. They are in their
-    /// places for a moment, in a namespace that nobody else sees. What is missing there is made, as for any container.
+    /// places in a namespace that nobody else sees, and that ends with this process. What is missing there is made, as
+    /// for any container.
     fn identify(&self, plan: &Plan) -> Result<Identity, Error> {
-        let own = own_namespace()?;
         // A mount inside one that is shared with the host would appear there.
         copy_namespace(Propagation::Private)?;
-        let identity = Root::mounted(ROOT).and_then(|root| {
-            let mounts = plan.mounts.iter().enumerate();
-            mounts
-                .map(|(number, plan)| mounts::attach_copy(&root, plan, number))
-                .collect::<Result<(), _>>()?;
-            identity::resolve(&root, &plan.process.user)
-        });
-        enter_namespace(&own)?;
-        nix::unistd::fchdir(&self.0).named("fchdir", || "the bundle".into()).stage(STAGE)?;
-        identity
+        let own = Descriptors::own().stage(STAGE)?;
+        let root = Root::mounted(ROOT)?;
+        let mut mounts = plan.mounts.iter().enumerate();
+        mounts.try_for_each(|(number, plan)| mounts::attach_copy(&root, plan, number))?;
+        identity::resolve(&root, &own, &plan.process.user)
     }
 
     fn add_pid_namespace(&self, origin: &Origin<'_>) -> wharf_sys::Result<()> {

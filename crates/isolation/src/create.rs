@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use wharf_sys::clock::monotonic_ns;
-use wharf_sys::fs::write_value;
+use wharf_sys::fs::{Descriptors, write_value};
 use wharf_types::HostPath;
 use wharf_wire::v1::stage::Name;
 
@@ -74,6 +74,7 @@ struct Joined<'a> {
     root: Root,
     sources: Sources,
     users: Option<Users<'a>>,
+    own: Descriptors,
 }
 
 impl<'a> Joined<'a> {
@@ -91,6 +92,8 @@ impl<'a> Joined<'a> {
         // Through paths of the host. Before anything is allocated for the container, so that it is charged for all of
         // that.
         enter_cgroup(&plan.cgroup.entries)?;
+        // In the host's procfs: the container's, if it has one, may be the image's.
+        let own = Descriptors::own().stage("opening the descriptors of this process")?;
         // Through paths of the host, in the host's mount namespace: only there is a copy a peer of the host's mount.
         let users = Users::of(pod, &plan.namespaces)?;
         let mut sources = mounts::open_sources(&plan.mounts, users)?;
@@ -112,14 +115,14 @@ impl<'a> Joined<'a> {
         pod.leave_files(&plan.namespaces)?;
         // No link in an image leads out of it, and nobody else sees where it is mounted for a moment.
         sources.narrow_images(&plan.mounts)?;
-        Ok(Self { root, sources, users })
+        Ok(Self { root, sources, users, own })
     }
 
     fn enter_root(self) -> Result<Rooted<'a>, Error> {
-        let Self { root, sources, users } = self;
+        let Self { root, sources, users, own } = self;
         // Before anything in it is looked at: from now on every link of the image ends in it.
         root.enter()?;
-        Ok(Rooted { root, sources, users })
+        Ok(Rooted { root, sources, users, own })
     }
 }
 
@@ -128,6 +131,7 @@ struct Rooted<'a> {
     root: Root,
     sources: Sources,
     users: Option<Users<'a>>,
+    own: Descriptors,
 }
 
 impl Rooted<'_> {
@@ -138,7 +142,7 @@ impl Rooted<'_> {
         origin: &Origin<'_>,
         ends: &mut Ends,
     ) -> Result<Ready, Error> {
-        let Self { root, sources, users } = self;
+        let Self { root, sources, users, own } = self;
         // First, because the next steps need the mounts: `/dev`, `/proc`, and what a volume hides.
         mounts::attach_all(&root, plan, sources, origin)?;
         ends.note();
@@ -152,7 +156,9 @@ impl Rooted<'_> {
         paths::make_read_only(&root, &plan.readonly_paths)?;
         ends.note();
         // A mount may have brought the files that contain the names.
-        let identity = identity::resolve(&root, &plan.process.user)?;
+        let identity = identity::resolve(&root, &own, &plan.process.user)?;
+        // It leads to the host's procfs.
+        drop(own);
         // While this process may still give them to the user, who is known now.
         let owner = identity.on_host(users.map(|users| users.ids))?;
         streams.give(owner)?;
@@ -216,7 +222,7 @@ pub(crate) fn set_oom_score(process: &Process) -> Result<(), Error> {
 
 pub(crate) const CGROUP_STAGE: &str = "entering the cgroup";
 
-fn enter_cgroup(entries: &[HostPath]) -> Result<(), Error> {
+pub(crate) fn enter_cgroup(entries: &[HostPath]) -> Result<(), Error> {
     entries.iter().try_for_each(|entry| write_value(entry.as_path(), "0").stage(CGROUP_STAGE))
 }
 

@@ -112,6 +112,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A process that did a part of it failed.
+    #[error("{message}")]
+    Reported {
+        /// The class of its error, and what that is about.
+        class: (ErrorKind, Subject),
+        /// What it says.
+        message: String,
+    },
     /// The program could not be executed.
     #[error("exec of {program:?} failed: {reason}")]
     Exec {
@@ -148,6 +156,7 @@ impl Failure for Error {
             | Self::MountPoint { source, .. }
             | Self::ContainerPath { source, .. }
             | Self::SubPath { source, .. } => named(source.errno),
+            Self::Reported { class, .. } => class.0,
             Self::Identity { .. } | Self::NotMappable { .. } => ErrorKind::InvalidArgument,
             // The daemon made the plan.
             Self::Plan { .. } => ErrorKind::Internal,
@@ -160,6 +169,7 @@ impl Failure for Error {
     fn subject(&self) -> Subject {
         match self {
             Self::ImageVolume { .. } | Self::SubPath { .. } => Subject::ImageVolume,
+            Self::Reported { class, .. } => class.1,
             _ => Subject::Other,
         }
     }

@@ -4,7 +4,7 @@
 //! them is bounded. The host's users are never asked.
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use wharf_sys::fs::{Descriptors, Resolve};
 use wharf_types::{ContainerPath, Field, IdMaps, OwnerId};
 
 use crate::error::Error;
@@ -50,19 +50,19 @@ impl Identity {
     }
 }
 
-/// Resolves a user with the files of a root file system.
-pub(crate) fn resolve(root: &Root, user: &User) -> Result<Identity, Error> {
-    let passwd = read(root, "/etc/passwd")?;
-    let group = read(root, "/etc/group")?;
+/// Resolves a user with the files of a root file system. They are opened through this process's descriptors.
+pub(crate) fn resolve(root: &Root, own: &Descriptors, user: &User) -> Result<Identity, Error> {
+    let passwd = read(root, own, "/etc/passwd")?;
+    let group = read(root, own, "/etc/group")?;
     look_up(user, &passwd, &group)
 }
 
-fn read(root: &Root, path: &str) -> Result<String, Error> {
+fn read(root: &Root, own: &Descriptors, path: &str) -> Result<String, Error> {
     let fail = |source| Error::ContainerPath { what: "file", path: path.to_owned(), source };
     let name = ContainerPath::new(path)
         .map_err(|_never| fail(wharf_sys::Error::new("openat2", path, Errno::EINVAL)))?;
-    // O_NONBLOCK, because an image may have a FIFO there.
-    let file = match root.open(&name, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY) {
+    // An image may have a FIFO there, or a device.
+    let file = match own.open_regular(root.fd(), name.relative(), Resolve::InRoot) {
         Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(String::new()),
         other => other.map_err(fail)?,
     };
@@ -189,6 +189,30 @@ mod tests {
         assert_eq!(who("me", "extra").unwrap().gid, id(50000));
         assert_eq!(numbers(&who("77", "").unwrap().groups), vec![0, 1234]);
         assert_eq!(who("", "").unwrap().uid, OwnerId::ROOT);
+    }
+
+    /// Somebody waits until the FIFO is opened for reading, and goes on as soon as it is.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the directory is the test's own")]
+    fn only_a_regular_file_is_opened_to_find_a_user() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        let fifo = root.path().join("etc/passwd");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let path = fifo.clone();
+        let writer = std::thread::spawn(move || std::fs::OpenOptions::new().write(true).open(path).map(drop));
+        let own = Descriptors::own().unwrap();
+        let resolve = || {
+            let root = Root::mounted(root.path().to_str().unwrap()).unwrap();
+            resolve(&root, &own, &User::default()).map_err(|error| error.line())
+        };
+        let error = resolve().unwrap_err();
+        assert!(error.contains("/etc/passwd") && error.contains("not a regular file"), "{error}");
+        assert!(!writer.is_finished(), "the FIFO was opened");
+        drop(std::fs::File::open(&fifo).unwrap());
+        writer.join().unwrap().unwrap();
+        std::fs::remove_file(&fifo).unwrap();
+        assert_eq!(resolve().unwrap().uid, OwnerId::ROOT);
     }
 
     #[test]

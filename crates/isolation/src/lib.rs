@@ -13,6 +13,7 @@
 mod apparmor;
 mod birth;
 pub mod bundle;
+mod charged;
 mod confine;
 mod create;
 mod devices;

@@ -109,8 +109,8 @@ impl Sources {
     }
 
     /// The trees in the order of the plan.
-    pub(crate) fn into_trees(self) -> impl Iterator<Item = Option<OwnedFd>> {
-        self.0.into_iter()
+    pub(crate) fn trees(&self) -> impl Iterator<Item = Option<&OwnedFd>> {
+        self.0.iter().map(Option::as_ref)
     }
 
     /// Adds the trees from the pod's own file system, which is now the root of this process's mount namespace. They

@@ -2,21 +2,21 @@
 //! there. That content is up to the image, so it is reached through descriptors and never through a link.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, utimensat};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, Whence, fchownat, lseek};
-use wharf_sys::error::Named;
-use wharf_sys::fs::{Resolve, open_below, open_below_mode};
+use wharf_sys::error::Named as _;
+use wharf_sys::fs::{Listing, Resolve, open_below, open_below_mode};
 use wharf_sys::{Error, Result, xattr};
 use wharf_types::{Disk, Reserve};
 
@@ -71,24 +71,14 @@ impl Copies {
 /// The number of descriptors does not grow with the tree, and a path longer than the kernel's 4095 bytes is an error.
 pub(crate) fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>, copies: &mut Copies) -> Result<()> {
     let mut copy = Copy { from: image, to: volume, copies, linked: HashMap::new(), directories: Vec::new() };
-    copy.waiting(Path::new(""))?;
+    copy.waiting(Entry { parent: 0, name: Box::default() })?;
     let mut at = 0;
-    while let Some(directory) = copy.directories.get(at).cloned() {
-        for name in names(copy.open(image, &directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)? {
-            copy.entry(&below(&directory, &name))?;
-        }
+    while at < copy.directories.len() {
+        copy.content(at)?;
         at += 1;
     }
     // Last, and deepest first: making something in a directory changes its times.
-    copy.directories.iter().rev().try_for_each(|directory| copy.times(directory))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a path that is resolved by descriptor, below a top of either side"
-)]
-fn below(directory: &Path, name: &Path) -> PathBuf {
-    directory.join(name)
+    (0..at).rev().try_for_each(|at| copy.times(at))
 }
 
 struct Copy<'a> {
@@ -96,97 +86,118 @@ struct Copy<'a> {
     to: BorrowedFd<'a>,
     copies: &'a mut Copies,
     /// The first name of each file with several.
-    linked: HashMap<(u64, u64), PathBuf>,
-    /// All directories, by their paths from the top, each after its parent.
-    directories: Vec<PathBuf>,
+    linked: HashMap<(u64, u64), Entry>,
+    /// All directories, each after its parent. The first is the top.
+    directories: Vec<Entry>,
+}
+
+/// A name in a directory. Whole paths would take far more memory than what an image needs to have them.
+#[derive(Debug, Clone)]
+struct Entry {
+    /// Where its directory is in the list.
+    parent: usize,
+    name: Box<OsStr>,
+}
+
+/// The same directory on both sides.
+struct Sides {
+    from: OwnedFd,
+    to: OwnedFd,
 }
 
 impl Copy<'_> {
-    fn open(&self, top: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
-        open_below(top, path, flags, Resolve::BeneathNoLinks)
+    /// The path of a directory from the top.
+    fn path(&self, mut at: usize) -> PathBuf {
+        let mut names = Vec::new();
+        while let Some(directory) = self.directories.get(at).filter(|_| at > 0) {
+            names.push(&*directory.name);
+            at = directory.parent;
+        }
+        names.into_iter().rev().collect()
     }
 
-    /// The parent directory of a path on both sides, and the path's last component.
-    fn parents<'p>(&self, path: &'p Path) -> Result<(OwnedFd, OwnedFd, &'p Path)> {
-        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
-        let directory = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        Ok((
-            self.open(self.from, parent, directory)?,
-            self.open(self.to, parent, directory)?,
-            Path::new(name),
-        ))
+    fn open(&self, at: usize, flags: OFlag) -> Result<Sides> {
+        let (path, flags) = (self.path(at), flags | OFlag::O_DIRECTORY);
+        let open = |top| open_below(top, &path, flags, Resolve::BeneathNoLinks);
+        Ok(Sides { from: open(self.from)?, to: open(self.to)? })
     }
 
-    fn entry(&mut self, path: &Path) -> Result<()> {
-        let (from, to, name) = self.parents(path)?;
-        let named = || path.display().to_string();
-        let stat = fstatat(&from, name, AtFlags::AT_SYMLINK_NOFOLLOW).named("fstatat", named)?;
+    /// Copies what is in a directory. Directories in it are made, and wait for their content.
+    fn content(&mut self, at: usize) -> Result<()> {
+        let sides = self.open(at, OFlag::O_PATH)?;
+        let listed = open_below(sides.from.as_fd(), "", OFlag::O_RDONLY, Resolve::BeneathNoLinks)?;
+        let mut listing = Listing::new(listed, 0)?;
+        while let Some(entry) = listing.read() {
+            let name = OsString::from_vec(entry?.name.into_bytes());
+            if name != "." && name != ".." {
+                self.entry(&sides, Entry { parent: at, name: name.into_boxed_os_str() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, Sides { from, to }: &Sides, entry: Entry) -> Result<()> {
+        let name = Path::new(&*entry.name);
+        let named = || name.display().to_string();
+        let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW).named("fstatat", named)?;
         if stat.st_nlink > 1 && kind(&stat) != SFlag::S_IFDIR {
             if let Some(first) = self.linked.get(&(stat.st_dev, stat.st_ino)) {
-                return nix::unistd::linkat(self.to, first, &to, name, LinkatFlags::empty())
-                    .named("linkat", named);
+                return self.link(first, to, name);
             }
             self.copies.count(&stat)?;
-            self.linked.insert((stat.st_dev, stat.st_ino), path.to_owned());
+            self.linked.insert((stat.st_dev, stat.st_ino), entry.clone());
         }
         // What a file takes, and not its size: it may have holes.
         self.copies.check_disk(self.to, stat.st_blocks.unsigned_abs().saturating_mul(512))?;
         match kind(&stat) {
             SFlag::S_IFDIR => {
-                nix::sys::stat::mkdirat(&to, name, Mode::S_IRWXU).named("mkdirat", named)?;
-                return self.waiting(path);
+                nix::sys::stat::mkdirat(to, name, Mode::S_IRWXU).named("mkdirat", named)?;
+                return self.waiting(entry);
             }
             SFlag::S_IFREG => copy_file(from.as_fd(), to.as_fd(), name, stat.st_size)?,
             SFlag::S_IFLNK => {
-                let target = nix::fcntl::readlinkat(&from, name).named("readlinkat", named)?;
-                nix::unistd::symlinkat(target.as_os_str(), &to, name).named("symlinkat", named)?;
+                let target = nix::fcntl::readlinkat(from, name).named("readlinkat", named)?;
+                nix::unistd::symlinkat(target.as_os_str(), to, name).named("symlinkat", named)?;
             }
-            special => nix::sys::stat::mknodat(&to, name, special, Mode::S_IRWXU, stat.st_rdev)
+            special => nix::sys::stat::mknodat(to, name, special, Mode::S_IRWXU, stat.st_rdev)
                 .named("mknodat", named)?,
         }
         set_owner(to.as_fd(), name, &stat)?;
         if kind(&stat) == SFlag::S_IFREG {
             let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
             copy_attributes(
-                self.open(self.from, path, flags)?.as_fd(),
-                self.open(self.to, path, flags)?.as_fd(),
+                open_below(from.as_fd(), name, flags, Resolve::BeneathNoLinks)?.as_fd(),
+                open_below(to.as_fd(), name, flags, Resolve::BeneathNoLinks)?.as_fd(),
             )?;
         }
         set_times(to.as_fd(), name, &stat)
     }
 
+    /// Gives a file that was copied under another name this one, too.
+    fn link(&self, first: &Entry, to: &OwnedFd, name: &Path) -> Result<()> {
+        let parent = self.open(first.parent, OFlag::O_PATH)?.to;
+        nix::unistd::linkat(&parent, &*first.name, to, name, LinkatFlags::empty())
+            .named("linkat", || name.display().to_string())
+    }
+
     /// Notes a new directory for later, and gives it the attributes that it has in the image.
-    fn waiting(&mut self, path: &Path) -> Result<()> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let (from, to) = (self.open(self.from, path, flags)?, self.open(self.to, path, flags)?);
+    fn waiting(&mut self, directory: Entry) -> Result<()> {
+        self.directories.push(directory);
+        let Sides { from, to } = self.open(self.directories.len() - 1, OFlag::O_RDONLY)?;
         let stat = stat_of(&from)?;
         self.copies.count(&stat)?;
         set_owner(to.as_fd(), Path::new("."), &stat)?;
-        copy_attributes(from.as_fd(), to.as_fd())?;
-        self.directories.push(path.to_owned());
-        Ok(())
+        copy_attributes(from.as_fd(), to.as_fd())
     }
 
-    fn times(&self, path: &Path) -> Result<()> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let (from, to) = (self.open(self.from, path, flags)?, self.open(self.to, path, flags)?);
+    fn times(&self, at: usize) -> Result<()> {
+        let Sides { from, to } = self.open(at, OFlag::O_PATH)?;
         set_times(to.as_fd(), Path::new("."), &stat_of(&from)?)
     }
 }
 
 fn stat_of(fd: &OwnedFd) -> Result<FileStat> {
     fstatat(fd, "", AtFlags::AT_EMPTY_PATH).named("fstatat", || format!("descriptor {}", fd.as_raw_fd()))
-}
-
-fn names(directory: OwnedFd) -> Result<Vec<PathBuf>> {
-    let mut entries = Dir::from_fd(directory).named("fdopendir", || "a directory of a volume".into())?;
-    let names = entries.iter().map(|entry| {
-        let entry = entry.named("readdir", || "a directory of a volume".into())?;
-        Ok(PathBuf::from(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes())))
-    });
-    names
-        .filter(|name| !matches!(name, Ok(name) if name == Path::new(".") || name == Path::new("..")))
-        .collect()
 }
 
 /// Copies what a file holds, and leaves its holes out: an image may have files of any size that take no space.
@@ -287,6 +298,37 @@ mod tests {
         assert_eq!(ino("same"), ino("deep/er/file"));
         let word = xattr::value(open_directory(&volume.join("deep")).as_fd(), "user.word").unwrap();
         assert_eq!(word.unwrap(), b"value");
+    }
+
+    /// The most memory that this process has had, in KiB.
+    fn peak_kib() -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// 6,000 directories, each with a path of 3.6 KB.
+    #[test]
+    fn long_paths_take_the_memory_of_their_names() {
+        let options = [("size", "200m"), ("nr_inodes", "20000")];
+        let [image, volume] = [(); 2].map(|()| {
+            let made = new_filesystem("tmpfs", &options, Attributes::NONE).unwrap();
+            open_below(made.as_fd(), ".", OFlag::O_RDONLY, Resolve::BeneathNoLinks).unwrap()
+        });
+        let make = |parent: &OwnedFd, name: &str| {
+            nix::sys::stat::mkdirat(parent, name, Mode::S_IRWXU).unwrap();
+            open_below(parent.as_fd(), name, OFlag::O_PATH, Resolve::BeneathNoLinks).unwrap()
+        };
+        let mut at = image.try_clone().unwrap();
+        (0..18).for_each(|_| at = make(&at, &"d".repeat(200)));
+        let deep = "d".repeat(200);
+        (0..6000).for_each(|number| drop(make(&at, &number.to_string())));
+        let before = peak_kib();
+        fill(volume.as_fd(), image.as_fd()).unwrap();
+        let grown = peak_kib() - before;
+        assert!(grown < 8 << 10, "copying took {grown} KiB");
+        let path = std::iter::repeat_n(deep, 18).chain(["5999".to_owned()]).collect::<PathBuf>();
+        drop(open_below(volume.as_fd(), path, OFlag::O_PATH, Resolve::BeneathNoLinks).unwrap());
     }
 
     #[test]

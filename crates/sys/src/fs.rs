@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode, fstat};
 
 use crate::error::{Error, Named, Result};
 
@@ -82,6 +82,46 @@ pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
     // Not open(2), for which musl makes a second call that marks the descriptor as close-on-exec.
     nix::fcntl::openat(nix::fcntl::AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
         .named("open", || path.display().to_string())
+}
+
+/// This process's own descriptors in a procfs, through which it opens files again that it has found.
+#[derive(Debug)]
+pub struct Descriptors(OwnedFd);
+
+impl Descriptors {
+    /// Those that the procfs of this mount namespace shows. They stay this process's, wherever it goes.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn own() -> Result<Self> {
+        open("/proc/self/fd", OFlag::O_PATH | OFlag::O_DIRECTORY).map(Self)
+    }
+
+    /// Opens a path below a directory for reading, if it leads to a regular file. Nothing else is ever opened: for some
+    /// devices that is an order, and whoever waits at a FIFO would go on.
+    ///
+    /// # Errors
+    /// EINVAL for another type of file, or the kernel's error.
+    pub fn open_regular(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: impl AsRef<Path>,
+        resolve: Resolve,
+    ) -> Result<OwnedFd> {
+        let found = open_below(dir, path, OFlag::O_PATH, resolve)?;
+        check_regular(&found)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let again = nix::fcntl::openat(&self.0, found.as_raw_fd().to_string().as_str(), flags, Mode::empty());
+        again.named("open", || numbered(&found))
+    }
+}
+
+fn check_regular(fd: &OwnedFd) -> Result<FileStat> {
+    let stat = fstat(fd).named("fstat", || numbered(fd))?;
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG => Ok(stat),
+        _ => Err(Error::new("read", "not a regular file", Errno::EINVAL)),
+    }
 }
 
 /// The content of a directory, entry by entry. The position can be stored, and the listing continued later through
@@ -170,10 +210,7 @@ const SMALL_BYTES: usize = 4095;
 /// # Errors
 /// EFBIG beyond the limit, EINVAL for another type of file, or the kernel's error.
 pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
-    let stat = nix::sys::stat::fstat(fd).named("fstat", || numbered(fd))?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return Err(Error::new("read", "not a regular file", Errno::EINVAL));
-    }
+    let stat = check_regular(fd)?;
     let told = match usize::try_from(stat.st_size).unwrap_or(0) {
         0 => SMALL_BYTES,
         told if told > SMALL_BYTES => told.max(MAPPED_BYTES),
@@ -328,6 +365,35 @@ mod tests {
         let fifo =
             open_below(fd.as_fd(), "fifo", OFlag::O_RDONLY | OFlag::O_NONBLOCK, Resolve::InRoot).unwrap();
         assert_eq!(read_bounded(&fifo, 100).unwrap_err().errno, Errno::EINVAL);
+    }
+
+    /// Somebody waits until a FIFO is opened for reading, and goes on as soon as it is.
+    #[test]
+    fn only_regular_files_are_opened_for_reading() {
+        let (dir, fd) = dir();
+        std::fs::write(dir.path().join("file"), "content").unwrap();
+        symlink("/file", dir.path().join("link")).unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let null = nix::sys::stat::makedev(1, 3);
+        let device = dir.path().join("device");
+        nix::sys::stat::mknod(&device, nix::sys::stat::SFlag::S_IFCHR, Mode::S_IRWXU, null).unwrap();
+        let own = Descriptors::own().unwrap();
+        let writer = {
+            let fifo = fifo.clone();
+            std::thread::spawn(move || std::fs::OpenOptions::new().write(true).open(fifo).map(drop))
+        };
+        for name in ["fifo", "device", "."] {
+            let error = own.open_regular(fd.as_fd(), name, Resolve::InRoot).unwrap_err();
+            assert!(error.to_string().contains("not a regular file"), "{name}: {error}");
+        }
+        assert!(!writer.is_finished(), "the FIFO was opened");
+        drop(open(&fifo, OFlag::O_RDONLY).unwrap());
+        writer.join().unwrap().unwrap();
+        let file = own.open_regular(fd.as_fd(), "link", Resolve::InRoot).unwrap();
+        assert_eq!(read_bounded(&file, 100).unwrap(), b"content");
+        let error = own.open_regular(fd.as_fd(), "missing", Resolve::InRoot).unwrap_err();
+        assert_eq!(error.errno, Errno::ENOENT);
     }
 
     fn problem(path: &Path) -> String {
