@@ -25,6 +25,7 @@ pub(crate) fn now(
         InfoResponse {
             subnets: network.subnets().to_string(),
             file_problems: engine.problems_of_additions(),
+            handler_problems: engine.handlers().problems().map(str::to_owned).collect(),
             nri_plugins: plugins.names(),
             nri_problems: info.nri_problems.iter().cloned().chain(missing).collect(),
             ..info.clone()

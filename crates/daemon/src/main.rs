@@ -156,7 +156,7 @@ impl Node {
         };
         let options = Options {
             placement: config.placement()?,
-            handlers: wharf_pods::Handlers::ask(config.handlers()?).context("finding the handlers")?,
+            handlers: wharf_pods::Handlers::ask(config.handlers()?),
             defaults: config.defaults()?,
             additions: config.additions(),
         };

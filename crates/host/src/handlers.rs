@@ -46,6 +46,8 @@ pub struct Handler {
     pub runtime: Option<OtherRuntime>,
     /// What its privileged containers have of the machine's devices, if not what others have.
     pub privileged_devices: Option<PrivilegedDevices>,
+    /// Why its runtime cannot be used, with the key of the configuration.
+    pub problem: Option<String>,
 }
 
 /// All handlers by their names. The one without a name is wharf, as it is.
@@ -67,26 +69,29 @@ impl Failure for RuntimeError {
 }
 
 impl Handlers {
-    /// The handlers of a configuration. Each runtime is asked what it can do; older ones cannot say.
-    ///
-    /// # Errors
-    /// A program cannot be executed.
-    pub fn ask(configs: BTreeMap<String, HandlerConfig>) -> Result<Self, StageError> {
+    /// The handlers of a configuration. Each runtime is asked what it can do; older ones cannot say. One that cannot be
+    /// executed is no reason to leave a node without its others.
+    #[must_use]
+    pub fn ask(configs: BTreeMap<String, HandlerConfig>) -> Self {
         let handler = |(name, config): (String, HandlerConfig)| {
             let HandlerConfig { program, options, annotations, privileged_devices } = config;
-            let runtime = |program: HostPath| {
-                let features = features(&program).stage("asking a runtime for its features")?;
-                Ok::<_, StageError>(OtherRuntime {
-                    handler: name.clone(),
-                    program,
-                    options,
-                    features,
-                    annotations,
-                })
-            };
-            Ok((name.clone(), Handler { runtime: program.map(runtime).transpose()?, privileged_devices }))
+            let asked = program.as_ref().map(features).transpose();
+            let problem = asked.as_ref().err().map(|error| format!("handlers.{name}.path: {error}"));
+            if let Some(problem) = &problem {
+                tracing::warn!(problem, "a handler cannot be used until wharfd is started again");
+            }
+            let features = asked.ok().flatten().unwrap_or_default();
+            let handler = name.clone();
+            let runtime =
+                program.map(|program| OtherRuntime { handler, program, options, features, annotations });
+            (name, Handler { runtime, privileged_devices, problem })
         };
-        configs.into_iter().map(handler).collect::<Result<_, _>>().map(|all| Self(Arc::new(all)))
+        Self(Arc::new(configs.into_iter().map(handler).collect()))
+    }
+
+    /// Why handlers cannot be used, by their keys in the configuration.
+    pub fn problems(&self) -> impl Iterator<Item = &str> {
+        self.0.values().filter_map(|handler| handler.problem.as_deref())
     }
 
     /// All with a name.
@@ -97,7 +102,7 @@ impl Handlers {
     /// The handler of a name; `None` for that without a name.
     ///
     /// # Errors
-    /// The name is not known.
+    /// The name is not known, or its runtime cannot be used.
     pub fn find(&self, name: &str) -> Result<Option<&Handler>, Refusal> {
         match self.0.get(name) {
             None if !name.is_empty() => {
@@ -107,6 +112,10 @@ impl Handlers {
                     known.join(", ")
                 );
                 Err(Refusal::Field { field: "runtime_handler", problem })
+            }
+            Some(Handler { problem: Some(problem), .. }) => {
+                let problem = format!("{problem}: mend that, and restart wharfd");
+                Err(Refusal::Host { kind: ErrorKind::FailedPrecondition, field: "runtime_handler", problem })
             }
             handler => Ok(handler),
         }
@@ -288,7 +297,7 @@ mod tests {
         HostPath::new(path.to_str().unwrap()).unwrap()
     }
 
-    fn handlers(program: HostPath) -> Result<Handlers, StageError> {
+    fn handlers(program: HostPath) -> Handlers {
         let other = HandlerConfig {
             program: Some(program),
             options: vec!["--debug".to_owned()],
@@ -302,7 +311,7 @@ mod tests {
     #[test]
     fn a_runtime_is_asked_what_it_can_do() {
         let directory = tempfile::tempdir().unwrap();
-        let handlers = handlers(script(directory.path(), "echo '{\"ociVersionMax\": \"1.2.0\"}'")).unwrap();
+        let handlers = handlers(script(directory.path(), "echo '{\"ociVersionMax\": \"1.2.0\"}'"));
         let runtime = handlers.runtime("other").unwrap().unwrap();
         assert_eq!(runtime.features.shown()["ociVersionMax"], "1.2.0");
         assert!(handlers.runtime("own").unwrap().is_none() && handlers.runtime("").unwrap().is_none());
@@ -315,11 +324,15 @@ mod tests {
     }
 
     #[test]
-    fn an_older_runtime_says_nothing_and_a_missing_one_is_an_error() {
+    fn an_older_runtime_says_nothing_and_a_missing_one_refuses_its_pods_alone() {
         let directory = tempfile::tempdir().unwrap();
-        let older = handlers(script(directory.path(), "echo unknown command >&2; exit 1")).unwrap();
+        let older = handlers(script(directory.path(), "echo unknown command >&2; exit 1"));
         assert!(older.runtime("other").unwrap().unwrap().features.shown().is_null());
-        assert!(handlers(HostPath::new("/no/such/runtime").unwrap()).is_err());
+        let without = handlers(HostPath::new("/no/such/runtime").unwrap());
+        let refused = without.find("other").unwrap_err().to_string();
+        assert!(refused.contains("handlers.other.path: /no/such/runtime "), "{refused}");
+        assert_eq!(without.problems().count(), 1);
+        assert!(without.find("own").is_ok() && without.iter().count() == 2);
     }
 
     #[test]
@@ -329,7 +342,7 @@ mod tests {
         let (pod, id) = (PodId::from_random([6; 32]), ContainerId::from_random([7; 32]));
         let state = layout.runtime(&pod, "state");
         let body = format!("[ \"$4\" != delete ] && echo {{}} || rmdir {}/$6", state.display());
-        let handlers = handlers(script(directory.path(), &body)).unwrap();
+        let handlers = handlers(script(directory.path(), &body));
         let cgroups = Cgroups::detect().unwrap();
         let delete = |name: &str| {
             handlers.delete(name, (&layout, &pod, &id), (&cgroups, "/wharf-handlers-test/x")).unwrap();

@@ -143,7 +143,7 @@ impl Running {
                     assert_eq!(wait(between.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
                 }
                 Report::Failed { class: (kind, _), message } => failure = Some((kind, message)),
-                Report::Closed => break,
+                Report::Executed | Report::Closed => break,
             }
         }
         let mut output = String::new();

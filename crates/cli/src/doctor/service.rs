@@ -38,6 +38,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     checks.extend([
         open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
         Check::ok("network", info::network(&info)),
+        handlers(&info),
         additions(&info),
         plugins(&info),
         driver::check(&mut daemon).await,
@@ -234,6 +235,16 @@ fn additions(info: &InfoResponse) -> Check {
     }
     let advice = "mend or remove the files: containers that need one of them cannot be made";
     Check::warn(WHAT, info.file_problems.join("; "), advice)
+}
+
+/// Handlers whose runtimes cannot be used.
+fn handlers(info: &InfoResponse) -> Check {
+    const WHAT: &str = "handlers";
+    if info.handler_problems.is_empty() {
+        return Check::ok(WHAT, "all can be used");
+    }
+    let advice = "install the runtime, or change its section in /etc/wharf/config.toml, and restart wharfd";
+    Check::warn(WHAT, info.handler_problems.join("; "), advice)
 }
 
 /// NRI plugins that cannot connect, or without which no container is created.

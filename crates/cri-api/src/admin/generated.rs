@@ -55,6 +55,9 @@ pub struct InfoResponse {
     /// What is wrong with the files in these directories, one text for each.
     #[prost(string, repeated, tag = "19")]
     pub file_problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why handlers cannot be used, by their keys in the configuration.
+    #[prost(string, repeated, tag = "24")]
+    pub handler_problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Whether there may be NRI plugins.
     #[prost(bool, tag = "20")]
     pub has_nri: bool,

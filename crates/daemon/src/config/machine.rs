@@ -37,6 +37,9 @@ impl Config {
         let parent = self.socket.parent().unwrap_or(&self.socket);
         directory("socket", parent)?;
         writable("socket", parent)?;
+        let handlers = wharf_pods::Handlers::ask(self.handlers()?);
+        let unusable: Vec<&str> = handlers.problems().collect();
+        ensure!(unusable.is_empty(), "{}", unusable.join("; "));
         self.registry().map(drop)
     }
 }

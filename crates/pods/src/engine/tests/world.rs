@@ -78,7 +78,7 @@ impl World {
         let cgroup_parent = format!("/wharf-pods-test-{}-{number}", std::process::id());
         let config =
             HandlerConfig { program: None, options: vec![], annotations: vec![], privileged_devices: None };
-        let handlers = Handlers::ask([("known".to_owned(), config)].into()).unwrap();
+        let handlers = Handlers::ask([("known".to_owned(), config)].into());
         let defaults = Defaults::default();
         let additions = AdditionsConfig {
             cdi: Switch::On,
