@@ -198,7 +198,16 @@ fn pid_of(process: &OwnedFd) -> Option<i32> {
 fn supervisor_of(pid: i32, is_meant: impl FnOnce(&Path) -> bool) -> Option<OwnedFd> {
     let process = open_pidfd(pid).ok()?;
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    is_meant(&pod_directory(&line)?).then_some(process)
+    (is_meant(&pod_directory(&line)?) && leads_session(pid)).then_some(process)
+}
+
+/// Whether a process leads a session, as each supervisor does. Its children that call other runtimes are beside it in
+/// the cgroup, and have its command line.
+fn leads_session(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    // The fourth field after the name, which may contain anything: proc_pid_stat(5).
+    let session = stat.and_then(|stat| stat.rsplit_once(") ")?.1.split(' ').nth(3)?.parse().ok());
+    session == Some(pid)
 }
 
 /// The directory in a supervisor's command line.
@@ -294,6 +303,31 @@ mod tests {
     fn a_process_that_exists_has_a_pid() {
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(pid_of(&open_pidfd(own).unwrap()), Some(own));
+    }
+
+    /// Both have the same words: one is a supervisor, and the other one like its child that calls a runtime.
+    #[test]
+    fn a_supervisors_child_is_no_supervisor() {
+        use std::process::{Command, Stdio};
+        let pods = tempfile::tempdir().unwrap();
+        let pod: PodId = "a".repeat(64).parse().unwrap();
+        let directory = pods.path().join(pod.as_str());
+        std::fs::write(&directory, "read -r line").unwrap();
+        for (program, is_one) in [("setsid", true), ("env", false)] {
+            let script = "exec -a wharf-shim sh \"$0\"";
+            let mut command = Command::new(program);
+            command.args(["bash", "-c", script]).arg(&directory).stdin(Stdio::piped());
+            let mut process = command.spawn().unwrap();
+            let pid = process.id().cast_signed();
+            let line = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+            while pod_directory(&line()).as_deref() != Some(&directory) {
+                std::thread::yield_now();
+            }
+            let found = supervisor_in(pid, pods.path()).map(|supervisor| supervisor.pod);
+            drop(process.stdin.take());
+            process.wait().unwrap();
+            assert_eq!(found, is_one.then(|| pod.clone()), "{program}");
+        }
     }
 
     #[test]
