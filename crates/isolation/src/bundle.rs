@@ -192,6 +192,16 @@ impl Bundle {
         mount::attach(tree.as_fd(), self.make_file(PID_NAMESPACE, OFlag::O_PATH)?.as_fd())
     }
 
+    /// Opens a file to which the runtime can write, and empties it.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn open_empty(&self, name: &str) -> wharf_sys::Result<OwnedFd> {
+        let write = OFlag::O_WRONLY | OFlag::O_APPEND;
+        let flags = write | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+        openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).named("openat", || name.into())
+    }
+
     /// Writes a file for the runtime.
     ///
     /// # Errors

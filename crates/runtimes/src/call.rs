@@ -1,31 +1,33 @@
 //! One call of a runtime's program: its words, its streams, and what it says if it fails.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio as Std};
 use std::time::Duration;
 
-use nix::sched::CloneFlags;
 use wharf_isolation::bundle::Bundle;
 use wharf_isolation::{Error, Runtime, Stage as _, Stream, Streams};
-use wharf_sys::clone::{Child, Clone, clone, end_with_parent};
-use wharf_sys::process::{self, Ended, Reap};
+use wharf_sys::clone::Child;
+use wharf_sys::process::Ended;
 use wharf_sys::{open_files, signals};
 use wharf_types::ContainerId;
 use wharf_types::program::DEFAULT_PATH;
 
 use crate::console::{self, Console};
-use crate::process::{Made, PID_FILE};
+use crate::guard::Guarded;
+use crate::process::PID_FILE;
 use crate::{PROCESS, json};
 
 /// The file in which the runtime says why it failed.
 const LOG: &str = "log";
 /// How much of that is read, in bytes.
 const LOG_LIMIT_BYTES: usize = 1 << 20;
-/// The exit code of a call whose program could not be executed; none of a runtime's own.
-const NOT_EXECUTED: i32 = 126;
-/// How long a call may still take once nobody wants its result.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The file with what the runtime writes to its standard error, if that is not the container's.
+const ERRORS: &str = "errors";
+/// How much of that is told, in bytes.
+const WORDS_LIMIT_BYTES: usize = 1000;
+/// How long a call may take: a little less than the daemon waits, to which it is to be said.
+const PATIENCE: Duration = Duration::from_secs(25);
 const STAGE: &str = "calling the runtime";
 
 /// What the calls for one container have in common. Their files are in the bundle, which is the working directory.
@@ -61,8 +63,9 @@ impl<'a> Stdio<'a> {
     /// The streams of the call itself, which the runtime hands on.
     fn all(self, bundle: &Bundle) -> std::io::Result<[Std; 3]> {
         let null = bundle.open_null().map_err(std::io::Error::other).map(Stream::Pipe)?;
+        let errors = bundle.open_empty(ERRORS).map_err(std::io::Error::other).map(Stream::Pipe)?;
         let given = match self {
-            Self::None | Self::Terminal => [&null; 3],
+            Self::None | Self::Terminal => [&null, &null, &errors],
             Self::Streams(Streams { stdin, stdout, stderr }) => [stdin, stdout, stderr],
         };
         let copy = |stream: &Stream| match (stream, &null) {
@@ -76,53 +79,33 @@ impl<'a> Stdio<'a> {
 
 impl Call<'_> {
     /// Creates the container, whose first process then waits for its start.
-    pub(crate) fn create(&self, stdio: Stdio<'_>) -> Result<(), Error> {
+    pub(crate) fn create(&self, stdio: Stdio<'_>, line: BorrowedFd<'_>) -> Result<(), Error> {
         let words = ["--bundle", ".", "--pid-file", PID_FILE];
-        self.run("create", &[&words, stdio.words()].concat(), stdio)
+        self.run("create", &[&words, stdio.words()].concat(), stdio, line)
     }
 
     /// Has the container's first process execute the program.
-    pub(crate) fn start(&self) -> Result<(), Error> {
-        self.run("start", &[], Stdio::None)
+    pub(crate) fn start(&self, line: BorrowedFd<'_>) -> Result<(), Error> {
+        self.run("start", &[], Stdio::None, line)
     }
 
     /// Executes a command, whose process it leaves behind. If that process is not wanted any more, as the line to the
-    /// supervisor says, it is made all the same: only then is it known which one it is.
+    /// supervisor says, it may still be made: only then is it known which one it is.
     pub(crate) fn execute(&self, stdio: Stdio<'_>, line: BorrowedFd<'_>) -> Result<(), Error> {
         let words = ["--process", PROCESS, "--pid-file", PID_FILE, "--detach"];
-        let call = self.begin(&[&["exec"], &words[..], stdio.words()].concat(), stdio)?;
-        if !process::await_end_or(call.as_fd(), line, PATIENCE).stage(STAGE)? {
-            process::signal(call.as_fd(), 9).stage(STAGE)?;
-            process::await_end(call.as_fd()).stage(STAGE)?;
-            Made::find(self.bundle).iter().for_each(Made::kill);
-        }
-        self.end("exec", &call)
+        self.run("exec", &[&words, stdio.words()].concat(), stdio, line)
     }
 
-    fn run(&self, name: &'static str, words: &[&str], stdio: Stdio<'_>) -> Result<(), Error> {
-        let call = self.begin(&[&[name], words].concat(), stdio)?;
-        process::await_end(call.as_fd()).stage(STAGE)?;
-        self.end(name, &call)
-    }
-
-    /// Begins a call with these words, in a process that does not outlive this one.
-    fn begin(&self, words: &[&str], stdio: Stdio<'_>) -> Result<OwnedFd, Error> {
-        let this = std::process::id();
-        match clone(self.alone.single_threaded(), CloneFlags::empty(), None).stage(STAGE)? {
-            Clone::Parent { pidfd, .. } => Ok(pidfd),
-            Clone::Child(child) => {
-                // What it would leave behind, nobody would find.
-                if matches!(end_with_parent(this), Ok(true)) {
-                    self.replace(&child, words, stdio);
-                }
-                process::exit_now(NOT_EXECUTED)
-            }
-        }
-    }
-
-    /// How a call has ended.
-    fn end(&self, name: &'static str, call: &OwnedFd) -> Result<(), Error> {
-        match process::wait(call.as_fd(), Reap::Remove).stage(STAGE)? {
+    fn run(
+        &self,
+        name: &'static str,
+        words: &[&str],
+        stdio: Stdio<'_>,
+        line: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        let words = [&[name], words].concat();
+        let call = Guarded::begin(self.alone, |child| self.replace(child, &words, stdio)).stage(STAGE)?;
+        match call.await_end(line, PATIENCE).stage(STAGE)? {
             Some(Ended::Code(0)) => Ok(()),
             ended => Err(self.failure(name, ended)),
         }
@@ -148,11 +131,40 @@ impl Call<'_> {
     }
 
     fn failure(&self, command: &'static str, ended: Option<Ended>) -> Error {
-        let log = self.bundle.read(LOG, LOG_LIMIT_BYTES);
-        let message = json::last_message(&log).unwrap_or_else(|| match ended {
-            Some(Ended::Signal(number)) => format!("it was ended by signal {number}"),
-            _ => "it failed without a word".to_owned(),
-        });
+        let said = json::last_message(&self.bundle.read(LOG, LOG_LIMIT_BYTES));
+        let said = said.or_else(|| words(&self.bundle.read(ERRORS, LOG_LIMIT_BYTES)));
+        let how = match ended {
+            None => Some(format!("it was killed, as it did not end (it has {} s)", PATIENCE.as_secs())),
+            Some(Ended::Signal(number)) => Some(format!("it was ended by signal {number}")),
+            Some(Ended::Code(_)) => None,
+        };
+        let message = match (how, said) {
+            (Some(how), Some(said)) => format!("{how}: {said}"),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => "it failed without a word".to_owned(),
+        };
         Error::Runtime { runtime: self.runtime.program.to_string(), command, message }
+    }
+}
+
+/// A text on one line, from its end if it is long; `None` if there is none.
+fn words(text: &str) -> Option<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let text = lines.join("; ");
+    let start = text.ceil_char_boundary(text.len().saturating_sub(WORDS_LIMIT_BYTES));
+    Some(text[start..].to_owned()).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_is_one_line_with_its_end() {
+        assert_eq!(words("one\n\n  two \n").as_deref(), Some("one; two"));
+        assert_eq!(words(" \n"), None);
+        let long = format!("{}\nlast", "é".repeat(WORDS_LIMIT_BYTES));
+        let said = words(&long).unwrap();
+        assert!(said.ends_with("é; last") && said.len() <= WORDS_LIMIT_BYTES, "{said}");
     }
 }

@@ -6,11 +6,12 @@
 //! supervisor's own child: its exit, its signals and its streams are handled like those of any other.
 //!
 //! The runtime has the host's rights, and is trusted with them. It ends with this process, as this process ends with
-//! the supervisor.
+//! the supervisor; and what it has started ends with it, if it fails or takes too long.
 
 mod call;
 mod cgroups;
 mod console;
+mod guard;
 mod json;
 mod mounts;
 mod process;
@@ -84,11 +85,11 @@ fn make(
     bundle.write(SPEC, spec(plan, runtime, &found)?.as_bytes())?;
     let call = Call { runtime, bundle: &bundle, container: &plan.container, alone: origin.child };
     let console = plan.stdio.terminal.then(|| Console::listen(&bundle)).transpose()?;
-    call.create(Stdio::of(streams, console.as_ref()))?;
+    call.create(Stdio::of(streams, console.as_ref()), origin.line.as_fd())?;
     let made = Made::find(&bundle)?;
     // It would wait for its start for ever.
     attend(&made, plan, (&found.identity, console), origin)
-        .and_then(|()| call.start())
+        .and_then(|()| call.start(origin.line.as_fd()))
         .and_then(|()| origin.report_executed())
         .inspect_err(|_failed| made.kill())
 }

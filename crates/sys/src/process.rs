@@ -165,29 +165,33 @@ pub fn await_end(process: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// Waits until a process has exited. Once something can be read from `other`, or that has been closed, it waits for so
-/// long at most. Returns whether the process has exited.
+/// Waits until a process has exited, at most until the deadline if there is one, and for so long at most once something
+/// can be read from `other`, or that has been closed. Returns whether the process has exited.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn await_end_or(process: BorrowedFd<'_>, other: BorrowedFd<'_>, patience: Duration) -> Result<bool> {
+pub fn await_end_or(
+    process: BorrowedFd<'_>,
+    other: BorrowedFd<'_>,
+    mut deadline: Option<Instant>,
+    patience: Duration,
+) -> Result<bool> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
-    let mut deadline: Option<Instant> = None;
+    let mut count = 2;
     loop {
         let mut fds = [watched(process), watched(other)];
-        let polled = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            None => poll(&mut fds, PollTimeout::NONE),
-            Some(left) => poll(&mut fds[..1], PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)),
-        };
-        match polled {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        match poll(&mut fds[..count], left.unwrap_or(PollTimeout::NONE)) {
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno).named("poll", || "a process".into()),
+            Ok(0) => return Ok(false),
             Ok(_) if fds[0].any() == Some(true) => return Ok(true),
-            Ok(0) if deadline.is_some() => return Ok(false),
-            Ok(_) => {}
+            Ok(_) => count = 1,
         }
-        deadline = deadline.or_else(|| Some(Instant::now() + patience));
+        let hurried = Instant::now() + patience;
+        deadline = Some(deadline.map_or(hurried, |deadline| deadline.min(hurried)));
     }
 }
 
@@ -331,11 +335,15 @@ mod tests {
             }
             Clone::Parent { pidfd, .. } => {
                 nix::unistd::write(&tell, b"K").unwrap();
-                assert!(!await_end_or(pidfd.as_fd(), told.as_fd(), short).unwrap(), "it runs");
+                let waited = |deadline, patience| {
+                    await_end_or(pidfd.as_fd(), told.as_fd(), deadline, patience).unwrap()
+                };
+                assert!(!waited(None, short), "it runs");
+                assert!(!waited(Some(Instant::now()), long), "it still runs");
                 drop(end);
-                assert!(await_end_or(pidfd.as_fd(), told.as_fd(), long).unwrap());
+                assert!(waited(None, long));
                 drop(tell);
-                assert!(await_end_or(pidfd.as_fd(), told.as_fd(), short).unwrap(), "it has exited long ago");
+                assert!(waited(None, short), "it has exited long ago");
                 wait(pidfd.as_fd(), Reap::Remove).unwrap();
             }
         }
