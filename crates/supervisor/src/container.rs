@@ -21,7 +21,7 @@ use crate::kill;
 use crate::leaf;
 use crate::log::writer::LogWriter;
 use crate::machine::container::Phase;
-use crate::output::{Output, Sink};
+use crate::output::{Output, Sink, Tail};
 use crate::score::Score;
 use crate::spawn::set_nonblocking;
 use crate::stages::Stages;
@@ -41,6 +41,8 @@ pub(crate) struct Container {
     pub(crate) log: Option<u64>,
     pub(crate) clients: Clients,
     pub(crate) outputs: BTreeMap<Out, Output>,
+    /// What the runtime that makes it has written to its standard error.
+    pub(crate) said: Tail,
     /// Kept open so that the container does not see the end of its input; given to the client if the input ends with
     /// the client.
     pub(crate) stdin: Option<OwnedFd>,
@@ -79,6 +81,7 @@ impl Container {
             log: None,
             clients: Clients::default(),
             outputs: BTreeMap::new(),
+            said: Tail::default(),
             stdin: None,
             leaves: VecDeque::new(),
             oom_kills_before,
@@ -205,7 +208,10 @@ impl Container {
         writer: &'a mut LogWriter,
     ) -> Option<(&'a Output, Sink<'a>)> {
         let log = self.log.map(|log| (log, writer));
-        Some((self.outputs.get(&out)?, Sink { log, clients: &mut self.clients }))
+        // The program does not run yet.
+        let is_runtimes = out == Out::Stderr && self.first == First::Made && self.plan.runtime.is_some();
+        let tail = is_runtimes.then_some(&mut self.said);
+        Some((self.outputs.get(&out)?, Sink { log, clients: &mut self.clients, tail }))
     }
 
     /// Removes the cgroup of an ended exec. If the command left a process running, this is retried at the end of a

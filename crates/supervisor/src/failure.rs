@@ -52,6 +52,11 @@ impl Failure {
         Self::new(Kind::Expired, "its caller had stopped waiting before it was done")
     }
 
+    /// The same failure, with what else was said about it.
+    pub(crate) fn with(self, said: &str) -> Self {
+        Self { subject: self.subject, ..Self::new(self.kind, format!("{}: {said}", self.message)) }
+    }
+
     /// The same failure, with what it was part of.
     pub(crate) fn within(self, what: &str) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }

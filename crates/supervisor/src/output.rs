@@ -18,6 +18,8 @@ use crate::log::writer::LogWriter;
 pub(crate) const BUFFER_BYTES: usize = HEADER_BYTES + PAYLOAD_LIMIT_BYTES;
 /// How many reads one turn of the loop gives to one output, so that the others get theirs.
 const READS_A_TURN: usize = 16;
+/// How much of an output's end is kept, if that is wanted.
+const TAIL_BYTES: usize = 1000;
 /// The most that is read from an output whose writer is gone: what the kernel lets a pipe hold by default, and more
 /// than a terminal holds.
 const DRAIN_LIMIT_BYTES: usize = 1 << 20;
@@ -43,6 +45,26 @@ pub(crate) enum More {
 pub(crate) struct Sink<'a> {
     pub(crate) log: Option<(u64, &'a mut LogWriter)>,
     pub(crate) clients: &'a mut Clients,
+    /// Where the end of it is also kept.
+    pub(crate) tail: Option<&'a mut Tail>,
+}
+
+/// The end of what was written, on which a failure may be explained.
+#[derive(Debug, Default)]
+pub(crate) struct Tail(Vec<u8>);
+
+impl Tail {
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.extend(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
+        self.0.drain(..self.0.len().saturating_sub(TAIL_BYTES));
+    }
+
+    /// It on one line.
+    pub(crate) fn line(&self) -> String {
+        let text = String::from_utf8_lossy(&self.0);
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        lines.join("; ")
+    }
 }
 
 impl Output {
@@ -99,6 +121,7 @@ impl Output {
         };
         if count > 0 {
             sink.clients.write(self.stream, &buffer[HEADER_BYTES..][..count]);
+            sink.tail.iter_mut().for_each(|tail| tail.add(&buffer[HEADER_BYTES..][..count]));
             if let Some((log, writer)) = &mut sink.log {
                 writer.write(*log, self.stream, buffer, count);
             }
@@ -157,7 +180,7 @@ mod tests {
         let mut clients = Clients::default();
         clients.add(1, Client { stdout: Some(client), stderr: None, pace: Pace::KeepsUp });
         let output = Output::new(read, Stream::Stdout);
-        output.drain(&mut Sink { log: None, clients: &mut clients }, &mut vec![0; BUFFER_BYTES]);
+        output.drain(&mut Sink { log: None, clients: &mut clients, tail: None }, &mut vec![0; BUFFER_BYTES]);
         // Closing it ends the other writer as well.
         drop((output, clients));
         writer.join().unwrap();
@@ -169,10 +192,27 @@ mod tests {
         let (read, write) = pipe();
         let writer = std::thread::spawn(move || write_on(&write));
         let output = Output::new(read, Stream::Stdout);
-        let mut sink = Sink { log: None, clients: &mut Clients::default() };
+        let mut sink = Sink { log: None, clients: &mut Clients::default(), tail: None };
         assert_eq!(output.pump(&mut sink, &mut vec![0; BUFFER_BYTES]), More::Later);
         drop(output);
         writer.join().unwrap();
+    }
+
+    #[test]
+    fn the_end_of_an_output_is_kept() {
+        let (read, write) = pipe();
+        let output = Output::new(read, Stream::Stderr);
+        let (mut tail, mut clients) = (Tail::default(), Clients::default());
+        let mut written = |bytes: &[u8]| {
+            nix::unistd::write(&write, bytes).unwrap();
+            let mut sink = Sink { log: None, clients: &mut clients, tail: Some(&mut tail) };
+            output.pump(&mut sink, &mut vec![0; BUFFER_BYTES]);
+            tail.line()
+        };
+        assert_eq!(written(b"one\n\n"), "one");
+        assert_eq!(written(b" two"), "one; two");
+        let last = written(&[b'x'; 2 * TAIL_BYTES]);
+        assert_eq!(last, "x".repeat(TAIL_BYTES));
     }
 
     #[test]
@@ -180,7 +220,8 @@ mod tests {
         let (read, write) = pipe();
         let output = Output::new(read, Stream::Stdout);
         let (mut clients, mut buffer) = (Clients::default(), vec![0; BUFFER_BYTES]);
-        let mut pump = || output.pump(&mut Sink { log: None, clients: &mut clients }, &mut buffer);
+        let mut pump =
+            || output.pump(&mut Sink { log: None, clients: &mut clients, tail: None }, &mut buffer);
         assert_eq!(pump(), More::Later);
         nix::unistd::write(&write, b"last").unwrap();
         drop(write);
@@ -202,7 +243,7 @@ mod tests {
         let mut clients = Clients::default();
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut pump = || {
-            let mut sink = Sink { log: Some((log, &mut writer)), clients: &mut clients };
+            let mut sink = Sink { log: Some((log, &mut writer)), clients: &mut clients, tail: None };
             output.pump(&mut sink, &mut buffer)
         };
         // No writer runs yet, so what is read is queued.

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::link::RequestId;
 use crate::machine::{Event, container, exec};
 use crate::pod_reaper::PodReaper;
-use crate::watch::{Owner, Source};
+use crate::watch::{Out, Owner, Source};
 
 /// What a child has reported, as far as its container or exec is concerned.
 enum ChildReport {
@@ -66,11 +66,20 @@ impl Driver {
                 terminal.into_iter().for_each(|fd| container.add_terminal(fd, &mut self.watch));
                 Some(container::Event::Ready)
             }
-            ChildReport::Failed(failure) => Some(container::Event::Failed(failure)),
+            ChildReport::Failed(failure) => Some(container::Event::Failed(self.explained(failure, id))),
             // If the process ends before it was told to execute the program, the machine does not take this for a
             // start.
             ChildReport::Executed => Some(container::Event::Executed { now_ns: wharf_sys::clock::now_ns() }),
         }
+    }
+
+    /// A failure to make a container, with what its runtime has written to the container's standard error.
+    fn explained(&mut self, failure: Failure, id: &ContainerId) -> Failure {
+        // The last of it may not have been read. A client that is behind now is still so at its next turn.
+        drop(self.pump_output(id, Out::Stderr));
+        let said = self.containers.get(id).map(|container| container.said.line()).unwrap_or_default();
+        // Most runtimes write the same to their log, from where it is in the message.
+        if said.is_empty() || failure.message.contains(&said) { failure } else { failure.with(&said) }
     }
 
     fn exec_report(&mut self, number: u64, owner: &Owner) -> Option<exec::Event> {

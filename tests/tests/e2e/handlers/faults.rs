@@ -89,10 +89,11 @@ fn names_are_those_of_the_mounted_files() {
     });
 }
 
-/// Kills its caller at the start of a container or a command, if it is asked to, and notes it.
-const DEADLY: &str = r#"case " $* " in
-*" create "*) echo $PPID >$D/caller ;;
-*" start "* | *" exec "*) [ ! -e $D/deadly ] || kill -9 $PPID ;;
+/// Kills its guard's parent, the caller, at the start of a container or a command, if it is asked to, and notes it.
+const DEADLY: &str = r#"caller=$(cut -d' ' -f4 /proc/$PPID/stat)
+case " $* " in
+*" create "*) echo $caller >$D/caller ;;
+*" start "* | *" exec "*) [ ! -e $D/deadly ] || kill -9 $caller ;;
 esac"#;
 
 #[test]
@@ -215,3 +216,93 @@ fn hooks_are_executed_as_for_any_container() {
 
 /// The points of a container's life in their order.
 const POINTS: [&str; 5] = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+
+/// Hangs in a container's creation, with a process that has left it, or only says why it fails.
+const STUCK: &str = r#"case " $* " in
+*" create "*)
+    echo "no hypervisor" >&2
+    [ ! -e $D/fails ] || exit 3
+    (setsid sleep 1011 &)
+    sleep 1012 ;;
+esac"#;
+
+#[test]
+fn a_runtime_that_hangs_or_fails_is_quoted_and_leaves_no_process() {
+    run_behind(STUCK, async |world| {
+        let client = &world.client;
+        let pod = pod(client, "behind").await;
+        let late = client.create(&pod, &client.container("late", "true")).await.unwrap_err();
+        let words = late.message();
+        assert!(words.contains("did not end") && words.contains("no hypervisor"), "{late}");
+        is_gone("sleep 1011").await;
+        is_gone("sleep 1012").await;
+        fs::write(world.dir.join("fails"), "").unwrap();
+        for terminal in [false, true] {
+            let mut config = client.container("fails", "true");
+            config.tty = terminal;
+            let error = client.create(&pod, &config).await.unwrap_err();
+            assert!(error.message().contains("no hypervisor"), "{error}");
+        }
+        client.down(&pod).await.unwrap();
+    });
+}
+
+/// Somebody waits until the FIFO is opened for reading, and goes on as soon as it is.
+#[test]
+fn what_is_no_regular_file_is_not_opened_for_names() {
+    run(async |world| {
+        let client = &world.client;
+        let fifo = world.dir.join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let path = fifo.clone();
+        let writer = std::thread::spawn(move || fs::OpenOptions::new().write(true).open(path).map(drop));
+        for runtime in ["", "runc", "crun"] {
+            let pod = run_pod(client, &client.pod(&format!("fifo-{runtime}")), runtime).await.unwrap();
+            let mut config = client.container("main", "true");
+            config.mounts = vec![Mount {
+                container_path: "/etc/passwd".to_owned(),
+                host_path: fifo.display().to_string(),
+                ..Mount::default()
+            }];
+            let error = client.create(&pod, &config).await.unwrap_err();
+            assert!(error.message().contains("not a regular file"), "{runtime}: {error}");
+            client.down(&pod).await.unwrap();
+        }
+        assert!(!writer.is_finished(), "the FIFO was opened");
+        drop(fs::File::open(&fifo).unwrap());
+        writer.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_command_that_hangs_in_its_runtime_ends_with_its_timeout() {
+    run(async |world| {
+        let client = &world.client;
+        let (pod, id) = idle(client, "runc").await;
+        client.output(&id, "rm -f /etc/passwd; mkfifo /etc/passwd").await;
+        let late = client.exec(&id, "sleep 1013", 1).await.unwrap_err();
+        assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+        is_gone("runc init").await;
+        client.down(&pod).await.unwrap();
+    });
+}
+
+/// Notes what the container's cgroups were charged before its runtime was called.
+const CHARGED: &str = r#"case " $* " in
+*" create "*)
+    for id; do :; done
+    find /sys/fs/cgroup -path "*$id*" -name cpuacct.usage -exec cat {} + >$D/charged
+    find /sys/fs/cgroup -path "*$id*" -name cpu.stat -exec grep -h usage_usec {} + >>$D/charged ;;
+esac"#;
+
+#[test]
+fn what_an_image_has_is_read_in_its_containers_cgroup() {
+    run_behind(CHARGED, async |world| {
+        let client = &world.client;
+        let pod = pod(client, "behind").await;
+        client.create(&pod, &client.container("main", "true")).await.unwrap();
+        let charged = fs::read_to_string(world.dir.join("charged")).unwrap();
+        assert!(charged.contains(|digit| ('1'..='9').contains(&digit)), "{charged:?}");
+        client.down(&pod).await.unwrap();
+    });
+}
