@@ -329,8 +329,8 @@ async fn enlist(shared: &Shared, plugin: &Arc<Plugin>) -> Result<Existing, Unfit
     loop {
         match timeout(GATE.0, shared.plugins.close_gate()).await {
             Ok(_closed) => {
-                shared.plugins.add(Arc::clone(plugin));
-                let existing = timeout(GATE.0, shared.plugins.existing()).await;
+                let creating = shared.plugins.add(Arc::clone(plugin));
+                let existing = timeout(GATE.0, shared.plugins.existing(creating)).await;
                 return existing.ok().flatten().ok_or(Unfit::Unclear);
             }
             // Something hangs: others must not wait for it, too.

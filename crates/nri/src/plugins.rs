@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard, mpsc};
+use tokio::time::timeout;
 use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_planner::{Description, Refusal};
 use wharf_types::{ContainerId, chain, lock};
@@ -41,17 +42,19 @@ pub struct Plugins {
     /// The events to which at least one of them subscribes.
     wanted: AtomicI32,
     validation: Validation,
+    /// Whether any plugin ever comes.
+    may_come: bool,
     /// Carries out what they request.
     node: OnceLock<Weak<dyn Node>>,
     /// Held for reading from the moment plugins have been asked about a new pod or container until that is listed, and
     /// for writing while a plugin is added: so it learns of everything, either when it is synchronised or by an event.
+    /// A container whose creation takes long lets it pass, and is in `creating`.
     gate: tokio::sync::RwLock<()>,
     /// The events that plugins have been sent for each listed pod and container, by its id.
     told: Mutex<BTreeMap<String, Arc<Told>>>,
-    /// The containers that are being created and not listed yet.
+    /// The containers that are being created and not listed yet. Locked before the list, while that is read for the
+    /// plugins to be asked about one of them, and while a plugin is added.
     creating: Mutex<BTreeMap<String, Box<Shown>>>,
-    /// Permits for creations of which plugins are asked.
-    creations: Semaphore,
     /// The containers that have stopped and of which plugins have not been told yet. The queue is bounded; for a
     /// container that does not fit, plugins are told when somebody stops or removes it.
     stopped: (mpsc::Sender<ContainerId>, Mutex<Option<mpsc::Receiver<ContainerId>>>),
@@ -59,8 +62,9 @@ pub struct Plugins {
 
 /// How many stopped containers may wait until plugins are told.
 const STOPPED_MAX: usize = 4096;
-/// How many creations may wait for plugins: each takes a thread of the pool that everything else needs, too.
-const CREATIONS_MAX: usize = 16;
+/// How long a plugin that connects waits for a container that is being created: what an image or a pod does may make
+/// that last, and must not keep plugins away.
+const CREATION_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The name for plugins whose adjustments have been merged.
 const UNNAMED: &str = "asked about an event";
@@ -68,8 +72,20 @@ const UNNAMED: &str = "asked about an event";
 /// A pod or container is being made; a plugin that connects now must not learn of it too early.
 #[derive(Debug)]
 pub struct Window<'a> {
-    _gate: RwLockReadGuard<'a, ()>,
-    _turn: Option<SemaphorePermit<'a>>,
+    gate: Option<RwLockReadGuard<'a, ()>>,
+}
+
+impl Window<'_> {
+    /// Waits until a container has been created, or could not be. If that takes longer than a moment, a plugin that
+    /// connects waits no longer, and is shown the container as one that is being created.
+    pub async fn during<T>(&mut self, creation: impl Future<Output = T>) -> T {
+        let mut creation = std::pin::pin!(creation);
+        if let Ok(created) = timeout(CREATION_PATIENCE, &mut creation).await {
+            return created;
+        }
+        drop(self.gate.take());
+        creation.await
+    }
 }
 
 impl Plugins {
@@ -83,11 +99,11 @@ impl Plugins {
             list: RwLock::default(),
             wanted: AtomicI32::new(wanted),
             validation,
+            may_come: settings.is_some(),
             node: OnceLock::new(),
             gate: tokio::sync::RwLock::default(),
             told: Mutex::default(),
             creating: Mutex::default(),
-            creations: Semaphore::new(CREATIONS_MAX),
             stopped: (stopped, Mutex::new(Some(to_tell))),
         }
     }
@@ -118,19 +134,9 @@ impl Plugins {
         self.wanted.load(Ordering::SeqCst) & bit(event) != 0
     }
 
-    /// Waits while a plugin is being added. Hold it until the pod of which plugins are told is listed.
+    /// Waits while a plugin is being added. Hold it until what plugins are told or asked of is listed.
     pub async fn window(&self) -> Window<'_> {
-        Window { _gate: self.gate.read().await, _turn: None }
-    }
-
-    /// The same for a container about which plugins will be asked by [`Plugins::adjust`].
-    pub async fn creation(&self) -> Window<'_> {
-        let turn = match self.wants(Event::CreateContainer) {
-            // An error would mean that the semaphore was closed, which never happens.
-            true => self.creations.acquire().await.ok(),
-            false => None,
-        };
-        Window { _gate: self.gate.read().await, _turn: turn }
+        Window { gate: Some(self.gate.read().await) }
     }
 
     /// Sends an event to the plugins that subscribe to it, once. If a plugin fails at something that has happened
@@ -188,10 +194,13 @@ impl Plugins {
         lock::lock(&self.told).remove(id);
     }
 
-    /// The existing pods and containers, except those of whose removal plugins have been told. Of those that have
-    /// stopped, no stop is reported again.
-    pub(crate) async fn existing(&self) -> Option<Existing> {
+    /// The existing pods and containers, and those of `creating` that are not listed yet, except those of whose removal
+    /// plugins have been told. Of those that have stopped, no stop is reported again.
+    pub(crate) async fn existing(&self, creating: Vec<Container>) -> Option<Existing> {
         let (mut pods, mut containers) = self.node()?.existing().await;
+        let is_listed = |id: &str| containers.iter().any(|listed| listed.id == id);
+        let unlisted: Vec<_> = creating.into_iter().filter(|made| !is_listed(&made.id)).collect();
+        containers.extend(unlisted);
         let mut told = lock::lock(&self.told);
         let is_there = |id: &str| told.get(id).is_none_or(|told| !told.is_removed());
         pods.retain(|pod| is_there(&pod.id));
@@ -301,7 +310,7 @@ impl Plugins {
         show: impl FnOnce(&Description) -> Box<Shown>,
         inject: impl FnOnce(&mut Description, &[String]) -> Result<(), Refusal>,
     ) -> Result<Box<Changes>, Error> {
-        if !self.wants(Event::CreateContainer) {
+        if !self.may_come {
             return Ok(Box::default());
         }
         let mut shown = show(description);
@@ -309,8 +318,11 @@ impl Plugins {
             container.state = ContainerState::ContainerUnknown.into();
         }
         let Some(container) = &shown.container else { return Ok(Box::default()) };
-        lock::lock(&self.creating).insert(container.id.clone(), shown.clone());
-        let mut changes = Handle::current().block_on(self.create(&shown.pod, container))?;
+        let plugins = self.to_ask(container.id.clone(), &shown);
+        if !self.wants(Event::CreateContainer) {
+            return Ok(Box::default());
+        }
+        let mut changes = Handle::current().block_on(self.create(&plugins, &shown.pod, container))?;
         let devices: Vec<String> =
             changes.adjust.cdi_devices.iter().map(|device| device.name.clone()).collect();
         inject(description, &devices).map_err(|refusal| Error::of(refusal, &changes.authors))?;
@@ -320,6 +332,14 @@ impl Plugins {
         let others = Box::new(Changes { updates, evictions, ..Changes::default() });
         Handle::current().block_on(self.change_others(others));
         Ok(changes)
+    }
+
+    /// Notes that a container is being created, and returns the plugins to ask about it: whichever is added later finds
+    /// the container when it is synchronised.
+    fn to_ask(&self, id: String, shown: &Shown) -> Arc<Vec<Arc<Plugin>>> {
+        let mut creating = lock::lock(&self.creating);
+        creating.insert(id, Box::new(shown.clone()));
+        self.list()
     }
 
     /// Notes that a container is listed.
@@ -337,8 +357,12 @@ impl Plugins {
         }
     }
 
-    async fn create(&self, pod: &PodSandbox, container: &Container) -> Result<Box<Changes>, Error> {
-        let plugins = self.list();
+    async fn create(
+        &self,
+        plugins: &[Arc<Plugin>],
+        pod: &PodSandbox,
+        container: &Container,
+    ) -> Result<Box<Changes>, Error> {
         let mut merged = Box::new(Merged::creating(container.clone()));
         for plugin in plugins.iter() {
             let (pod, container) = (Some(pod.clone()), Some(merged.container().clone()));
@@ -480,12 +504,15 @@ impl Plugins {
         self.gate.write().await
     }
 
-    /// Adds a plugin to the list, after those with the same index.
-    pub(crate) fn add(&self, plugin: Arc<Plugin>) {
+    /// Adds a plugin to the list, after those with the same index, and returns the containers that are being created
+    /// without it.
+    pub(crate) fn add(&self, plugin: Arc<Plugin>) -> Vec<Container> {
+        let creating = lock::lock(&self.creating);
         self.change(|plugins| {
             plugins.push(plugin);
             plugins.sort_by(|one, other| one.index.cmp(&other.index));
         });
+        creating.values().filter_map(|shown| shown.container.clone()).collect()
     }
 
     /// The plugins that are connected, in the order in which they are asked: `10-logger`.

@@ -116,8 +116,8 @@ impl Engine {
         pod.check_lasts()?;
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         *pod.making() = Some(Making { id: id.clone(), exit: None });
-        let window = self.parts.plugins.creation().await;
-        match self.build_container(&pod, &id, config).await {
+        let mut window = self.parts.plugins.window().await;
+        match window.during(self.build_container(&pod, &id, config)).await {
             Ok(container) => {
                 self.publish(&pod, &container).await;
                 if let Ok(supervisor) = pod.connection() {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use wharf_nri::api::{ConfigureResponse, FailurePolicy};
+use wharf_nri::api::{self, ConfigureResponse, FailurePolicy, SynchronizeRequest};
 
 use super::plugin::{Asked, Plan, Reply};
+use crate::wedge::Supervisor;
 use crate::world::{run, run_on, until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -70,6 +71,44 @@ fn a_slow_plugin_delays_only_what_it_is_asked_about() {
         assert!(!creating.is_finished(), "after {:?}", start.elapsed());
         creating.await.unwrap().unwrap();
         assert_eq!(slow.events("other"), [] as [&str; 0]);
+    });
+}
+
+/// What holds up creations, here supervisors that are stopped, holds up neither those of other pods nor a plugin.
+#[test]
+fn creations_that_last_keep_no_other_and_no_plugin_waiting() {
+    const STUCK: usize = 20;
+    run(async |world| {
+        let (dir, client) = (world.dir.clone(), world.client.clone());
+        let early = Plan::new("10", "early", |_| Reply::Nothing).connect(&dir).await;
+        let (mut supervisors, mut creations) = (Vec::new(), Vec::new());
+        for number in 0..STUCK {
+            let pod = client.run(&client.pod(&format!("stuck-{number}"))).await.unwrap();
+            let supervisor = Supervisor::of(&pod).await;
+            supervisor.stop();
+            supervisors.push(supervisor);
+            let client = client.clone();
+            creations.push(tokio::spawn(async move {
+                client.create(&pod, &client.container("main", "true")).await
+            }));
+        }
+        let is_asked = |number: usize| early.events(&format!("stuck-{number}")).len() == 2;
+        until("each is asked about", async || (0..STUCK).all(is_asked).then_some(())).await;
+        let other = client.run(&client.pod("other")).await.unwrap();
+        let created = client.create(&other, &client.container("main", "true")).await.unwrap();
+        let late = Plan::new("20", "late", |_| Reply::Nothing).connect(&dir).await;
+        assert!(creations.iter().all(|creation| !creation.is_finished()));
+        let known: SynchronizeRequest = late.last("Synchronize");
+        assert_eq!(known.containers.len(), STUCK + 1);
+        supervisors.iter().for_each(Supervisor::go_on);
+        for (number, creation) in creations.into_iter().enumerate() {
+            let id = creation.await.unwrap().unwrap();
+            let shown = known.containers.iter().find(|shown| shown.id == id).expect("it is shown");
+            assert_eq!(shown.state(), api::ContainerState::ContainerUnknown);
+            assert_eq!(late.events(&format!("stuck-{number}")), ["PostCreateContainer main"]);
+        }
+        let shown = known.containers.iter().find(|shown| shown.id == created).unwrap();
+        assert_eq!(shown.state(), api::ContainerState::ContainerCreated);
     });
 }
 
