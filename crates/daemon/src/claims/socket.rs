@@ -101,8 +101,34 @@ fn owner(patience_ms: i64) -> io::Result<Option<String>> {
         return Ok((owner.uid() == 0).then(|| "outside of this container".to_owned()));
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", owner.pid()))?;
-    let is_wharfd = is_powerful(owner, &status) && has_own_users(owner.pid())?;
+    let is_wharfd = is_powerful(owner, &status) && has_own_users(owner.pid())? && listens(owner.pid())?;
     Ok(is_wharfd.then(|| format!("pid {}", owner.pid())))
+}
+
+/// Whether a process has the socket that listens on the name. The kernel keeps the number of the process that called
+/// listen(2). That may have ended, while others have the socket, and its number be another's by now.
+fn listens(pid: i32) -> io::Result<bool> {
+    let table = std::fs::read("/proc/thread-self/net/unix")?;
+    let table = String::from_utf8_lossy(&table);
+    let listening: Vec<String> = table.lines().filter_map(listening_inode).collect();
+    for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // One that is closed meanwhile is not the claim.
+        let target = std::fs::read_link(descriptor?.path()).unwrap_or_default();
+        if listening.iter().any(|socket| target.as_os_str() == socket.as_str()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The socket of a line of `/proc/net/unix`, as a descriptor shows it, if it listens on the name.
+fn listening_inode(line: &str) -> Option<String> {
+    /// `__SO_ACCEPTCON` in the column of flags.
+    const LISTENS: &str = "00010000";
+    let mut fields = line.split_ascii_whitespace().skip(3);
+    let (flags, inode, name) = (fields.next()?, fields.nth(2)?, fields.next()?);
+    let is_claim = flags == LISTENS && name.strip_prefix('@').map(str::as_bytes) == Some(NAME);
+    is_claim.then(|| format!("socket:[{inode}]"))
 }
 
 /// Whether a process has this one's user namespace. In a new one everybody has all capabilities, but over nothing.
@@ -143,6 +169,24 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(20), "the name is still taken");
             std::thread::yield_now();
         }
+    }
+
+    /// As if the process that listened had ended, and its number were this one's.
+    #[test]
+    fn a_socket_that_its_listener_does_not_have_is_no_claim() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let Socket(listening) = Socket::new().unwrap();
+        bind(listening.as_raw_fd(), &UnixAddr::new_abstract(NAME).unwrap()).unwrap();
+        listen(&listening, Backlog::MAXCONN).unwrap();
+        assert_eq!(owner(PATIENCE_MS).unwrap(), Some(format!("pid {}", std::process::id())));
+        #[expect(clippy::disallowed_methods, reason = "a test's own process")]
+        let mut command = std::process::Command::new("sleep");
+        let mut child = command.arg("1000").stdin(std::process::Stdio::from(listening)).spawn().unwrap();
+        drop(command);
+        assert!(listens(child.id().cast_signed()).unwrap(), "it has the socket");
+        assert_eq!(owner(PATIENCE_MS).unwrap(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[tokio::test]
