@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use wharf_isolation::Plan;
+use wharf_isolation::{Plan, Source};
 use wharf_types::{ContainerId, Stage as _, StageError, Timings};
 use wharf_wire::v1::{self, reply, request};
 
@@ -14,6 +14,11 @@ use crate::BRIEF_PATIENCE;
 use crate::connection::Connection;
 use crate::error::SupervisorError;
 use crate::stages::note;
+
+/// How long the creation of a container may take if files of its image are copied: an image may have many, the
+/// container's CPU limit holds for the copying, and what was not done in time is begun anew. The kubelet waits for two
+/// minutes.
+const COPY_PATIENCE: Duration = Duration::from_secs(100);
 
 /// A signal and its recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,14 +48,32 @@ impl Connection {
         const STAGE: &str = "creating the container";
         let file = wharf_wire::to_file(&v1::Plan::from(plan)).stage(STAGE)?;
         let files: Vec<_> = [&file].into_iter().chain(log).map(OwnedFd::as_fd).collect();
-        let body = request::Body::Create(v1::Create { container: plan.container.to_string() });
-        match self.call(STAGE, body, &files).await? {
+        let is_filled = |source: &Source| matches!(source, Source::Volume(_));
+        let volumes = plan.mounts.iter().filter(|mount| is_filled(&mount.source)).count();
+        match self.ask_to_create(plan.container.to_string(), volumes, &files).await? {
             (reply::Result::Created(created), _) => {
                 note(timings, &created.stages);
                 Ok(created)
             }
             _ => Err(other(STAGE, "the container's first process")),
         }
+    }
+
+    /// Has a container created in which so many of the image's volumes are to be filled.
+    async fn ask_to_create(
+        &self,
+        container: String,
+        volumes: usize,
+        files: &[BorrowedFd<'_>],
+    ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
+        const STAGE: &str = "creating the container";
+        let body = request::Body::Create(v1::Create { container });
+        if volumes == 0 || self.is_silent() {
+            return self.call(STAGE, body, files).await;
+        }
+        let answer = self.answer_within(COPY_PATIENCE, STAGE, body, files).await;
+        let late = SupervisorError::Copying { volumes, patience: COPY_PATIENCE };
+        answer.unwrap_or_else(|| Err(StageError::at(STAGE, late)))
     }
 
     /// Executes a created container's program. What the supervisor tells of its own stage is noted with the others.
@@ -204,6 +227,22 @@ mod tests {
             };
             let error = start(reply::Result::Failure(failure)).await.unwrap_err();
             assert_eq!((error.kind(), chain(&error.cause).as_str()), (expected, "exec of \"x\" failed"));
+        }
+    }
+
+    /// Nobody answers.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_copied_has_its_own_time_and_is_named_if_that_is_not_enough() {
+        for (volumes, wait_s, message) in [
+            (0, 30, "the pod's supervisor did not respond within 30s"),
+            (2, 100, "what the image has in 2 of its volumes was not copied within 100s"),
+        ] {
+            let (ours, _theirs) = wharf_sys::socket::pair().unwrap();
+            let (connection, _events) = Connection::new(ours).unwrap();
+            let begin = tokio::time::Instant::now();
+            let error = connection.ask_to_create(container().to_string(), volumes, &[]).await.unwrap_err();
+            assert!(chain(&error.cause).starts_with(message), "{}", chain(&error));
+            assert_eq!((begin.elapsed().as_secs(), error.kind()), (wait_s, ErrorKind::Unavailable));
         }
     }
 

@@ -141,7 +141,7 @@ impl Connection {
         body: request::Body,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
-        // A supervisor that has been silent for long is not waited for as long each time.
+        // One that has been silent for long is not waited for as long each time.
         let patience = if self.is_silent() { BRIEF_PATIENCE } else { ANSWER_PATIENCE };
         self.within(patience, stage, body, descriptors).await
     }
@@ -154,12 +154,25 @@ impl Connection {
         body: request::Body,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
+        let answer = self.answer_within(patience, stage, body, descriptors).await;
+        answer.unwrap_or_else(|| Err(StageError::at(stage, SupervisorError::Silent { patience })))
+    }
+
+    /// The same; `None` if there is no reply in time.
+    pub(crate) async fn answer_within(
+        &self,
+        patience: Duration,
+        stage: &'static str,
+        body: request::Body,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Option<Result<(reply::Result, Vec<OwnedFd>), StageError>> {
         let deadline_ns = deadline_ns(&body, patience);
         let exchange = self.exchange(stage, Request { id: 0, deadline_ns, body: Some(body) }, descriptors);
-        tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_elapsed| {
+        let answer = tokio::time::timeout(patience, exchange).await.ok();
+        if answer.is_none() {
             self.shared.silent.store(true, Ordering::Relaxed);
-            Err(StageError::at(stage, SupervisorError::Silent { patience }))
-        })
+        }
+        answer
     }
 
     async fn exchange(

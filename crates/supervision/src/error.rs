@@ -20,6 +20,17 @@ pub enum SupervisorError {
         /// How long the wait was.
         patience: Duration,
     },
+    /// The first process of a container was still copying what the image has in its volumes.
+    #[error(
+        "what the image has in {volumes} of its volumes was not copied within {patience:?}: a higher CPU limit makes \
+         that faster, and a mount in a volume's place spares it"
+    )]
+    Copying {
+        /// How many volumes are filled.
+        volumes: usize,
+        /// How long the wait was.
+        patience: Duration,
+    },
     /// It does not accept requests as fast as they come.
     #[error("{limit} requests wait for the pod's supervisor: try again later")]
     Busy {
@@ -63,7 +74,9 @@ impl Failure for SupervisorError {
     fn kind(&self) -> ErrorKind {
         match self {
             // Not DeadlineExceeded, which is the caller's own: a probe whose command did not begin has not failed.
-            Self::Gone | Self::NotConnected | Self::Silent { .. } => ErrorKind::Unavailable,
+            Self::Gone | Self::NotConnected | Self::Silent { .. } | Self::Copying { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::Busy { .. } => ErrorKind::ResourceExhausted,
             Self::Protocol { .. } => ErrorKind::Internal,
             Self::Refused { kind, .. } => *kind,
