@@ -31,6 +31,8 @@ isolate() {
             bash -e -c "$enter" "$0" "${cgroups[@]}" -- "$@"
     ) &
     rig_pid=$!
+    # For those who join its namespaces from outside.
+    echo "$rig_pid" >"$rig/pid"
     local status=0
     wait "$rig_pid" || status=$?
     exit "$status"
@@ -128,4 +130,23 @@ settle() {
                 ;;
         esac
     done
+}
+
+# own_var: from now on, whatever is written below /var/lib and /var/log disappears with the rig.
+own_var() {
+    local directory
+    for directory in lib log; do
+        mkdir -p "$rig/$directory"/{upper,work}
+        mount -t overlay overlay -o "lowerdir=/var/$directory,upperdir=$rig/$directory/upper,workdir=$rig/$directory/work" \
+            "/var/$directory"
+    done
+}
+
+# uplink: gives the rig a link with an address of its own, as a node has one before it has pods. Without one, the kernel
+# looks for an address on every link when it adds the route to a pod.
+uplink() {
+    ip link add uplink0 type veth peer name uplink1
+    ip address add 192.0.2.1/24 dev uplink0
+    ip link set uplink1 up
+    ip link set uplink0 up
 }

@@ -78,10 +78,20 @@ cni_network() {
 CONFIG
 }
 
-# start_wharf DIR PROGRAMS [PLUGINS]: starts wharfd with all its state in DIR, with these CNI plugins instead of the built-in
-# network if they are given, and sets $socket and $daemon.
+# start_wharf DIR PROGRAMS [PLUGINS]: starts wharfd with all its state in DIR, and sets $socket and $daemon.
 start_wharf() {
-    local dir=$1 programs=$2 plugins=${3-} builtin=on
+    local dir=$1 programs=$2
+    wharf_config "$dir" "${3-}"
+    socket=$dir/wharf.sock
+    PATH=$programs:$PATH setsid "$programs/wharfd" --config "$dir/config.toml" </dev/null >"$dir/daemon.log" 2>&1 &
+    daemon=$!
+    await_runtime wharfd "$dir"
+}
+
+# wharf_config DIR [PLUGINS]: writes a configuration with all of wharfd's state in DIR; if a directory of CNI plugins is given,
+# pods are connected by these instead of the built-in network.
+wharf_config() {
+    local dir=$1 plugins=${2-} builtin=on
     mkdir -p "$dir/cni"
     [[ -z $plugins ]] || builtin=off
     [[ -z $plugins ]] || cni_network "$dir" >"$dir/cni/10-bridge.conflist"
@@ -104,10 +114,6 @@ socket = "$dir/nri.sock"
 plugin_dir = "$dir/nri/plugins"
 plugin_config_dir = "$dir/nri/conf.d"
 CONFIG
-    socket=$dir/wharf.sock
-    PATH=$programs:$PATH setsid "$programs/wharfd" --config "$dir/config.toml" </dev/null >"$dir/daemon.log" 2>&1 &
-    daemon=$!
-    await_runtime wharfd "$dir"
 }
 
 # await_runtime NAME DIR: waits until the runtime and its network are ready; after 20 s prints the end of its log and dies.
