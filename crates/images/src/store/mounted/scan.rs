@@ -32,11 +32,18 @@ pub(super) struct Scanner<'a, 'b> {
     source: Source,
     /// Whether the present word of the options is one of those with which the first layer is named.
     names_layers: bool,
-    /// Whether an overlay was seen whose layers are numbers, without marks.
-    is_untold: bool,
+    /// What the overlays so far say of their layers.
+    layers: Layers,
     /// The beginning of the present field, the present mark of an overlay's source, or the present word of its options.
     kept: Vec<u8>,
     kept_limit: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layers {
+    Told,
+    /// Those of at least one are numbers, without marks.
+    Untold,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +72,7 @@ impl<'a, 'b> Scanner<'a, 'b> {
             matters: false,
             source: Source::Begun,
             names_layers: false,
-            is_untold: false,
+            layers: Layers::Told,
             kept: Vec::with_capacity(kept_limit),
             kept_limit,
         }
@@ -73,7 +80,7 @@ impl<'a, 'b> Scanner<'a, 'b> {
 
     /// Whether any layer may be mounted: there was an overlay that says of its layers nothing but numbers.
     pub(super) fn is_untold(&self) -> bool {
-        self.is_untold
+        self.layers == Layers::Untold
     }
 
     pub(super) fn feed(&mut self, piece: &[u8]) {
@@ -165,8 +172,8 @@ impl<'a, 'b> Scanner<'a, 'b> {
     /// Of the letters, digits and dashes that the name of a layer has; `end` comes after it.
     fn end_word(&mut self, end: u8) {
         let is_layer = std::mem::replace(&mut self.names_layers, self.kept == LAYERS && end == b'=');
-        if is_layer && matches!(end, b':' | b',') && is_number(&self.kept) {
-            self.is_untold |= self.source != Source::Marks;
+        if is_layer && matches!(end, b':' | b',') && is_number(&self.kept) && self.source != Source::Marks {
+            self.layers = Layers::Untold;
         }
         if let Ok(word) = std::str::from_utf8(&self.kept) {
             self.candidates.named(word);
