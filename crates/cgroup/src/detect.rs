@@ -4,13 +4,12 @@
 //! and the home has a version.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cgroups_rs::fs::Controllers;
-use cgroups_rs::fs::hierarchies::V1;
 use nix::fcntl::OFlag;
 
 use crate::create;
@@ -68,6 +67,27 @@ impl Controller {
             _ => return None,
         })
     }
+
+    /// The controller with this name among the options of a v1 hierarchy's mount.
+    fn of_v1(name: &str) -> Option<Self> {
+        Some(match name {
+            "cpu" => Self::Cpu,
+            "cpuacct" => Self::Cpuacct,
+            "cpuset" => Self::Cpuset,
+            "memory" => Self::Memory,
+            "pids" => Self::Pids,
+            "devices" => Self::Devices,
+            "freezer" => Self::Freezer,
+            "blkio" => Self::Io,
+            "hugetlb" => Self::Hugetlb,
+            "perf_event" => Self::PerfEvent,
+            "net_cls" => Self::NetCls,
+            "net_prio" => Self::NetPrio,
+            "rdma" => Self::Rdma,
+            "misc" => Self::Misc,
+            _ => return None,
+        })
+    }
 }
 
 impl fmt::Display for Controller {
@@ -103,7 +123,11 @@ pub(crate) enum Kind {
 pub(crate) struct Hierarchy {
     pub(crate) kind: Kind,
     pub(crate) mount: PathBuf,
+    /// The known ones. A v1 hierarchy may have none, only a name: systemd's, for example.
     pub(crate) controllers: Vec<Controller>,
+    /// Whether nobody else on a node cares for pods' cgroups in it: the kubelet knows systemd's and those with a
+    /// controller that limits something.
+    pub(crate) is_obscure: bool,
     root: OwnedFd,
 }
 
@@ -111,7 +135,7 @@ impl Hierarchy {
     pub(crate) fn open(kind: Kind, mount: PathBuf, controllers: Vec<Controller>) -> Result<Self, Error> {
         let root = wharf_sys::fs::open(&mount, OFlag::O_PATH | OFlag::O_DIRECTORY);
         let root = root.map_err(|error| Error::io("open", &mount)(error.errno.into()))?;
-        Ok(Self { kind, mount, controllers, root })
+        Ok(Self { kind, mount, controllers, is_obscure: false, root })
     }
 
     /// Where it is mounted, open: the way to a cgroup is shorter from there.
@@ -132,22 +156,6 @@ pub struct Cgroups {
     systemd: Option<Arc<Systemd>>,
 }
 
-const V1_CONTROLLERS: [(Controllers, Controller); 13] = [
-    (Controllers::Cpu, Controller::Cpu),
-    (Controllers::CpuAcct, Controller::Cpuacct),
-    (Controllers::CpuSet, Controller::Cpuset),
-    (Controllers::Mem, Controller::Memory),
-    (Controllers::Pids, Controller::Pids),
-    (Controllers::Devices, Controller::Devices),
-    (Controllers::Freezer, Controller::Freezer),
-    (Controllers::BlkIo, Controller::Io),
-    (Controllers::HugeTlb, Controller::Hugetlb),
-    (Controllers::PerfEvent, Controller::PerfEvent),
-    (Controllers::NetCls, Controller::NetCls),
-    (Controllers::NetPrio, Controller::NetPrio),
-    (Controllers::Rdma, Controller::Rdma),
-];
-
 impl Cgroups {
     /// Detects what is mounted. Once is enough: hierarchies do not move while a node is up.
     ///
@@ -156,7 +164,7 @@ impl Cgroups {
     /// the unified root's `cgroup.controllers` cannot be read.
     pub fn detect() -> Result<Self, Error> {
         let mounts = files::read(Path::new("/proc/self/mountinfo"))?;
-        let mut hierarchies = v1_hierarchies()?;
+        let mut hierarchies = v1_hierarchies(&mounts)?;
         if let Some(mount) = unified_mount(&mounts) {
             let names = files::read(&mount.join("cgroup.controllers"))?;
             let controllers = names.split_whitespace().filter_map(Controller::of_unified).collect();
@@ -217,7 +225,9 @@ impl Cgroups {
     /// The node's version, for people.
     #[must_use]
     pub fn version(&self) -> Version {
-        let v1 = self.hierarchies.iter().any(|hierarchy| hierarchy.kind == Kind::V1);
+        // One with a name alone may be mounted on any node, and changes nothing for its controllers.
+        let limits = |hierarchy: &Hierarchy| hierarchy.kind == Kind::V1 && !hierarchy.controllers.is_empty();
+        let v1 = self.hierarchies.iter().any(limits);
         match (v1, self.unified().is_some()) {
             (true, true) => Version::Hybrid,
             (true, false) => Version::V1,
@@ -283,17 +293,45 @@ impl Cgroups {
     }
 }
 
-/// The v1 hierarchies with a known controller, each listed once even if several controllers share it. Named hierarchies
-/// (systemd's) are left alone.
-fn v1_hierarchies() -> Result<Vec<Hierarchy>, Error> {
-    let mounted = V1::new();
-    let mut found: BTreeMap<PathBuf, Vec<Controller>> = BTreeMap::new();
-    for (theirs, ours) in V1_CONTROLLERS {
-        if let Some((mount, _root)) = mounted.get_mount_point(theirs) {
-            found.entry(mount).or_default().push(ours);
+/// The v1 hierarchies, in the order of their mount points: those without a known controller, too. A container without a
+/// cgroup of its own in one of them would have the daemon's there. Where it is the host's root user and mounts that in
+/// namespaces of its own, it could make cgroups that nobody removes, and reach those of others.
+fn v1_hierarchies(mountinfo: &str) -> Result<Vec<Hierarchy>, Error> {
+    let open = |(mount, options): (PathBuf, &str)| {
+        let controllers: Vec<_> = options.split(',').filter_map(Controller::of_v1).collect();
+        let limits_nothing = controllers.iter().all(|controller| *controller == Controller::Misc);
+        let is_obscure = limits_nothing && !options.split(',').any(|option| option == "name=systemd");
+        Ok(Hierarchy { is_obscure, ..Hierarchy::open(Kind::V1, mount, controllers)? })
+    };
+    v1_mounts(mountinfo).into_iter().map(open).collect()
+}
+
+/// The mount points of the v1 hierarchies in a mountinfo with their options, sorted: each hierarchy once. A mount of
+/// the whole is preferred to a mount of a part.
+fn v1_mounts(mountinfo: &str) -> Vec<(PathBuf, &str)> {
+    let mut found: BTreeMap<&str, (bool, PathBuf, &str)> = BTreeMap::new();
+    for line in mountinfo.lines() {
+        let Some((place, kind)) = line.split_once(" - ") else { continue };
+        let Some((_, options)) = kind.strip_prefix("cgroup ").and_then(|kind| kind.split_once(' ')) else {
+            continue;
+        };
+        let mut fields = place.split(' ').skip(2);
+        let (Some(device), Some(root), Some(mount)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        if mount.contains('\\') {
+            continue;
+        }
+        let new = (root == "/", PathBuf::from(mount), options);
+        match found.entry(device) {
+            Entry::Occupied(mut known) if new.0 && !known.get().0 => drop(known.insert(new)),
+            Entry::Occupied(_) => {}
+            Entry::Vacant(place) => drop(place.insert(new)),
         }
     }
-    found.into_iter().map(|(mount, controllers)| Hierarchy::open(Kind::V1, mount, controllers)).collect()
+    let mut mounts: Vec<_> = found.into_values().map(|(_, mount, options)| (mount, options)).collect();
+    mounts.sort();
+    mounts
 }
 
 /// The mount point of cgroup2 in a mountinfo. A mount of the whole hierarchy is preferred to a mount of a part.
@@ -348,6 +386,42 @@ mod tests {
     }
 
     #[test]
+    fn each_v1_hierarchy_is_found_once_whatever_it_limits() {
+        let line = |device: &str, root: &str, mount: &str, options: &str| {
+            format!("24 30 0:{device} {root} {mount} rw,nosuid shared:4 - cgroup cgroup {options}\n")
+        };
+        let all = [
+            line("31", "/", "/cg/systemd", "rw,xattr,name=systemd"),
+            line("30", "/pod", "/mnt/part", "rw,cpu,cpuacct"),
+            line("30", "/", "/cg/cpu,cpuacct", "rw,cpu,cpuacct"),
+            line("30", "/", "/mnt/again", "rw,cpu,cpuacct"),
+            line("32", "/", "/mnt/a\\040b", "rw,pids"),
+            line("33", "/docker", "/cg/misc", "rw,misc"),
+            "40 31 0:38 / /cg/unified rw - cgroup2 none rw\ngarbage\n".to_owned(),
+        ];
+        let found = [
+            ("/cg/cpu,cpuacct", "rw,cpu,cpuacct"),
+            ("/cg/misc", "rw,misc"),
+            ("/cg/systemd", "rw,xattr,name=systemd"),
+        ];
+        assert_eq!(v1_mounts(&all.concat()), found.map(|(mount, options)| (PathBuf::from(mount), options)));
+    }
+
+    #[test]
+    fn the_kubelet_knows_what_limits_something_and_systemds() {
+        for (options, controllers, is_obscure) in [
+            ("rw,cpu,cpuacct", &[Controller::Cpu, Controller::Cpuacct][..], false),
+            ("rw,xattr,name=systemd", &[], false),
+            ("rw,name=openrc", &[], true),
+            ("rw,misc", &[Controller::Misc], true),
+        ] {
+            let line = format!("24 30 0:31 / / rw - cgroup cgroup {options}\n");
+            let [found] = &v1_hierarchies(&line).unwrap()[..] else { panic!("{options}") };
+            assert_eq!((&found.controllers[..], found.is_obscure), (controllers, is_obscure), "{options}");
+        }
+    }
+
+    #[test]
     fn the_version_follows_from_the_hierarchies() {
         let at = |kind, controllers: &[Controller]| {
             Hierarchy::open(kind, "/".into(), controllers.to_vec()).unwrap()
@@ -357,6 +431,7 @@ mod tests {
         for (hierarchies, version) in [
             (vec![v1()], Version::V1),
             (vec![v1(), unified()], Version::Hybrid),
+            (vec![at(Kind::V1, &[]), unified()], Version::V2),
             (vec![unified()], Version::V2),
         ] {
             assert_eq!(Cgroups::of(hierarchies).unwrap().version(), version);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::deep;
 use crate::delegate;
-use crate::detect::{Cgroups, Controller, Hierarchy, Kind};
+use crate::detect::{Cgroups, Controller, Hierarchy, Kind, Version};
 use crate::error::Error;
 use crate::files;
 use crate::path::CgroupPath;
@@ -23,7 +23,8 @@ pub struct Entry {
     /// The unified directory, to be opened and passed to clone3 with CLONE_INTO_CGROUP, so that the process is never
     /// outside. Set on hybrid and v2.
     pub directory: Option<PathBuf>,
-    /// The `tasks` file of each v1 hierarchy, to which the process writes `0` while it has one thread. Empty on v2.
+    /// The `tasks` file of each v1 hierarchy, to which the process writes `0` while it has one thread. Empty where none
+    /// is mounted.
     ///
     /// `cgroup.procs` would have the same effect, but for a write to it the kernel stops all forks and exits on the
     /// machine, which takes it about 10 ms. A thread that moves itself does not need that (since Linux 5.4).
@@ -114,9 +115,13 @@ impl Cgroup {
         Entry { directory: self.unified(), tasks: tasks.collect() }
     }
 
-    /// The directory with its processes in each v1 hierarchy, by the name of that hierarchy's mount; empty on v2.
+    /// The directory with its processes in each v1 hierarchy, by the name of that hierarchy's mount; empty on v2, even
+    /// if a hierarchy without controllers is mounted there.
     #[must_use]
     pub fn v1_directories(&self) -> Vec<(String, PathBuf)> {
+        if self.cgroups.version() == Version::V2 {
+            return Vec::new();
+        }
         if let Some(inside) = self.inside() {
             return inside.v1_directories();
         }
@@ -222,9 +227,24 @@ impl Cgroup {
             return systemd::end_slice(&self.cgroups, &slice, &self.path, &deadline);
         }
         self.tracker().await_empty(&deadline)?;
-        let mut hierarchies = self.cgroups.hierarchies().iter();
-        hierarchies.try_for_each(|hierarchy| self.tree(hierarchy).remove(&deadline, removed))?;
+        for hierarchy in self.cgroups.hierarchies() {
+            self.tree(hierarchy).remove(&deadline, removed)?;
+            if hierarchy.is_obscure {
+                self.leave_parent(hierarchy);
+            }
+        }
         self.scope().map_or(Ok(()), |scope| systemd::end_scope(&self.cgroups, &scope, &deadline))
+    }
+
+    /// Removes the cgroup around this one, if that is empty: a pod's, which the kubelet has in no such hierarchy. What
+    /// is made in it at the same time is made anew.
+    fn leave_parent(&self, hierarchy: &Hierarchy) {
+        let own = self.directory(hierarchy);
+        if let Some(parent) = own.parent().filter(|parent| *parent != hierarchy.mount)
+            && let Err(error) = std::fs::remove_dir(parent)
+        {
+            tracing::trace!(%error, parent = %parent.display(), "not removed from a hierarchy");
+        }
     }
 
     /// The scope that it is in, if there is one for it.

@@ -1,17 +1,17 @@
 //! cgroups of pods and containers on v1, hybrid and v2: making, limits, device filters, freezing, killing, statistics.
 //!
 //! [`Cgroups::detect`] looks once at what is mounted. From then on every controller has one home, a v1 hierarchy or the
-//! unified one, and "version" is only a word for people: a container's [`Cgroup`] is a directory in each hierarchy, and
-//! each limit goes to the home of its controller. The unified hierarchy, where there is one, tracks the processes
-//! (kill, freeze, populated); on pure v1 the freezer's hierarchy does.
+//! unified one, and "version" is only a word for people: a container's [`Cgroup`] is a directory in each hierarchy,
+//! those without a controller included, and each limit goes to the home of its controller. The unified hierarchy, where
+//! there is one, tracks the processes (kill, freeze, populated); on pure v1 the freezer's hierarchy does.
 //!
 //! Who makes the cgroups, wharf or systemd, is the [`Driver`]: where they are then is the [`Placement`]'s to say, and
 //! how a scope is made and ended is in `systemd`. What is done with a cgroup is the same.
 //!
 //! The crate blocks, signals only what `cgroup.procs` lists, and never takes an unreadable value for zero. It uses
-//! `cgroups-rs` to find the v1 hierarchies, and for systemd's names and properties: that crate's statistics turn errors
-//! into zeros, its removal sleeps, its detection ignores the unified side of a hybrid node, it can neither undo a write
-//! nor filter devices on v2, and its calls of systemd have no deadline.
+//! `cgroups-rs` for systemd's names and properties alone: that crate's statistics turn errors into zeros, its removal
+//! sleeps, its detection ignores hierarchies without a controller and the unified side of a hybrid node, it can neither
+//! undo a write nor filter devices on v2, and its calls of systemd have no deadline.
 
 mod apply;
 mod below;
@@ -20,7 +20,6 @@ mod deep;
 mod delegate;
 mod detect;
 mod device;
-mod elsewhere;
 mod error;
 mod files;
 mod find;

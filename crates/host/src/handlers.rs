@@ -177,36 +177,24 @@ impl Handlers {
 
     /// Has the runtime that made a container delete what it keeps of it; no process is left. If that runtime is no
     /// handler any more, or fails, this goes with the pod's directory: no container stays for its runtime's sake.
-    ///
-    /// # Errors
-    /// What the kernel says of cgroups that only the runtime has made.
-    pub fn delete(
-        &self,
-        name: &str,
-        (layout, pod, container): (&Layout, &PodId, &ContainerId),
-        (cgroups, cgroup): (&Cgroups, &str),
-    ) -> Result<(), StageError> {
-        const STAGE: &str = "deleting the container in its runtime";
-        let runtime = match self.runtime(name) {
-            Ok(None) => return Ok(()),
-            other => other.ok().flatten(),
-        };
+    pub fn delete(&self, name: &str, (layout, pod, container): (&Layout, &PodId, &ContainerId)) {
+        let Ok(Some(runtime)) = self.runtime(name) else { return };
         let state = layout.runtime(pod, "state");
-        if let Some(runtime) = runtime.filter(|_| state.join(container.as_str()).exists()) {
-            let mut command = command(&runtime.program);
-            command.args(&runtime.options).arg("--root").arg(&state);
-            command.args(["delete", "--force", container.as_str()]);
-            if let Err(problem) = program::output(&mut command, PATIENCE) {
-                let (runtime, container) = (runtime.program.as_str(), container.short());
-                tracing::warn!(
-                    runtime,
-                    container,
-                    problem,
-                    "a runtime has not deleted what it keeps of a container"
-                );
-            }
+        if !state.join(container.as_str()).exists() {
+            return;
         }
-        CgroupPath::new(cgroup).map_or(Ok(()), |path| cgroups.remove_elsewhere(&path)).stage(STAGE)
+        let mut command = command(&runtime.program);
+        command.args(&runtime.options).arg("--root").arg(&state);
+        command.args(["delete", "--force", container.as_str()]);
+        if let Err(problem) = program::output(&mut command, PATIENCE) {
+            let (runtime, container) = (runtime.program.as_str(), container.short());
+            tracing::warn!(
+                runtime,
+                container,
+                problem,
+                "a runtime has not deleted what it keeps of a container"
+            );
+        }
     }
 }
 
@@ -343,10 +331,7 @@ mod tests {
         let state = layout.runtime(&pod, "state");
         let body = format!("[ \"$4\" != delete ] && echo {{}} || rmdir {}/$6", state.display());
         let handlers = handlers(script(directory.path(), &body));
-        let cgroups = Cgroups::detect().unwrap();
-        let delete = |name: &str| {
-            handlers.delete(name, (&layout, &pod, &id), (&cgroups, "/wharf-handlers-test/x")).unwrap();
-        };
+        let delete = |name: &str| handlers.delete(name, (&layout, &pod, &id));
         delete("other");
         std::fs::create_dir_all(state.join(id.as_str())).unwrap();
         delete("own");

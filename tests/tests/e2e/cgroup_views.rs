@@ -6,7 +6,8 @@ use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use crate::client::{Client, pod_security, security};
-use crate::world::run;
+use crate::daemon::process_with;
+use crate::world::{run, until};
 
 const OWN: Option<NamespaceMode> = Some(NamespaceMode::Container);
 const HOSTS: Option<NamespaceMode> = Some(NamespaceMode::Node);
@@ -61,6 +62,24 @@ fn a_container_sees_the_cgroups_that_it_asks_for() {
             };
             assert_eq!(namespace("self").await, namespace("1").await, "{name}: a command is in it, too");
         }
+    });
+}
+
+/// In systemd's hierarchy, too: in the daemon's cgroup a container could make others that nobody removes.
+#[test]
+fn a_container_is_in_its_own_cgroup_in_every_hierarchy() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("everywhere")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "exec sleep 4242")).await.unwrap();
+        let pid = until("it sleeps", async || process_with("sleep 4242")).await;
+        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(cgroups.lines().all(|line| line.contains(&id)), "{cgroups}");
+        let command = "while read line; do echo \"$line\"; done < /proc/self/cgroup";
+        let seen = client.output(&id, command).await;
+        let is_own =
+            |line: &str| line.rsplit(':').next().is_some_and(|path| path.starts_with("/exec") || path == "/");
+        assert!(seen.lines().all(is_own), "{seen}");
     });
 }
 

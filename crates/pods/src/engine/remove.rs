@@ -104,10 +104,10 @@ impl Engine {
         let last = |hooked: &Hooked| hooked.notify(Point::Poststop).and_then(|()| hooked.remove_bundle());
         hooks::execute(&hooks::LAST, pod, hooked, last).await?;
         let (engine, of, id) = (Arc::clone(self), pod.id().clone(), id.clone());
-        let (handler, cgroup) = (pod.handler().to_owned(), record.cgroup.clone());
+        let handler = pod.handler().to_owned();
         blocking(move || {
-            let Parts { layout, cgroups, snapshots, .. } = &engine.parts;
-            engine.options.handlers.delete(&handler, (layout, &of, &id), (cgroups, &cgroup))?;
+            let Parts { layout, snapshots, .. } = &engine.parts;
+            engine.options.handlers.delete(&handler, (layout, &of, &id));
             snapshots.remove(&id).stage("removing the container's files")?;
             Ok(remove_container(layout, &of, &id)?)
         })

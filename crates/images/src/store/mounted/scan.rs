@@ -30,13 +30,20 @@ pub(super) struct Scanner<'a, 'b> {
     matters: bool,
     /// What the source of the present overlay is.
     source: Source,
-    /// Whether the present word of the options is one of those with which the first layer is named.
-    names_layers: bool,
+    /// What the present word of the options is.
+    word: Word,
     /// What the overlays so far say of their layers.
     layers: Layers,
     /// The beginning of the present field, the present mark of an overlay's source, or the present word of its options.
     kept: Vec<u8>,
     kept_limit: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// The first layer of an overlay.
+    FirstLayer,
+    Other,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +78,7 @@ impl<'a, 'b> Scanner<'a, 'b> {
             at: Field::First(0),
             matters: false,
             source: Source::Begun,
-            names_layers: false,
+            word: Word::Other,
             layers: Layers::Told,
             kept: Vec::with_capacity(kept_limit),
             kept_limit,
@@ -171,7 +178,8 @@ impl<'a, 'b> Scanner<'a, 'b> {
 
     /// Of the letters, digits and dashes that the name of a layer has; `end` comes after it.
     fn end_word(&mut self, end: u8) {
-        let is_layer = std::mem::replace(&mut self.names_layers, self.kept == LAYERS && end == b'=');
+        let next = if self.kept == LAYERS && end == b'=' { Word::FirstLayer } else { Word::Other };
+        let is_layer = std::mem::replace(&mut self.word, next) == Word::FirstLayer;
         if is_layer && matches!(end, b':' | b',') && is_number(&self.kept) && self.source != Source::Marks {
             self.layers = Layers::Untold;
         }
