@@ -88,12 +88,6 @@ fn machines(errno: Errno) -> Causes {
                 source: call(errno),
             }),
         ),
-        ("images", Arc::new(wharf_images::StoreError::System { what: "sweep", source: call(errno) })),
-        ("images: an archive", Arc::new(wharf_images::LoadError::System { source: call(errno) })),
-        (
-            "images: saved",
-            Arc::new(wharf_images::SaveError::System { path: "x".into(), source: call(errno) }),
-        ),
         ("network: links", Arc::new(wharf_network::Error::Netlink(netlink(errno)))),
         ("network: records", Arc::new(wharf_network::Error::Store(store(errno)))),
         (
@@ -126,6 +120,20 @@ fn machines(errno: Errno) -> Causes {
         ),
         ("host: a stage", Arc::new(wharf_host::Error::Stage(StageError::at("making it", call(errno))))),
         ("the supervisor", Arc::new(sent(&call(errno)))),
+    ]
+    .into_iter()
+    .chain(of_images(errno))
+    .collect()
+}
+
+fn of_images(errno: Errno) -> Causes {
+    vec![
+        ("images", Arc::new(wharf_images::StoreError::System { what: "sweep", source: call(errno) })),
+        ("images: an archive", Arc::new(wharf_images::LoadError::System { source: call(errno) })),
+        (
+            "images: saved",
+            Arc::new(wharf_images::SaveError::System { path: "x".into(), source: call(errno) }),
+        ),
     ]
 }
 

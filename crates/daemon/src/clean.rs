@@ -126,7 +126,7 @@ fn shown(pod: &PodId) -> String {
 
 fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut Left) {
     let (root, state, pods) = (node.layout.root(), node.layout.state(), node.layout.pods());
-    remove_root(root, arguments.images, left);
+    remove_root(root, arguments, left);
     left.note(unmount_below(&pods));
     match ids::<PodId>(&pods) {
         Ok(ids) => remove_entries(&pods, ids.iter().map(PodId::as_str), left),
@@ -142,12 +142,12 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
 }
 
 /// Removes wharf's entries in the data root. As long as any is left, so is the lock, by which wharf knows its directory.
-fn remove_root(root: &Path, with_images: bool, left: &mut Left) {
+fn remove_root(root: &Path, Arguments { images, .. }: &Arguments, left: &mut Left) {
     let [of_store @ .., lock] = &wharf_images::Store::ENTRIES;
     let (mut entries, before) = (vec!["network", "snapshots"], left.0.len());
-    entries.extend(of_store.iter().filter(|_| with_images));
+    entries.extend(of_store.iter().filter(|_| *images));
     remove_entries(root, entries, left);
-    if with_images && left.0.len() == before {
+    if *images && left.0.len() == before {
         remove_entries(root, [lock], left);
     }
 }
@@ -342,13 +342,13 @@ mod tests {
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         let busy = root.join("snapshots");
         mount(Some("disk"), &busy, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-        let mut left = Left::default();
-        remove_root(&root, true, &mut left);
+        let (mut left, all) = (Left::default(), Arguments { force: true, images: true });
+        remove_root(&root, &all, &mut left);
         assert_eq!(left.0.len(), 1, "{left:?}");
         assert!(root.join("lock").exists() && !root.join("layers").exists());
         wharf_images::Store::check(&root).unwrap();
         umount2(&busy, MntFlags::MNT_DETACH).unwrap();
-        remove_root(&root, true, &mut left);
+        remove_root(&root, &all, &mut left);
         remove_empty(&root).unwrap();
         assert!(!root.exists());
     }

@@ -24,24 +24,20 @@ pub(super) async fn check(daemon: &mut Daemon) -> Check {
     };
     let kubelets =
         KUBELETS.iter().find_map(|file| Some((*file, driver_in(&fs::read_to_string(file).ok()?)?)));
-    compare(
-        told,
-        Path::new(BOOTED).is_dir(),
-        kubelets.as_ref().map(|(file, driver)| (*file, driver.as_str())),
-    )
+    if told == CgroupDriver::Systemd && !Path::new(BOOTED).is_dir() {
+        let advice = "systemd is not this machine's init, so it makes no cgroups: set cgroup_driver = \"cgroupfs\" in \
+                      /etc/wharf/config.toml and restart wharfd";
+        return Check::fail(WHAT, "systemd", advice);
+    }
+    compare(told, kubelets.as_ref().map(|(file, driver)| (*file, driver.as_str())))
 }
 
 /// `kubelets` is the file of a kubelet's configuration, and the driver that it names.
-fn compare(told: CgroupDriver, has_systemd: bool, kubelets: Option<(&str, &str)>) -> Check {
+fn compare(told: CgroupDriver, kubelets: Option<(&str, &str)>) -> Check {
     let own = match told {
         CgroupDriver::Systemd => "systemd",
         CgroupDriver::Cgroupfs => "cgroupfs",
     };
-    if told == CgroupDriver::Systemd && !has_systemd {
-        let advice = "systemd is not this machine's init, so it makes no cgroups: set cgroup_driver = \"cgroupfs\" in \
-                      /etc/wharf/config.toml and restart wharfd";
-        return Check::fail(WHAT, own, advice);
-    }
     match kubelets {
         Some((file, theirs)) if theirs != own => {
             let found = format!("{own}, but {file} says {theirs}");
@@ -75,18 +71,14 @@ mod tests {
     #[test]
     fn who_disagrees_is_reported() {
         let file = "/k/config.yaml";
-        let verdict = |told, has_systemd, theirs: Option<&str>| {
-            compare(told, has_systemd, theirs.map(|theirs| (file, theirs))).verdict
-        };
+        let verdict = |told, theirs: Option<&str>| compare(told, theirs.map(|theirs| (file, theirs))).verdict;
         use CgroupDriver::{Cgroupfs, Systemd};
         for (told, same, other) in [(Cgroupfs, "cgroupfs", "systemd"), (Systemd, "systemd", "cgroupfs")] {
-            assert_eq!(verdict(told, true, None), Verdict::Ok);
-            assert_eq!(verdict(told, true, Some(same)), Verdict::Ok);
-            assert_eq!(verdict(told, true, Some(other)), Verdict::Warn);
+            assert_eq!(verdict(told, None), Verdict::Ok);
+            assert_eq!(verdict(told, Some(same)), Verdict::Ok);
+            assert_eq!(verdict(told, Some(other)), Verdict::Warn);
         }
-        assert_eq!(verdict(Systemd, false, Some("systemd")), Verdict::Fail);
-        assert_eq!(verdict(Cgroupfs, false, None), Verdict::Ok);
-        let told = compare(Cgroupfs, true, Some((file, "systemd")));
+        let told = compare(Cgroupfs, Some((file, "systemd")));
         assert!(told.found.contains(file) && told.advice.contains("cgroup_driver"), "{told:?}");
     }
 

@@ -117,7 +117,7 @@ impl Engine {
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         *pod.making() = Some(Making { id: id.clone(), exit: None });
         let mut window = self.parts.plugins.window().await;
-        match window.during(self.build_container(&pod, &id, config)).await {
+        match window.during(Box::pin(self.build_container(&pod, &id, config))).await {
             Ok(container) => {
                 self.publish(&pod, &container).await;
                 if let Ok(supervisor) = pod.connection() {
