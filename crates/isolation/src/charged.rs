@@ -1,5 +1,5 @@
-//! Work for a container in its own cgroups, where its limits and its device rules hold: how much work it is, and what it
-//! comes upon, is up to the image. Whoever calls another runtime stays outside of them.
+//! Work for a container in its own cgroups, where its limits and its device rules hold: how much work it is, and what
+//! it comes upon, is up to the image. Whoever calls another runtime stays outside of them.
 
 use std::os::fd::AsFd as _;
 
