@@ -54,7 +54,7 @@ fn path() -> PathBuf {
 
 /// The errno in the form in which each crate passes it on, where the request names nothing that the call is about.
 fn machines(errno: Errno) -> Causes {
-    vec![
+    let mut causes: Causes = vec![
         ("an errno", Arc::new(errno)),
         ("an I/O error", Arc::new(io(errno))),
         ("sys", Arc::new(call(errno))),
@@ -120,10 +120,9 @@ fn machines(errno: Errno) -> Causes {
         ),
         ("host: a stage", Arc::new(wharf_host::Error::Stage(StageError::at("making it", call(errno))))),
         ("the supervisor", Arc::new(sent(&call(errno)))),
-    ]
-    .into_iter()
-    .chain(of_images(errno))
-    .collect()
+    ];
+    causes.extend(of_images(errno));
+    causes
 }
 
 fn of_images(errno: Errno) -> Causes {
