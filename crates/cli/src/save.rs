@@ -1,6 +1,6 @@
 //! `wharf save`: images as an archive, in a file or on standard output.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -116,7 +116,8 @@ impl Target {
             return Ok(Self { file: Box::new(file), names: None, shown: path });
         }
         let partial = partial(&path);
-        let file = File::create(&partial).map_err(failed)?;
+        // Not through a link that somebody else has put there.
+        let file = OpenOptions::new().write(true).create_new(true).open(&partial).map_err(failed)?;
         Ok(Self { file: Box::new(file), names: Some((path.clone(), partial)), shown: path })
     }
 

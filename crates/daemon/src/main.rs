@@ -56,7 +56,7 @@ enum Command {
 enum ConfigCommand {
     /// Print the configuration in effect as TOML.
     Dump,
-    /// Check whether wharfd would start with the configuration on this machine; if not, the exit code is 1.
+    /// Check whether the configuration can be used on this machine; if not, the exit code is 1.
     Check,
 }
 

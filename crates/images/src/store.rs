@@ -32,6 +32,7 @@ mod mounted;
 mod names;
 mod open;
 mod remove;
+mod tenants;
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -48,6 +49,7 @@ use wharf_sys::fs::{Resolve, open_below};
 use wharf_types::{Digest, ErrorKind, Failure, Reference, Reserve, lock};
 
 pub use commit::NewImage;
+pub use tenants::Tenancy;
 
 use crate::chain::ChainError;
 use crate::image::Image;
@@ -59,6 +61,7 @@ use crate::records::{RecordError, save_layer};
 use crate::unpack::{LayerSource, UnpackError, unpack};
 use index::{Index, Known};
 use remove::Sweeps;
+use tenants::Tenants;
 
 /// Why the store could not be opened or changed.
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +208,7 @@ pub(crate) struct Shared {
     /// and its removal, nobody may begin to use it. Taken before `index`.
     writer: Mutex<()>,
     sweeps: Sweeps,
+    tenants: Tenants,
     /// The kernel releases it when this process ends, however it ends.
     _lock: Flock<OwnedFd>,
 }

@@ -34,8 +34,13 @@ pub(crate) fn to(
     let child = match clone(origin.child.single_threaded(), CloneFlags::empty(), into).stage(STAGE)? {
         Clone::Parent { pidfd, .. } => pidfd,
         Clone::Child(_) => {
-            let ended = end_with_parent(this).map(drop).stage(STAGE);
-            let done = ended.and_then(|()| enter_cgroup(&cgroup.entries)).and_then(|()| work());
+            let begun = match end_with_parent(this) {
+                Ok(true) => Ok(()),
+                // Nobody is left who wants it.
+                Ok(false) => exit_now(1),
+                Err(error) => Err(error).stage(STAGE),
+            };
+            let done = begun.and_then(|()| enter_cgroup(&cgroup.entries)).and_then(|()| work());
             if let Err(error) = done.and_then(|identity| report::ready(&line, &identity, None, &[])) {
                 report::failed(&line, &error);
             }

@@ -373,12 +373,18 @@ impl Plugins {
                 merged.created(&plugin.name, response)?;
             }
         }
-        self.validate(pod, container, &merged).await?;
+        self.validate(plugins, pod, container, &merged).await?;
         Ok(Box::new(merged.changes()))
     }
 
-    async fn validate(&self, pod: &PodSandbox, container: &Container, merged: &Merged) -> Result<(), Error> {
-        let plugins = self.list();
+    /// By those that were asked: one that has connected since then has adjusted nothing.
+    async fn validate(
+        &self,
+        plugins: &[Arc<Plugin>],
+        pod: &PodSandbox,
+        container: &Container,
+        merged: &Merged,
+    ) -> Result<(), Error> {
         let present = plugins.iter().filter(|plugin| !plugin.connection().is_ended());
         let names: Vec<String> = present.clone().map(|plugin| plugin.base.clone()).collect();
         let subject = Subject { pod, container, owners: merged.owners(), plugins: &names };

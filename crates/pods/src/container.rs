@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use wharf_cgroup::{Cgroup, Meter};
 use wharf_cri_api::v1::ContainerConfig;
-use wharf_images::{LayerLease, Store};
+use wharf_images::{LayerLease, Store, Tenancy};
 use wharf_records::{ContainerFacts, ContainerRecord, Recovered, Word, decide};
 use wharf_state::ExitRecord;
 use wharf_tasks::Stopping;
@@ -48,18 +48,20 @@ pub struct Container {
 /// Leased layers. A layer that no image needs any more is removed with its last container: by a sweep, which waits for
 /// the disk, and must not do so in the task that happens to drop the container last.
 #[derive(Debug)]
-pub(crate) struct Layers(Option<(Vec<LayerLease>, Arc<Store>)>);
+pub(crate) struct Layers(Option<(Tenancy, Vec<LayerLease>, Arc<Store>)>);
 
 impl Layers {
-    pub(crate) fn leased(leases: Vec<LayerLease>, store: Arc<Store>) -> Self {
-        Self(Some((leases, store)))
+    /// Those of a container: all that it has mounted.
+    pub(crate) fn leased(container: &ContainerId, leases: Vec<LayerLease>, store: Arc<Store>) -> Self {
+        Self(Some((store.tenancy(container.as_str()), leases, store)))
     }
 }
 
 impl Drop for Layers {
     fn drop(&mut self) {
-        if let (Some((leases, store)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+        if let (Some((tenancy, leases, store)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn_blocking(move || {
+                drop(tenancy);
                 drop(leases);
                 store.sweep_and_log();
             });

@@ -18,6 +18,8 @@ use wharf_sys::{descriptors, socket};
 const NOT_EXECUTED: i32 = 126;
 /// What a shell adds to the number of a signal, and the guard, too.
 const SIGNALLED: u8 = 128;
+/// The highest number of a signal.
+const LAST_SIGNAL: u8 = 64;
 /// How long killed processes may take to exit. One that waits for a disk that does not respond is left behind.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a program may still take once nobody wants its result.
@@ -57,9 +59,18 @@ impl Guarded {
         process::await_end(guard.as_fd())?;
         let ended = process::wait(guard.as_fd(), Reap::Remove)?.filter(|_ended| in_time);
         Ok(ended.map(|ended| match ended {
-            Ended::Code(code) if code > SIGNALLED => Ended::Signal(code - SIGNALLED),
-            ended => ended,
+            Ended::Code(code) => told(code),
+            ended @ Ended::Signal(_) => ended,
         }))
+    }
+}
+
+/// How the program ended if the guard's exit code is this. What is above all signals is a code of the program's own:
+/// with 255 `runc exec` fails.
+fn told(code: u8) -> Ended {
+    match code.checked_sub(SIGNALLED) {
+        Some(number @ 1..=LAST_SIGNAL) => Ended::Signal(number),
+        _ => Ended::Code(code),
     }
 }
 
@@ -76,18 +87,22 @@ fn guard(child: &Child, end: &OwnedFd, program: impl FnOnce(&Child)) -> wharf_sy
             exit_now(NOT_EXECUTED)
         }
     };
-    // Others wait for the ends of the caller's line and of the streams.
-    descriptors::keep_only(child, &[end.as_fd(), running.as_fd()])?;
-    let is_over = process::await_end_or(running.as_fd(), end.as_fd(), None, Duration::ZERO)?;
-    let ended = if is_over { process::wait(running.as_fd(), Reap::Remove)? } else { None };
-    let code = match ended {
-        Some(Ended::Code(0)) => return Ok(0),
-        Some(Ended::Code(code)) => code.into(),
-        Some(Ended::Signal(number)) => SIGNALLED.saturating_add(number).into(),
-        None => NOT_EXECUTED,
+    let code = match watch(child, end, &running) {
+        Ok(Some(Ended::Code(0))) => return Ok(0),
+        Ok(Some(Ended::Code(code))) => code.into(),
+        Ok(Some(Ended::Signal(number))) => SIGNALLED.saturating_add(number).into(),
+        Ok(None) | Err(_) => NOT_EXECUTED,
     };
     kill_all();
     Ok(code)
+}
+
+/// Waits for the end of the program, or of the caller, which is `None`.
+fn watch(child: &Child, end: &OwnedFd, running: &OwnedFd) -> wharf_sys::Result<Option<Ended>> {
+    // Others wait for the ends of the caller's line and of the streams.
+    descriptors::keep_only(child, &[end.as_fd(), running.as_fd()])?;
+    let is_over = process::await_end_or(running.as_fd(), end.as_fd(), None, Duration::ZERO)?;
+    if is_over { process::wait(running.as_fd(), Reap::Remove) } else { Ok(None) }
 }
 
 /// Kills every descendant: the children of one that is killed become this process's.
@@ -109,4 +124,23 @@ fn kill_all() {
 fn children() -> Vec<OwnedFd> {
     let listed = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     listed.split_whitespace().filter_map(|pid| process::open_pidfd(pid.parse().ok()?).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_the_programs_own_are_no_signals() {
+        for (code, ended) in [
+            (0, Ended::Code(0)),
+            (126, Ended::Code(126)),
+            (128, Ended::Code(128)),
+            (137, Ended::Signal(9)),
+            (192, Ended::Signal(64)),
+            (255, Ended::Code(255)),
+        ] {
+            assert_eq!(told(code), ended, "{code}");
+        }
+    }
 }

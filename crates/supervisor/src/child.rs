@@ -59,9 +59,10 @@ impl Role {
     pub(crate) fn end_of_line(self) -> Result<(), Failure> {
         match self {
             Self::Program | Self::Successor => Ok(()),
-            Self::Creator => Err(Failure::fault("the process that was to create it was killed")),
+            // Mostly with its container.
+            Self::Creator => Err(Failure::precondition("the process that was to create it was killed")),
             Self::Caller | Self::Made => {
-                Err(Failure::fault("the process that called the runtime for it was killed"))
+                Err(Failure::precondition("the process that called the runtime for it was killed"))
             }
         }
     }

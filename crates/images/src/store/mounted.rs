@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use wharf_sys::overlay::marks::{Mark, mark};
 
+use super::tenants::Tenants;
 use scan::Scanner;
 
 mod scan;
@@ -48,9 +49,13 @@ struct Place {
 /// # Errors
 /// Some table cannot be read, or is too long, or has an overlay whose layers are numbers without marks: any layer may
 /// be mounted.
-pub(super) fn leave_unmounted(layers: BorrowedFd<'_>, names: &mut HashSet<String>) -> Result<()> {
+pub(super) fn leave_unmounted(
+    layers: BorrowedFd<'_>,
+    tenants: &Tenants,
+    names: &mut HashSet<String>,
+) -> Result<()> {
     let place = Place::of(layers)?;
-    let mut look = Look::new(&place, names);
+    let mut look = Look::new(&place, tenants, names);
     for entry in fs::read_dir("/proc")? {
         let process = entry?.path();
         let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
@@ -94,6 +99,7 @@ impl<'a> Candidates<'a> {
 /// A look at the tables of all mount namespaces.
 struct Look<'a> {
     place: &'a Place,
+    tenants: &'a Tenants,
     candidates: Candidates<'a>,
     namespaces: HashMap<PathBuf, Namespace>,
     hashes: RandomState,
@@ -112,14 +118,16 @@ struct Namespace {
 }
 
 impl<'a> Look<'a> {
-    fn new(place: &'a Place, names: &'a mut HashSet<String>) -> Self {
+    fn new(place: &'a Place, tenants: &'a Tenants, names: &'a mut HashSet<String>) -> Self {
         let (candidates, until) = (Candidates::new(names), Instant::now() + PATIENCE);
-        Self { place, candidates, namespaces: HashMap::new(), hashes: RandomState::new(), until, whole }
+        let (namespaces, hashes) = (HashMap::new(), RandomState::new());
+        Self { place, tenants, candidates, namespaces, hashes, until, whole }
     }
 
-    /// Reads what a process sees. If its main thread has ended, the kernel answers for the others.
+    /// Reads what a process sees, unless it is in a container whose layers are leased. If its main thread has ended, the
+    /// kernel answers for the others.
     fn ask(&mut self, process: &Path) -> Result<()> {
-        if self.read(process)?.is_some() {
+        if self.tenants.have(process) || self.read(process)?.is_some() {
             return Ok(());
         }
         let Some(tasks) = of_living(fs::read_dir(process.join("task")))? else { return Ok(()) };

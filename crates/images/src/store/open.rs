@@ -100,6 +100,7 @@ impl Store {
             known: Known::Part,
             writer: Mutex::new(()),
             sweeps: Default::default(),
+            tenants: Default::default(),
             root_path,
             _lock: lock,
         };

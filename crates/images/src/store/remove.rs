@@ -76,7 +76,7 @@ impl Shared {
         if unused.is_empty() {
             return Ok(Usage::default());
         }
-        mounted::leave_unmounted(self.layers.as_fd(), &mut unused)
+        mounted::leave_unmounted(self.layers.as_fd(), &self.tenants, &mut unused)
             .map_err(|source| StoreError::Mounts { source })?;
         // No commit may find the directory of such a layer and take it for a whole one.
         let _writer = self.writer();

@@ -181,7 +181,7 @@ impl Engine {
         host::delegate(&cgroup, delegation, (record.uid, &pod.namespaces()))?;
         let path = self.parts.layout.container_record(pod.id(), &id);
         timings.time("record of the whole container", || record.save(&path))?;
-        let layers = Layers::leased(leases, Arc::clone(&self.parts.images));
+        let layers = Layers::leased(&id, leases, Arc::clone(&self.parts.images));
         let belongings = Belongings { cgroup: Some(cgroup), layers };
         Ok(Container::created(pod, id, record, belongings).made_by(timings))
     }

@@ -182,7 +182,7 @@ impl Engine {
         let cgroup = cgroup.ok().map(|cgroup| record.of_cgroup(cgroup));
         let images = Arc::clone(&self.parts.images);
         let layers = images.lease_paths(record.layers.iter().map(Path::new));
-        let layers = Layers::leased(vec![layers], images);
+        let layers = Layers::leased(&id, vec![layers], images);
         Container::found(pod, id, record, exit, Belongings { cgroup, layers })
     }
 

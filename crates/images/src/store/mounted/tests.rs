@@ -3,11 +3,11 @@
 use super::*;
 
 /// A directory like procfs: each task with its namespace, its root, and the names of the layers that it sees mounted.
-struct Procfs(tempfile::TempDir);
+struct Procfs(tempfile::TempDir, Tenants);
 
 impl Procfs {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(tempfile::tempdir().unwrap(), Tenants::default())
     }
 
     fn task(&self, path: &str, [namespace, root]: [&str; 2], layers: &[&str]) {
@@ -27,7 +27,7 @@ impl Procfs {
     fn left(&self, names: [&str; 3]) -> Result<Vec<String>> {
         let mut left = names.map(str::to_owned).into();
         let place = Place { device: b"8:1".to_vec(), directory: b"/l/".to_vec() };
-        let mut look = Look::new(&place, &mut left);
+        let mut look = Look::new(&place, &self.1, &mut left);
         look.whole = |_namespace| File::open("/dev/null").map(Some);
         let mut processes: Vec<_> = fs::read_dir(self.0.path())?.map(|entry| entry.unwrap().path()).collect();
         processes.sort();
@@ -49,6 +49,21 @@ fn each_namespace_and_root_is_asked_once() {
     procfs.task("2", ["mnt:[1]", "/"], &["c"]);
     procfs.task("3", ["mnt:[1]", "/chroot"], &["b"]);
     assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["c"]);
+}
+
+#[test]
+fn a_container_whose_layers_are_leased_is_not_asked() {
+    let procfs = Procfs::new();
+    let (tenant, other) = ("ab".repeat(32), "cd".repeat(32));
+    procfs.1.begin(&tenant);
+    procfs.task("1", ["mnt:[1]", "/"], &["a"]);
+    procfs.task("2", ["mnt:[2]", "/"], &["b"]);
+    let cgroup = |task: &str, text: &str| fs::write(procfs.0.path().join(task).join("cgroup"), text).unwrap();
+    cgroup("1", &format!("3:cpu:/kube/{tenant}/inner\n0::/kube/{tenant}\n"));
+    cgroup("2", &format!("0::/kube/{other}\n"));
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a", "c"]);
+    cgroup("2", &format!("0::/wharf.slice/wharf-{tenant}.scope/payload\n"));
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a", "b", "c"]);
 }
 
 #[test]
@@ -96,7 +111,7 @@ fn a_process_that_ended_is_passed_over_and_a_failure_is_not() {
     assert!(of_living::<()>(Err(ErrorKind::OutOfMemory.into())).is_err());
     let temp = tempfile::tempdir().unwrap();
     let opened = File::open(temp.path()).unwrap();
-    leave_unmounted(opened.as_fd(), &mut HashSet::from(["a".to_owned()])).unwrap();
+    leave_unmounted(opened.as_fd(), &Tenants::default(), &mut HashSet::from(["a".to_owned()])).unwrap();
 }
 
 #[test]
