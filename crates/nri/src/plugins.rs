@@ -42,13 +42,12 @@ pub struct Plugins {
     /// The events to which at least one of them subscribes.
     wanted: AtomicI32,
     validation: Validation,
-    /// Whether any plugin ever comes.
-    may_come: bool,
     /// Carries out what they request.
     node: OnceLock<Weak<dyn Node>>,
     /// Held for reading from the moment plugins have been asked about a new pod or container until that is listed, and
     /// for writing while a plugin is added: so it learns of everything, either when it is synchronised or by an event.
-    /// A container whose creation takes long lets it pass, and is in `creating`.
+    /// A container whose creation takes long lets it pass: it is in `creating` if plugins were asked about it, and the
+    /// new plugin is sent its event once it is listed.
     gate: tokio::sync::RwLock<()>,
     /// The events that plugins have been sent for each listed pod and container, by its id.
     told: Mutex<BTreeMap<String, Arc<Told>>>,
@@ -77,7 +76,7 @@ pub struct Window<'a> {
 
 impl Window<'_> {
     /// Waits until a container has been created, or could not be. If that takes longer than a moment, a plugin that
-    /// connects waits no longer, and is shown the container as one that is being created.
+    /// connects waits no longer. It is shown the container as one that is being created, if plugins were asked about it.
     pub async fn during<T>(&mut self, creation: impl Future<Output = T>) -> T {
         let mut creation = std::pin::pin!(creation);
         if let Ok(created) = timeout(CREATION_PATIENCE, &mut creation).await {
@@ -99,7 +98,6 @@ impl Plugins {
             list: RwLock::default(),
             wanted: AtomicI32::new(wanted),
             validation,
-            may_come: settings.is_some(),
             node: OnceLock::new(),
             gate: tokio::sync::RwLock::default(),
             told: Mutex::default(),
@@ -310,7 +308,7 @@ impl Plugins {
         show: impl FnOnce(&Description) -> Box<Shown>,
         inject: impl FnOnce(&mut Description, &[String]) -> Result<(), Refusal>,
     ) -> Result<Box<Changes>, Error> {
-        if !self.may_come {
+        if !self.wants(Event::CreateContainer) {
             return Ok(Box::default());
         }
         let mut shown = show(description);
@@ -319,9 +317,6 @@ impl Plugins {
         }
         let Some(container) = &shown.container else { return Ok(Box::default()) };
         let plugins = self.to_ask(container.id.clone(), &shown);
-        if !self.wants(Event::CreateContainer) {
-            return Ok(Box::default());
-        }
         let mut changes = Handle::current().block_on(self.create(&plugins, &shown.pod, container))?;
         let devices: Vec<String> =
             changes.adjust.cdi_devices.iter().map(|device| device.name.clone()).collect();
