@@ -224,17 +224,29 @@ fn masquerade_rules(subnets: &[Subnet]) -> Vec<Message> {
     for subnet in subnets {
         let (family, source, gateway) =
             if subnet.is_ipv6() { (IPV6, 8, subnet.gateway()) } else { (IPV4, 12, subnet.gateway()) };
-        // For a pod that uses a pod's host port, possibly its own: the reply must come back through the host.
+        // For a pod that uses a host port or a service of a pod on its own bridge: the reply must come back through
+        // the host.
         rules.push(encode::new_rule(POSTROUTING, |rule| {
-            rule.arrives_from_pods().leaves_to_pods().is_family(family).translated();
+            rule.arrives_from_pods().leaves_to_pods().leaves_by_bridge().is_family(family).translated();
             rule.translate_source(family, &octets(gateway));
         }));
         // With br_netfilter such a connection stays on the bridge, and this hook does not learn where it came from.
         rules.push(encode::new_rule(POSTROUTING, |rule| {
-            rule.leaves_to_pods().is_family(family);
+            rule.leaves_to_pods().leaves_by_bridge().is_family(family);
             rule.network_within(source, &octets(subnet.nth(0)), subnet.prefix()).translated();
             rule.translate_source(family, &octets(gateway));
         }));
+        // The reply of a pod with a link of its own always comes back through the host, unless the pod has asked
+        // itself. A rule cannot compare the two addresses, so this is for whatever pods ask of a host port. Of a
+        // service they ask in their own name: kube-proxy takes care of a pod that asks itself.
+        for map in MAPS.into_iter().filter(|map| map.family() == family) {
+            rules.push(encode::new_rule(POSTROUTING, |rule| {
+                rule.arrives_from_pods().leaves_to_pods().is_family(family).translated();
+                let next = if map.by_address() { rule.load_asked_address(family, 0) } else { 0 };
+                rule.load_asked_protocol(next).load_asked_port(next + 1).lookup(map.name(), map as u32);
+                rule.translate_source(family, &octets(gateway));
+            }));
+        }
         if family == IPV4 {
             // For the host itself, when it uses a host port on 127.0.0.1: a pod cannot reply to that address.
             rules.push(encode::new_rule(POSTROUTING, |rule| {

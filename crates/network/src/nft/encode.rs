@@ -3,7 +3,7 @@
 //! All numbers in nf_tables are big-endian. Registers are the 4-byte ones; `REGISTER` is the first.
 
 use crate::link::PODS_GROUP;
-use crate::netlink::{self, Message};
+use crate::netlink::{self, IPV4, Message};
 
 pub(crate) const TABLE: &str = "wharf";
 
@@ -89,6 +89,12 @@ impl Rule<'_> {
         self.meta(22, REGISTER).compare(0, &PODS_GROUP.to_ne_bytes())
     }
 
+    /// Continues if the packet leaves through a bridge.
+    pub(crate) fn leaves_by_bridge(&mut self) -> &mut Self {
+        const KIND_OF_OUT_LINK: u32 = 27;
+        self.meta(KIND_OF_OUT_LINK, REGISTER).compare(0, &link_name("bridge"))
+    }
+
     /// Continues if the packet leaves through another link.
     pub(crate) fn leaves_pods(&mut self) -> &mut Self {
         self.meta(22, REGISTER).compare(1, &PODS_GROUP.to_ne_bytes())
@@ -169,6 +175,33 @@ impl Rule<'_> {
         })
         .mask(&status_bit)
         .compare(1, &[0; 4])
+    }
+
+    /// Loads the destination that the connection had before it was translated, and says in which register the next
+    /// value goes.
+    pub(crate) fn load_asked_address(&mut self, family: u8, register: u32) -> u32 {
+        let (key, registers) = if family == IPV4 { (20, 1) } else { (22, 4) };
+        self.asked(key, register);
+        register + registers
+    }
+
+    /// Loads the connection's transport protocol.
+    pub(crate) fn load_asked_protocol(&mut self, register: u32) -> &mut Self {
+        self.asked(10, register)
+    }
+
+    /// Loads the port that the connection had as its destination before it was translated.
+    pub(crate) fn load_asked_port(&mut self, register: u32) -> &mut Self {
+        self.asked(12, register)
+    }
+
+    /// Loads a part of the connection as the one that opened it wrote it.
+    fn asked(&mut self, key: u32, register: u32) -> &mut Self {
+        self.expression("ct", |data| {
+            number(data, 1, REGISTER + register);
+            number(data, 2, key);
+            data.attribute(3, &[0]);
+        })
     }
 
     /// Replaces the key in the registers with the map's value, or ends the rule.

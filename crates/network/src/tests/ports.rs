@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 
 use wharf_types::{ErrorKind, Failure};
 
-use super::fixture::{Host, LIMIT, Pod, ask, ask_udp, ip, knock, neighbour, tcp};
+use super::fixture::{Host, LIMIT, Pod, ask, ask_udp, ip, knock, neighbour, sh, tcp};
 use crate::{Mode, Network, PortMapping, Protocol, nft};
 
 fn a_host_port_leads_to_the_pod_from_everywhere(mode: Mode) {
@@ -55,6 +55,21 @@ fn reach_from_everywhere(host: &Host) {
     network.detach(&pod.id, None).unwrap();
     assert_eq!(ask(ip("127.0.0.1"), 12000).unwrap_err().kind(), Io::ConnectionRefused);
     assert_eq!(nft::elements().unwrap(), []);
+}
+
+/// What kube-proxy does with a service's address must not take the name of the pod that asks, unless pods share a
+/// bridge.
+fn a_service_is_told_which_pod_asks(mode: Mode) {
+    let host = Host::new(mode);
+    let network = host.network();
+    let (pod, other) = (Pod::new(1), Pod::new(2));
+    pod.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    let asking = other.attach(&network).unwrap();
+    pod.serve(80);
+    sh("nft 'table ip services { chain services { type nat hook prerouting priority dstnat;
+        ip daddr 10.96.0.5 tcp dport 80 dnat to 10.88.0.2:80; }; }'");
+    let seen = other.inside(|| ask(ip("10.96.0.5"), 80)).unwrap();
+    assert_eq!(seen, if mode == Mode::Routed { asking.ips[0] } else { ip("10.88.0.1") });
 }
 
 fn an_address_and_udp_can_be_asked_for(mode: Mode) {
@@ -207,6 +222,7 @@ fn many_ports_fit_and_are_shown_as_nft_would(mode: Mode) {
 in_both_modes! {
     a_host_port_leads_to_the_pod_from_everywhere,
     a_host_port_leads_to_the_pod_without_filtering_on_the_bridge,
+    a_service_is_told_which_pod_asks,
     an_address_and_udp_can_be_asked_for,
     a_udp_sender_that_keeps_its_port_reaches_each_next_pod,
     what_others_still_send_reaches_no_pod_that_has_the_address_next,
