@@ -75,7 +75,8 @@ run_check() {
     fi
 }
 
-# check FUNCTION: runs a check, and removes its namespace. $scratch is a file for the check.
+# check FUNCTION: runs a check, and removes its namespace, unless it fails: then what it made can be looked at until it runs
+# again. $scratch is a file for the check.
 check() {
     rig=$(readlink "$place/rig")
     scratch=$(mktemp)
@@ -85,6 +86,7 @@ check() {
     set -E
     # shellcheck disable=SC2064 # the name is this function's, not that of the one which fails
     trap "explain $1" ERR
+    kubectl delete namespace "$namespace" --ignore-not-found --timeout=60s
     kubectl create namespace "$namespace"
     "$1"
     kubectl delete namespace "$namespace" --wait=false

@@ -11,9 +11,9 @@ check_exec() {
     k exec main -- sh -c 'echo problem >&2; exit 7' 2>"$scratch" || status=$?
     ((status == 7))
     grep '^problem$' "$scratch"
-    # On a terminal, of a size.
-    has '^/dev/pts/' script --quiet --return --command "stty rows 33 cols 99; $(declare_k) exec -it main -- tty" /dev/null
-    has '^33 99' script --quiet --return --command "stty rows 33 cols 99; $(declare_k) exec -it main -- sh -c 'sleep 0.5; stty size'" /dev/null
+    # On a terminal, of a size. The end of script's input is a character that the terminal shows as ^@.
+    has '/dev/pts/' script --quiet --return --command "stty rows 33 cols 99; $(declare_k) exec -it main -- tty" /dev/null
+    has '33 99' script --quiet --return --command "stty rows 33 cols 99; $(declare_k) exec -it main -- sh -c 'sleep 0.5; stty size'" /dev/null
     fails k exec main -- /absent
     # Much in both directions.
     head -c 20000000 /dev/urandom >"$scratch"
@@ -80,7 +80,7 @@ check_debug() {
 }
 
 check_logs() {
-    pod talks 'echo first; sleep 1; echo second >&2; echo last' '' '"restartPolicy": "Never"'
+    pod talks 'echo first; sleep 1; echo second >&2; sleep 1; echo last' '' '"restartPolicy": "Never"'
     ended talks Succeeded
     has '^second$' k logs talks
     has '^last$' k logs talks --tail=1

@@ -72,7 +72,7 @@ check_job() {
     has '^42 by 2$' k logs --selector job-name=sum
     job lost 'exit 3' '"backoffLimit": 1'
     k wait --for=condition=Failed --timeout=60s job/lost
-    has '^3$' field pods '.items[-1:].status.containerStatuses[0].state.terminated.exitCode'
+    has '^3$' k get pods --selector job-name=lost -o 'jsonpath={.items[0].status.containerStatuses[0].state.terminated.exitCode}'
     job late 'sleep 1000' '"activeDeadlineSeconds": 2'
     k wait --for=condition=Failed --timeout=60s job/late
 }
