@@ -1,6 +1,6 @@
 # What a node does to its pods, and what it tells of them; sourced by tests/cluster/checks.sh.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # $namespace and others: checks.sh; $rig, $place: hack/cluster
+# shellcheck disable=SC2154 # $namespace and others: checks.sh; $rig, $place: hack/cluster; $plane_address: plane.sh
 
 # limit FILE-V2 FILE-V1: prints a limit of a pod's container, as it sees it itself.
 limit() {
@@ -62,9 +62,9 @@ JSON
 }
 
 check_stats() {
-    pod busy 'while :; do :; done' '"resources": {"limits": {"cpu": "100m", "memory": "64Mi"}}'
+    pod busy "ping -c 1 $plane_address; while :; do :; done" '"resources": {"limits": {"cpu": "100m", "memory": "64Mi"}}'
     ready busy
-    eventually 30 summary '.cpu.usageNanoCores > 50000000 and .cpu.usageNanoCores < 200000000 and .memory.workingSetBytes > 0'
+    eventually 30 summary '.cpu.usageNanoCores > 10000000 and .cpu.usageNanoCores < 200000000 and .memory.workingSetBytes > 0'
     eventually 30 summary '.network.rxBytes > 0 and .process_stats.process_count >= 1'
     eventually 30 summary '.containers[0] | .name == "main" and .cpu.usageCoreNanoSeconds > 0 and .rootfs.usedBytes > 0 and .logs.usedBytes >= 0'
     kubectl get --raw /api/v1/nodes/node1/proxy/stats/summary | jq --exit-status '.node | .cpu.usageNanoCores > 0 and .memory.availableBytes > 0
