@@ -75,8 +75,8 @@ run_check() {
     fi
 }
 
-# check FUNCTION: runs a check, and removes its namespace, unless it fails: then what it made can be looked at until it runs
-# again. $scratch is a file for the check.
+# check FUNCTION: runs a check, and removes its namespace, unless it fails: then what it made can be looked at until it
+# runs again. $scratch is a file for the check.
 check() {
     rig=$(readlink "$place/rig")
     scratch=$(mktemp)

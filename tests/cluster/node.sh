@@ -6,7 +6,7 @@
 start_node() {
     local name=$1 dir=$rig/$1 within=("${@:3}")
     # Like a default route: without a way to a service's address, the node's own requests end before they are translated.
-    "${within[@]}" ip route add $service_range dev "uplink$((${name#node} - 1))"
+    "${within[@]}" ip route add "$service_range" dev "uplink$((${name#node} - 1))"
     mkdir -p "$dir/pods" "$dir/manifests" "$dir/logs"
     : >"$dir/resolv.conf"
     wharf_config "$dir" "$plugins"
