@@ -316,10 +316,13 @@ fn v1_mounts(mountinfo: &str) -> Vec<(PathBuf, &str)> {
             continue;
         };
         let mut fields = place.split(' ').skip(2);
-        let (Some(device), Some(root), Some(mount)) = (fields.next(), fields.next(), fields.next()) else {
+        let [Some(device), Some(root), Some(mount), Some(flags)] = [(); 4].map(|()| fields.next()) else {
             continue;
         };
-        if mount.contains('\\') {
+        // Nothing can be made where one is read-only, and one without a controller is not needed.
+        let is_writable = [flags, options].iter().all(|all| !all.split(',').any(|flag| flag == "ro"));
+        let is_needed = options.split(',').any(|option| Controller::of_v1(option).is_some());
+        if mount.contains('\\') || !(is_writable || is_needed) {
             continue;
         }
         let new = (root == "/", PathBuf::from(mount), options);
@@ -397,6 +400,7 @@ mod tests {
             line("30", "/", "/mnt/again", "rw,cpu,cpuacct"),
             line("32", "/", "/mnt/a\\040b", "rw,pids"),
             line("33", "/docker", "/cg/misc", "rw,misc"),
+            line("34", "/", "/cg/elsewhere", "ro,name=elsewhere"),
             "40 31 0:38 / /cg/unified rw - cgroup2 none rw\ngarbage\n".to_owned(),
         ];
         let found = [

@@ -163,7 +163,8 @@ fn runtime_handlers(engine: &Engine) -> Vec<RuntimeHandler> {
         cgroup_namespaces: engine.machine().cgroup_namespaces == Switch::On,
     };
     let unnamed = RuntimeHandler { name: String::new(), features: Some(own) };
-    let named = engine.handlers().iter().map(|(name, handler)| {
+    let usable = engine.handlers().iter().filter(|(_, handler)| handler.problem.is_none());
+    let named = usable.map(|(name, handler)| {
         let user_namespaces = own.user_namespaces && handler.runtime.is_none();
         let features = RuntimeHandlerFeatures { user_namespaces, ..own };
         RuntimeHandler { name: name.to_owned(), features: Some(features) }

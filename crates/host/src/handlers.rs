@@ -239,12 +239,18 @@ fn features(runtime: &HostPath) -> Result<Features, RuntimeError> {
     let failed = |problem| RuntimeError { runtime: runtime.to_string(), problem };
     match program::output(command(runtime).arg("features"), PATIENCE) {
         Ok(text) => Features::parse(&text).map_err(failed),
-        Err(problem) if std::fs::File::open(runtime.as_path()).is_err() => Err(failed(problem)),
+        Err(problem) if !is_program(runtime) => Err(failed(problem)),
         Err(problem) => {
             tracing::info!(runtime = runtime.as_str(), problem, "a runtime does not say what it can do");
             Ok(Features::default())
         }
     }
+}
+
+fn is_program(path: &HostPath) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = std::fs::metadata(path.as_path());
+    file.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 /// Sets the rules for devices of a container that another runtime has made, and that does not run yet: that runtime may
@@ -316,6 +322,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let older = handlers(script(directory.path(), "echo unknown command >&2; exit 1"));
         assert!(older.runtime("other").unwrap().unwrap().features.shown().is_null());
+        std::fs::write(directory.path().join("text"), "").unwrap();
+        let text = HostPath::new(directory.path().join("text").to_str().unwrap()).unwrap();
+        assert_eq!(handlers(text).problems().count(), 1);
         let without = handlers(HostPath::new("/no/such/runtime").unwrap());
         let refused = without.find("other").unwrap_err().to_string();
         assert!(refused.contains("handlers.other.path: /no/such/runtime "), "{refused}");
