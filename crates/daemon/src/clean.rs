@@ -141,7 +141,8 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     left.note(node.claims.withdraw());
 }
 
-/// Removes wharf's entries in the data root. As long as any is left, so is the lock, by which wharf knows its directory.
+/// Removes wharf's entries in the data root. As long as any is left, so is the lock, by which wharf knows its
+/// directory.
 fn remove_root(root: &Path, Arguments { images, .. }: &Arguments, left: &mut Left) {
     let [of_store @ .., lock] = &wharf_images::Store::ENTRIES;
     let (mut entries, before) = (vec!["network", "snapshots"], left.0.len());

@@ -76,7 +76,8 @@ pub struct Window<'a> {
 
 impl Window<'_> {
     /// Waits until a container has been created, or could not be. If that takes longer than a moment, a plugin that
-    /// connects waits no longer. It is shown the container as one that is being created, if plugins were asked about it.
+    /// connects waits no longer. It is shown the container as one that is being created, if plugins were asked about
+    /// it.
     pub async fn during<T>(&mut self, creation: impl Future<Output = T>) -> T {
         let mut creation = std::pin::pin!(creation);
         if let Ok(created) = timeout(CREATION_PATIENCE, &mut creation).await {

@@ -55,15 +55,17 @@ impl Spawner {
             Clone::Child(child) => {
                 match leave(&child, &[keep, &[line.as_fd()][..]].concat(), end_with) {
                     Ok(()) => body(Origin { place, line, child: &child }),
-                    Err(source) => {
-                        let error = wharf_isolation::Error::Stage { stage: "leaving the supervisor", source };
-                        wharf_isolation::report_failure(&line, &error);
-                    }
+                    Err(source) => report_failure(&line, source),
                 }
                 process::exit_now(128)
             }
         }
     }
+}
+
+fn report_failure(line: &OwnedFd, source: Error) {
+    let error = wharf_isolation::Error::Stage { stage: "leaving the supervisor", source };
+    wharf_isolation::report_failure(line, &error);
 }
 
 /// Leaves the supervisor, in its child: closes everything that is not to be kept. A process that never becomes the

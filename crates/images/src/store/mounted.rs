@@ -124,8 +124,8 @@ impl<'a> Look<'a> {
         Self { place, tenants, candidates, namespaces, hashes, until, whole }
     }
 
-    /// Reads what a process sees, unless it is in a container whose layers are leased. If its main thread has ended, the
-    /// kernel answers for the others.
+    /// Reads what a process sees, unless it is in a container whose layers are leased. If its main thread has ended,
+    /// the kernel answers for the others.
     fn ask(&mut self, process: &Path) -> Result<()> {
         if self.tenants.have(process) || self.read(process)?.is_some() {
             return Ok(());

@@ -76,7 +76,7 @@ impl Driver {
     /// A failure to make a container, with what its runtime has written to the container's standard error.
     fn explained(&mut self, failure: Failure, id: &ContainerId) -> Failure {
         // The last of it may not have been read. A client that is behind now is still so at its next turn.
-        drop(self.pump_output(id, Out::Stderr));
+        let _found_again = self.pump_output(id, Out::Stderr);
         let said = self.containers.get(id).map(|container| container.said.line()).unwrap_or_default();
         // Most runtimes write the same to their log, from where it is in the message.
         if said.is_empty() || failure.message.contains(&said) { failure } else { failure.with(&said) }

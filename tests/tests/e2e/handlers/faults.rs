@@ -62,7 +62,7 @@ fn restrictions_of_the_hosts_mounts_stay() {
 fn names_are_those_of_the_mounted_files() {
     run(async |world| {
         let client = &world.client;
-        fs::write(world.dir.join("passwd"), "me:x:4321:4322::/home/of/me:/bin/sh\n").unwrap();
+        fs::write(world.dir.join("passwd"), "me:x:4321:4322::/place/of/me:/bin/sh\n").unwrap();
         fs::write(world.dir.join("group"), "some:x:4323:me\n").unwrap();
         for runtime in ["", "runc", "crun"] {
             let pod = run_pod(client, &client.pod(&format!("names-{runtime}")), runtime).await.unwrap();
@@ -80,7 +80,7 @@ fn names_are_those_of_the_mounted_files() {
             let id = client.launch(&pod, &config).await.unwrap();
             client.exited(&id).await;
             let texts = logs::texts(&client.log_path(&format!("names-{runtime}"), "main"));
-            assert_eq!(texts[..3], ["4321", "4322 4323", "/home/of/me"], "{runtime}");
+            assert_eq!(texts[..3], ["4321", "4322 4323", "/place/of/me"], "{runtime}");
             assert_eq!(host_mounts(), before, "{runtime}");
             let status = client.status(&id).await.unwrap();
             assert_eq!(status.user.unwrap().linux.unwrap().uid, 4321, "{runtime}");
