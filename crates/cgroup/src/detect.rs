@@ -4,7 +4,6 @@
 //! and the home has a version.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -127,7 +126,7 @@ pub(crate) struct Hierarchy {
     pub(crate) controllers: Vec<Controller>,
     /// Whether nobody else on a node cares for pods' cgroups in it: the kubelet knows systemd's and those with a
     /// controller that limits something.
-    pub(crate) is_obscure: bool,
+    pub(crate) is_ours_alone: bool,
     root: OwnedFd,
 }
 
@@ -135,7 +134,7 @@ impl Hierarchy {
     pub(crate) fn open(kind: Kind, mount: PathBuf, controllers: Vec<Controller>) -> Result<Self, Error> {
         let root = wharf_sys::fs::open(&mount, OFlag::O_PATH | OFlag::O_DIRECTORY);
         let root = root.map_err(|error| Error::io("open", &mount)(error.errno.into()))?;
-        Ok(Self { kind, mount, controllers, is_obscure: false, root })
+        Ok(Self { kind, mount, controllers, is_ours_alone: false, root })
     }
 
     /// Where it is mounted, open: the way to a cgroup is shorter from there.
@@ -300,66 +299,72 @@ fn v1_hierarchies(mountinfo: &str) -> Result<Vec<Hierarchy>, Error> {
     let open = |(mount, options): (PathBuf, &str)| {
         let controllers: Vec<_> = options.split(',').filter_map(Controller::of_v1).collect();
         let limits_nothing = controllers.iter().all(|controller| *controller == Controller::Misc);
-        let is_obscure = limits_nothing && !options.split(',').any(|option| option == "name=systemd");
-        Ok(Hierarchy { is_obscure, ..Hierarchy::open(Kind::V1, mount, controllers)? })
+        let is_ours_alone = limits_nothing && !options.split(',').any(|option| option == "name=systemd");
+        Ok(Hierarchy { is_ours_alone, ..Hierarchy::open(Kind::V1, mount, controllers)? })
     };
     v1_mounts(mountinfo).into_iter().map(open).collect()
 }
 
-/// The mount points of the v1 hierarchies in a mountinfo with their options, sorted: each hierarchy once. A mount of
-/// the whole is preferred to a mount of a part.
-fn v1_mounts(mountinfo: &str) -> Vec<(PathBuf, &str)> {
-    let mut found: BTreeMap<&str, (bool, PathBuf, &str)> = BTreeMap::new();
-    for line in mountinfo.lines() {
-        let Some((place, kind)) = line.split_once(" - ") else { continue };
-        let Some((_, options)) = kind.strip_prefix("cgroup ").and_then(|kind| kind.split_once(' ')) else {
-            continue;
-        };
+/// A line of a mountinfo about a hierarchy.
+struct Mount<'a> {
+    device: &'a str,
+    /// What of the hierarchy is mounted.
+    root: &'a str,
+    point: &'a str,
+    flags: &'a str,
+    options: &'a str,
+}
+
+impl Mount<'_> {
+    fn is_whole(&self) -> bool {
+        self.root == "/"
+    }
+
+    /// Nothing can be made where one is read-only.
+    fn is_writable(&self) -> bool {
+        [self.flags, self.options].iter().all(|all| !all.split(',').any(|flag| flag == "ro"))
+    }
+}
+
+/// The mounts of a file system, without those that have a character in their path that the kernel escapes.
+fn mounts<'a>(mountinfo: &'a str, file_system: &'a str) -> impl Iterator<Item = Mount<'a>> {
+    let parse = move |line: &'a str| {
+        let (place, kind) = line.split_once(" - ")?;
+        let (_source, options) = kind.strip_prefix(file_system)?.strip_prefix(' ')?.split_once(' ')?;
         let mut fields = place.split(' ').skip(2);
-        let [Some(device), Some(root), Some(mount), Some(flags)] = [(); 4].map(|()| fields.next()) else {
-            continue;
-        };
-        // Nothing can be made where one is read-only, and one without a controller is not needed.
-        let is_writable = [flags, options].iter().all(|all| !all.split(',').any(|flag| flag == "ro"));
-        let is_needed = options.split(',').any(|option| Controller::of_v1(option).is_some());
-        if mount.contains('\\') || !(is_writable || is_needed) {
-            continue;
-        }
-        let new = (root == "/", PathBuf::from(mount), options);
-        match found.entry(device) {
-            Entry::Occupied(mut known) if new.0 && !known.get().0 => drop(known.insert(new)),
-            Entry::Occupied(_) => {}
-            Entry::Vacant(place) => drop(place.insert(new)),
+        let [device, root, point, flags] = [(); 4].map(|()| fields.next());
+        Some(Mount { device: device?, root: root?, point: point?, flags: flags?, options })
+    };
+    mountinfo.lines().filter_map(parse).filter(|mount| !mount.point.contains('\\'))
+}
+
+/// The mount points of the v1 hierarchies in a mountinfo with their options, sorted: each hierarchy once. A mount of
+/// the whole is preferred to a mount of a part. Of those without a controller only what can be written is needed.
+fn v1_mounts(mountinfo: &str) -> Vec<(PathBuf, &str)> {
+    let mut found: BTreeMap<&str, Mount<'_>> = BTreeMap::new();
+    for mount in mounts(mountinfo, "cgroup") {
+        let is_needed = mount.options.split(',').any(|option| Controller::of_v1(option).is_some());
+        let is_better = found.get(mount.device).is_none_or(|known| mount.is_whole() && !known.is_whole());
+        if is_better && (is_needed || mount.is_writable()) {
+            found.insert(mount.device, mount);
         }
     }
-    let mut mounts: Vec<_> = found.into_values().map(|(_, mount, options)| (mount, options)).collect();
+    let mut mounts: Vec<_> = found.into_values().map(|mount| (mount.point.into(), mount.options)).collect();
     mounts.sort();
     mounts
 }
 
 /// The mount point of cgroup2 in a mountinfo. A mount of the whole hierarchy is preferred to a mount of a part.
 fn unified_mount(mountinfo: &str) -> Option<PathBuf> {
-    let mut partial = None;
-    for line in mountinfo.lines() {
-        let Some((place, kind)) = line.split_once(" - ") else { continue };
-        let mut fields = place.split(' ').skip(3);
-        let (Some(root), Some(mount)) = (fields.next(), fields.next()) else { continue };
-        if !kind.starts_with("cgroup2 ") || mount.contains('\\') {
-            continue;
-        }
-        if root == "/" {
-            return Some(mount.into());
-        }
-        partial.get_or_insert_with(|| mount.into());
-    }
-    partial
+    let whole = mounts(mountinfo, "cgroup2").find(Mount::is_whole);
+    whole.or_else(|| mounts(mountinfo, "cgroup2").next()).map(|mount| mount.point.into())
 }
 
 /// Whether cgroup2 is mounted with `nsdelegate`. All its mounts have the same options.
 fn has_boundaries(mountinfo: &str) -> bool {
-    let kinds = mountinfo.lines().filter_map(|line| Some(line.split_once(" - ")?.1));
-    let options = kinds.filter(|kind| kind.starts_with("cgroup2 ")).filter_map(|kind| kind.split(' ').nth(2));
-    options.flat_map(|options| options.split(',')).any(|option| option == "nsdelegate")
+    mounts(mountinfo, "cgroup2")
+        .flat_map(|mount| mount.options.split(','))
+        .any(|option| option == "nsdelegate")
 }
 
 #[cfg(test)]
@@ -413,7 +418,7 @@ mod tests {
 
     #[test]
     fn the_kubelet_knows_what_limits_something_and_systemds() {
-        for (options, controllers, is_obscure) in [
+        for (options, controllers, is_ours_alone) in [
             ("rw,cpu,cpuacct", &[Controller::Cpu, Controller::Cpuacct][..], false),
             ("rw,xattr,name=systemd", &[], false),
             ("rw,name=openrc", &[], true),
@@ -421,7 +426,11 @@ mod tests {
         ] {
             let line = format!("24 30 0:31 / / rw - cgroup cgroup {options}\n");
             let [found] = &v1_hierarchies(&line).unwrap()[..] else { panic!("{options}") };
-            assert_eq!((&found.controllers[..], found.is_obscure), (controllers, is_obscure), "{options}");
+            assert_eq!(
+                (&found.controllers[..], found.is_ours_alone),
+                (controllers, is_ours_alone),
+                "{options}"
+            );
         }
     }
 

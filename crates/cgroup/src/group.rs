@@ -229,7 +229,7 @@ impl Cgroup {
         self.tracker().await_empty(&deadline)?;
         for hierarchy in self.cgroups.hierarchies() {
             self.tree(hierarchy).remove(&deadline, removed)?;
-            if hierarchy.is_obscure {
+            if hierarchy.is_ours_alone {
                 self.leave_parent(hierarchy);
             }
         }

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -17,7 +17,7 @@ use crate::args::Load;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{self, Output};
-use crate::pull::Bars;
+use crate::pull::{BAR, Bars, styled};
 use crate::units;
 
 /// How much of an archive is in one message.
@@ -97,12 +97,8 @@ impl Told {
         let target =
             if quiet == Quiet::Yes { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let received = ProgressBar::with_draw_target(size_bytes, target).with_prefix("reading");
-        let template = if size_bytes.is_some() { "  {prefix}  {bar:30}  {msg}" } else { "  {prefix}  {msg}" };
-        let received = match ProgressStyle::with_template(template) {
-            Ok(style) => received.with_style(style.progress_chars("=> ")),
-            Err(_malformed) => received,
-        };
-        Self { quiet, received }
+        let template = if size_bytes.is_some() { BAR } else { "  {prefix}  {msg}" };
+        Self { quiet, received: styled(received, template) }
     }
 
     fn of(&self, event: &LoadResponse, bars: &mut Option<Bars>) {

@@ -18,6 +18,9 @@ use crate::error::Error;
 use crate::output::{self, Output};
 use crate::units;
 
+/// The template of a progress bar whose end is known.
+pub(crate) const BAR: &str = "  {prefix}  {bar:30}  {msg}";
+
 /// What `wharf pull --json` prints.
 #[derive(Debug, Serialize)]
 struct Pulled<'a> {
@@ -113,7 +116,12 @@ impl Drop for Bars {
 fn new_bar(layer: &Layer) -> ProgressBar {
     let bar = ProgressBar::no_length().with_prefix(units::short(&layer.digest).to_owned());
     bar.set_length(layer.total_bytes);
-    match ProgressStyle::with_template("  {prefix}  {bar:30}  {msg}") {
+    styled(bar, BAR)
+}
+
+/// Gives a progress bar a template, in the style of all of them.
+pub(crate) fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
+    match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),
         Err(_malformed) => bar,
     }

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 use tokio_stream::StreamExt;
 use wharf_cri_api::admin::save_response::Part;
@@ -14,6 +14,7 @@ use crate::args::Save;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{self, Output};
+use crate::pull::{BAR, styled};
 use crate::units;
 
 /// What `wharf save --json` prints for an image.
@@ -86,10 +87,7 @@ fn told(image: &SavedImage) -> String {
 /// Nothing is drawn unless standard error is a terminal.
 fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_prefix("saving");
-    match ProgressStyle::with_template("  {prefix}  {bar:30}  {msg}") {
-        Ok(style) => bar.with_style(style.progress_chars("=> ")),
-        Err(_malformed) => bar,
-    }
+    styled(bar, BAR)
 }
 
 /// Where the archive goes.

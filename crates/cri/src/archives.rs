@@ -143,34 +143,31 @@ impl Read for Incoming {
 
 /// Tells a client what has come of its archive. Only progress may be left out.
 fn tell(out: &Out<LoadResponse>, totals: &mut HashMap<Digest, u64>, event: LoadEvent<'_>) -> ControlFlow<()> {
-    let total = |digest: &Digest| totals.get(digest).copied().unwrap_or_default();
-    let layer = |digest: &Digest, done_bytes, phase: Phase| Layer {
+    let total = |totals: &HashMap<_, u64>, digest| totals.get(digest).copied().unwrap_or_default();
+    let layer = |digest: &Digest, total_bytes, done_bytes, phase: Phase| Layer {
         digest: digest.to_string(),
-        total_bytes: total(digest),
+        total_bytes,
         done_bytes,
         phase: phase.into(),
     };
     let event = match event {
         LoadEvent::Received(layers) => {
             totals.extend(layers);
-            let waiting = |(digest, total_bytes): (&Digest, &u64)| Layer {
-                digest: digest.to_string(),
-                total_bytes: *total_bytes,
-                done_bytes: 0,
-                phase: Phase::Waiting.into(),
-            };
+            let waiting = |(digest, total): (&Digest, &u64)| layer(digest, *total, 0, Phase::Waiting);
             Event::Received(LoadedLayers { layers: totals.iter().map(waiting).collect() })
         }
         LoadEvent::Unpacking(digest, done_bytes) => {
-            let message =
-                Ok(LoadResponse { event: Some(Event::Layer(layer(digest, done_bytes, Phase::Unpacking))) });
-            return match out.try_send(message) {
+            let event = Event::Layer(layer(digest, total(totals, digest), done_bytes, Phase::Unpacking));
+            return match out.try_send(Ok(LoadResponse { event: Some(event) })) {
                 Err(mpsc::error::TrySendError::Closed(_)) => ControlFlow::Break(()),
                 Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => ControlFlow::Continue(()),
             };
         }
-        LoadEvent::Unpacked(digest) => Event::Layer(layer(digest, total(digest), Phase::Done)),
-        LoadEvent::Exists(digest) => Event::Layer(layer(digest, 0, Phase::Exists)),
+        LoadEvent::Unpacked(digest) => {
+            let total_bytes = total(totals, digest);
+            Event::Layer(layer(digest, total_bytes, total_bytes, Phase::Done))
+        }
+        LoadEvent::Exists(digest) => Event::Layer(layer(digest, total(totals, digest), 0, Phase::Exists)),
         LoadEvent::Loaded { image, names } => {
             Event::Loaded(LoadedImage { id: image.id().to_string(), names })
         }
@@ -182,13 +179,16 @@ fn tell(out: &Out<LoadResponse>, totals: &mut HashMap<Digest, u64>, event: LoadE
 }
 
 fn save(store: &Store, images: &[String], out: &Out<SaveResponse>) -> Result<(), SaveError> {
-    let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone away");
     let archived = store.archive(images, &mut || if out.is_closed() { Err(gone()) } else { Ok(()) })?;
     send(out, Part::Images(described(&archived)))?;
     let mut writer = BufWriter::with_capacity(CHUNK_BYTES, Outgoing(out));
     archived.write(&mut writer)?;
     writer.flush()?;
     Ok(send(out, Part::IsWhole(true))?)
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone away")
 }
 
 fn described(archived: &Archived) -> SavedImages {
@@ -205,7 +205,7 @@ fn described(archived: &Archived) -> SavedImages {
 
 fn send(out: &Out<SaveResponse>, part: Part) -> io::Result<()> {
     let sent = out.blocking_send(Ok(SaveResponse { part: Some(part) }));
-    sent.map_err(|_gone| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone away"))
+    sent.map_err(|_gone| gone())
 }
 
 /// The archive that a client gets.

@@ -239,18 +239,14 @@ fn features(runtime: &HostPath) -> Result<Features, RuntimeError> {
     let failed = |problem| RuntimeError { runtime: runtime.to_string(), problem };
     match program::output(command(runtime).arg("features"), PATIENCE) {
         Ok(text) => Features::parse(&text).map_err(failed),
-        Err(problem) if !is_program(runtime) => Err(failed(problem)),
+        Err(problem) if !matches!(wharf_sys::fs::is_program(runtime.as_path()), Ok(true)) => {
+            Err(failed(problem))
+        }
         Err(problem) => {
             tracing::info!(runtime = runtime.as_str(), problem, "a runtime does not say what it can do");
             Ok(Features::default())
         }
     }
-}
-
-fn is_program(path: &HostPath) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    let file = std::fs::metadata(path.as_path());
-    file.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 /// Sets the rules for devices of a container that another runtime has made, and that does not run yet: that runtime may

@@ -63,7 +63,7 @@ pub fn make(
     pod: PodNamespaces<'_>,
     origin: &Origin<'_>,
 ) -> Result<(Bundle, Found), Error> {
-    let host = own_namespace()?;
+    let host = wharf_sys::fs::open("/proc/self/ns/mnt", OFlag::O_RDONLY).stage(STAGE)?;
     let mut sources = mounts::open_sources(&plan.mounts, None)?;
     // With many layers each of these leaves the host's mount namespace before Linux 6.8.
     sources.add_images(&plan.mounts, None)?;
@@ -71,7 +71,7 @@ pub fn make(
     pod.enter_files()?;
     sources.add_pods(&plan.mounts)?;
     // The runtime is a program of the host.
-    enter_namespace(&host)?;
+    nix::sched::setns(&host, CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into()).stage(STAGE)?;
     leave_host()?;
     sources.narrow_images(&plan.mounts)?;
     let bundle = Bundle::enter(runtime)?;
@@ -90,14 +90,6 @@ pub fn make(
 /// The kernel's error.
 pub fn give_streams(streams: &Streams, identity: &Identity) -> Result<(), Error> {
     streams.give(identity.on_host(None)?)
-}
-
-fn own_namespace() -> Result<OwnedFd, Error> {
-    wharf_sys::fs::open("/proc/self/ns/mnt", OFlag::O_RDONLY).stage(STAGE)
-}
-
-fn enter_namespace(namespace: &OwnedFd) -> Result<(), Error> {
-    nix::sched::setns(namespace, CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into()).stage(STAGE)
 }
 
 /// Copies the mount namespace. What is mounted on the host is still seen here, and nothing that is mounted here there.

@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -71,9 +70,7 @@ pub(crate) fn installed(directory: &Path, configs: &Path) -> std::io::Result<Vec
     let mut found = Vec::new();
     for entry in entries {
         let program = entry?.path();
-        let is_program = fs::metadata(&program)
-            .map(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-            .map_err(|error| error.to_string());
+        let is_program = wharf_sys::fs::is_program(&program).map_err(|error| error.to_string());
         if let Ok(false) = is_program {
             continue;
         }
@@ -157,6 +154,7 @@ pub(crate) fn start(plugin: &Installed) -> std::io::Result<(Process, UnixStream)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn write(path: &Path, text: &str, mode: u32) {
         fs::write(path, text).unwrap();

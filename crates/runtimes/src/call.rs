@@ -149,8 +149,7 @@ impl Call<'_> {
 
 /// A text on one line, from its end if it is long; `None` if there is none.
 fn words(text: &str) -> Option<String> {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let text = lines.join("; ");
+    let text = wharf_types::one_line(text);
     let start = text.ceil_char_boundary(text.len().saturating_sub(WORDS_LIMIT_BYTES));
     Some(text[start..].to_owned()).filter(|text| !text.is_empty())
 }

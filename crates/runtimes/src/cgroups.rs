@@ -2,17 +2,17 @@
 //! limits, statistics and the end of a container rely on them.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::Path;
 
 use nix::errno::Errno;
 use wharf_isolation::{CgroupPlan, Error, Stage as _};
 use wharf_sys::error::Named as _;
+use wharf_sys::process;
 use wharf_types::HostPath;
 
 use crate::process::Made;
 
-const STAGE: &str = "entering the cgroup";
+pub(crate) const STAGE: &str = "entering the cgroup";
 /// How often a command's children are looked for: one that starts new ones all the time has them where it is by then.
 const ROUNDS: usize = 4;
 
@@ -64,19 +64,14 @@ fn child_of(pid: i32, command: &Made, known: &[Made]) -> Result<Option<Made>, Er
     Ok(Some(process).filter(|process| parents.any(Made::is_there) && process.is_there()))
 }
 
-/// The parent of a process, by the second field after its name, which may contain anything: proc_pid_stat(5). `None` if
-/// the process is gone.
+/// The parent of a process. `None` if the process is gone.
 fn parent(pid: i32) -> Result<Option<i32>, Error> {
-    let path = format!("/proc/{pid}/stat");
-    match std::fs::read_to_string(&path) {
-        Ok(stat) => Ok(stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok())),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(error).named("read", || path).stage(STAGE),
+    const PARENT: usize = 4;
+    match process::stat_field(pid, PARENT) {
+        Ok(parent) => Ok(parent.and_then(|parent| parent.parse().ok())),
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        Err(error) => Err(error).stage(STAGE),
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
 #[cfg(test)]

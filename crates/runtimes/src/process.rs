@@ -56,7 +56,7 @@ impl Made {
         }
         match write_value(directory.join("cgroup.procs"), &self.pid.to_string()) {
             Err(error) if error.errno == Errno::ESRCH => Ok(()),
-            moved => moved.stage("entering the cgroup"),
+            moved => moved.stage(crate::cgroups::STAGE),
         }
     }
 

@@ -20,6 +20,9 @@ use crate::stages::note;
 /// minutes.
 const COPY_PATIENCE: Duration = Duration::from_secs(100);
 
+/// What is said of a creation that fails.
+const CREATING: &str = "creating the container";
+
 /// A signal and its recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -45,8 +48,7 @@ impl Connection {
         log: Option<&OwnedFd>,
         timings: &Timings,
     ) -> Result<v1::Created, StageError> {
-        const STAGE: &str = "creating the container";
-        let file = wharf_wire::to_file(&v1::Plan::from(plan)).stage(STAGE)?;
+        let file = wharf_wire::to_file(&v1::Plan::from(plan)).stage(CREATING)?;
         let files: Vec<_> = [&file].into_iter().chain(log).map(OwnedFd::as_fd).collect();
         let is_filled = |source: &Source| matches!(source, Source::Volume(_));
         let volumes = plan.mounts.iter().filter(|mount| is_filled(&mount.source)).count();
@@ -55,7 +57,7 @@ impl Connection {
                 note(timings, &created.stages);
                 Ok(created)
             }
-            _ => Err(other(STAGE, "the container's first process")),
+            _ => Err(other(CREATING, "the container's first process")),
         }
     }
 
@@ -66,14 +68,13 @@ impl Connection {
         volumes: usize,
         files: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
-        const STAGE: &str = "creating the container";
         let body = request::Body::Create(v1::Create { container });
         if volumes == 0 || self.is_silent() {
-            return self.call(STAGE, body, files).await;
+            return self.call(CREATING, body, files).await;
         }
-        let answer = self.answer_within(COPY_PATIENCE, STAGE, body, files).await;
+        let answer = self.answer_within(COPY_PATIENCE, CREATING, body, files).await;
         let late = SupervisorError::Copying { volumes, patience: COPY_PATIENCE };
-        answer.unwrap_or_else(|| Err(StageError::at(STAGE, late)))
+        answer.unwrap_or_else(|| Err(StageError::at(CREATING, late)))
     }
 
     /// Executes a created container's program. What the supervisor tells of its own stage is noted with the others.

@@ -204,10 +204,9 @@ fn supervisor_of(pid: i32, is_meant: impl FnOnce(&Path) -> bool) -> Option<Owned
 /// Whether a process leads a session, as each supervisor does. Its children that call other runtimes are beside it in
 /// the cgroup, and have its command line.
 fn leads_session(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-    // The fourth field after the name, which may contain anything: proc_pid_stat(5).
-    let session = stat.and_then(|stat| stat.rsplit_once(") ")?.1.split(' ').nth(3)?.parse().ok());
-    session == Some(pid)
+    const SESSION: usize = 6;
+    let session = wharf_sys::process::stat_field(pid, SESSION).ok().flatten();
+    session.is_some_and(|session| session == pid.to_string())
 }
 
 /// The directory in a supervisor's command line.

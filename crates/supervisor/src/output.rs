@@ -61,9 +61,7 @@ impl Tail {
 
     /// It on one line.
     pub(crate) fn line(&self) -> String {
-        let text = String::from_utf8_lossy(&self.0);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        lines.join("; ")
+        wharf_types::one_line(&String::from_utf8_lossy(&self.0))
     }
 }
 

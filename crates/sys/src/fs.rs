@@ -24,6 +24,16 @@ pub enum Resolve {
     BeneathNoLinks,
 }
 
+/// Whether a file can be executed by somebody.
+///
+/// # Errors
+/// There is no such file, or the way to it cannot be searched.
+pub fn is_program(path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = std::fs::metadata(path)?;
+    Ok(file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
 /// Opens `path` below `dir` (close-on-exec).
 ///
 /// # Errors

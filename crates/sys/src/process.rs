@@ -253,10 +253,20 @@ pub fn pid_namespace_of(process: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// The process is gone, or not in this one's PID namespace.
 pub fn is_asleep(process: BorrowedFd<'_>) -> Result<bool> {
     let number = number(process).or_else(|_older_kernel| number_in_proc(process))?;
-    let path = format!("/proc/{number}/stat");
+    Ok(stat_field(number, 3)?.as_deref() == Some("S"))
+}
+
+/// A field of a process's `/proc/PID/stat`, by its number in proc_pid_stat(5), which is 3 or more. `None` if there is no
+/// such field.
+///
+/// # Errors
+/// The file cannot be read: ENOENT or ESRCH if the process is gone.
+pub fn stat_field(pid: i32, number: usize) -> Result<Option<String>> {
+    let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).named("read", || path)?;
-    // The name before the state may contain anything.
-    Ok(stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with('S')))
+    // The name, the second field, may contain anything.
+    let rest = stat.rsplit_once(") ").map_or("", |(_name, rest)| rest);
+    Ok(rest.split_whitespace().nth(number - 3).map(str::to_owned))
 }
 
 /// Asks the kernel, which can answer since Linux 6.13.

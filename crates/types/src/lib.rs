@@ -23,6 +23,7 @@ mod reserve;
 mod stage;
 mod stream_options;
 mod terminal;
+mod text;
 mod timings;
 mod untrusted;
 
@@ -42,5 +43,6 @@ pub use reserve::{Disk, OnlyReserve, Reserve};
 pub use stage::{Stage, StageError};
 pub use stream_options::StreamOptions;
 pub use terminal::TerminalSize;
+pub use text::one_line;
 pub use timings::{Timing, Timings};
 pub use untrusted::{Field, Untrusted};

@@ -107,7 +107,7 @@ check_quality() {
     eventually 20 has 'Insufficient cpu' k events
 }
 
-check_image_collection() {
+check_node_status() {
     has "$busybox|busybox" kubectl get node node1 -o 'jsonpath={.status.images}'
     has '"pods":"110"' kubectl get node node1 -o 'jsonpath={.status.allocatable}'
 }

@@ -116,9 +116,9 @@ fn what_the_container_made_is_removed_too() {
 fn in_a_hierarchy_of_nobody_the_pod_goes_with_its_last_container() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
-    for (is_obscure, is_left) in [(true, false), (false, true)] {
+    for (is_ours_alone, is_left) in [(true, false), (false, true)] {
         let mut hierarchy = Hierarchy::open(Kind::V1, root.path().into(), vec![Controller::Freezer]).unwrap();
-        hierarchy.is_obscure = is_obscure;
+        hierarchy.is_ours_alone = is_ours_alone;
         let cgroups = Cgroups::of(vec![hierarchy]).unwrap();
         let containers = ["/kubepods/pod/one", "/kubepods/pod/two"].map(|path| {
             let path = CgroupPath::new(path).unwrap();

@@ -1,6 +1,6 @@
 //! The checks of a configuration that need the machine. They change nothing.
 
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -8,6 +8,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 use wharf_images::Store;
 use wharf_state::Layout;
+use wharf_sys::fs::is_program;
 
 use super::Config;
 use crate::claims;
@@ -18,8 +19,7 @@ impl Config {
     pub(crate) fn check_machine(&self) -> anyhow::Result<()> {
         let supervisor = self.supervisor()?;
         let shown = supervisor.display();
-        let file = std::fs::metadata(&supervisor).with_context(|| format!("supervisor: {shown}"))?;
-        let is_program = file.is_file() && file.permissions().mode() & 0o111 != 0;
+        let is_program = is_program(&supervisor).with_context(|| format!("supervisor: {shown}"))?;
         ensure!(is_program, "supervisor: {shown} is not a program that can be executed");
         self.cgroups()?;
         let layout = Layout::new(self.state.clone(), self.root.clone());

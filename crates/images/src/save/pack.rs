@@ -26,11 +26,11 @@ use wharf_sys::fs::{Resolve, open_below};
 
 use super::SaveError;
 use super::tar::{END, Head, Kind, padding};
+use crate::stream::PIECE_BYTES;
 use crate::unpack::{Contents, OPAQUE, is_admitted, is_kind, is_whiteout, join, look, open_beneath, shown};
 
 /// The most bytes of names of files with several names, which are in memory until the layer is written.
 const NAMES_LIMIT_BYTES: usize = 64 << 20;
-const PIECE_BYTES: usize = 256 << 10;
 
 /// Writes a layer's archive.
 pub(super) fn pack(root: &OwnedFd, contents: &Contents, out: &mut dyn Write) -> Result<(), SaveError> {
