@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use wharf_cgroup::{Cgroups, Driver, Placement};
-use wharf_network::{Builtin, BuiltinConfig, Config as NetworkConfig, Mode};
+use wharf_network::{Builtin, BuiltinConfig, Config as NetworkConfig, Mode, Subnet};
 use wharf_planner::Defaults;
 use wharf_state::Layout;
 
@@ -134,6 +134,8 @@ pub(crate) struct Network {
     pub(crate) bridge: String,
     /// The pods' addresses on the built-in network: one range for each family, the primary family first.
     pub(crate) subnets: String,
+    /// Those of all nodes of the cluster.
+    pub(crate) cluster_subnets: Vec<String>,
     /// The MTU of the pods' links in bytes. 0 uses that of the default route's link.
     pub(crate) mtu: u32,
 }
@@ -257,6 +259,12 @@ impl Default for Streaming {
     }
 }
 
+impl Network {
+    fn cluster_subnets(&self) -> anyhow::Result<Vec<Subnet>> {
+        self.cluster_subnets.iter().map(|text| text.parse().context("network.cluster_subnets")).collect()
+    }
+}
+
 impl Default for Network {
     fn default() -> Self {
         Self {
@@ -268,6 +276,7 @@ impl Default for Network {
             cni_delete_timeout_s: NetworkConfig::DELETE_DEADLINE.as_secs(),
             bridge: "wharf0".into(),
             subnets: "10.213.0.0/16,fd77:6861:7266::/64".into(),
+            cluster_subnets: Vec::new(),
             mtu: 0,
         }
     }
@@ -340,6 +349,7 @@ impl Config {
     pub(crate) fn network(&self, layout: &Layout) -> anyhow::Result<NetworkConfig> {
         let network = &self.network;
         let subnets = network.subnets.parse().context("network.subnets")?;
+        let cluster_subnets = network.cluster_subnets()?;
         let (bridge, mtu) = (network.bridge.clone(), Some(network.mtu).filter(|mtu| *mtu > 0));
         Ok(NetworkConfig {
             state_dir: layout.network(),
@@ -349,7 +359,7 @@ impl Config {
             cni_add_deadline: Duration::from_secs(network.cni_add_timeout_s),
             cni_delete_deadline: Duration::from_secs(network.cni_delete_timeout_s),
             builtin: network.builtin,
-            builtin_network: BuiltinConfig { mode: network.mode, bridge, subnets, mtu },
+            builtin_network: BuiltinConfig { mode: network.mode, bridge, subnets, cluster_subnets, mtu },
             kubelet_files: NetworkConfig::KUBELET_FILES.map(PathBuf::from).to_vec(),
         })
     }

@@ -86,6 +86,15 @@ pub enum BuiltinError {
         /// The pods' ranges.
         subnets: Subnets,
     },
+    /// This node has no range of the cluster's yet.
+    #[error(
+        "the range {subnet} of pods is in none of network.cluster_subnets: the kubelet has not sent its pod CIDR yet; \
+         if the node has none, set network.subnets to a part of them"
+    )]
+    NotOfCluster {
+        /// The pods' range.
+        subnet: Subnet,
+    },
     /// Others use addresses in the ranges.
     #[error(
         "the range {subnet} of pods overlaps the route {route}: set network.subnets to one that is free in wharf's \
@@ -140,6 +149,8 @@ pub(crate) struct BuiltinNetwork {
     mtu: Option<u32>,
     /// The ranges of pods' addresses; a kubelet's pod CIDR replaces them.
     subnets: Mutex<Subnets>,
+    /// Those of all nodes.
+    cluster_subnets: Vec<Subnet>,
     /// The addresses and host ports of all pods.
     leases: Mutex<Leases>,
     /// The index of the host's end of each attached pod's pair.
@@ -173,6 +184,7 @@ impl BuiltinNetwork {
             bridge: config.bridge.clone(),
             mtu: config.mtu,
             subnets: Mutex::new(config.subnets.clone()),
+            cluster_subnets: config.cluster_subnets.clone(),
             leases: Mutex::new(leases),
             ends: Mutex::new(ends),
             used: Mutex::new(None),

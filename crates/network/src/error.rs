@@ -66,9 +66,10 @@ impl Error {
 
 fn builtin(error: &BuiltinError) -> ErrorKind {
     match error {
-        BuiltinError::NotABridge { .. } | BuiltinError::NoIpv6 { .. } | BuiltinError::Overlap { .. } => {
-            ErrorKind::FailedPrecondition
-        }
+        BuiltinError::NotABridge { .. }
+        | BuiltinError::NoIpv6 { .. }
+        | BuiltinError::NotOfCluster { .. }
+        | BuiltinError::Overlap { .. } => ErrorKind::FailedPrecondition,
         BuiltinError::Lease(LeaseError::Exhausted { .. }) => ErrorKind::ResourceExhausted,
         BuiltinError::Lease(LeaseError::PortTaken { .. }) => ErrorKind::FailedPrecondition,
         BuiltinError::Lease(LeaseError::PortTwice { .. } | LeaseError::PortFamily { .. }) => {

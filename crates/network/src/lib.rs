@@ -117,6 +117,9 @@ pub struct BuiltinConfig {
     pub bridge: String,
     /// The addresses for pods, primary first; the host has the first of each range.
     pub subnets: Subnets,
+    /// The addresses of pods on all nodes of the cluster: those of this node must be among them, and packets to them
+    /// keep a pod's address. Empty if there are no other nodes, or something else takes care of it.
+    pub cluster_subnets: Vec<Subnet>,
     /// The MTU in bytes; if `None`, that of the default route's link, or the kernel's default (1500).
     pub mtu: Option<u32>,
 }

@@ -158,8 +158,9 @@ fn put_port(bytes: &mut Vec<u8>, port: u16) {
     bytes.extend_from_slice(&[0; 2]);
 }
 
-/// Makes the table with its chains, maps and rules, or repairs what someone changed; elements stay.
-pub(crate) fn ensure(subnets: &[Subnet]) -> Result<(), NetlinkError> {
+/// Makes the table with its chains, maps and rules, or repairs what someone changed; elements stay. The ranges are those
+/// of pods on this node, and on all nodes.
+pub(crate) fn ensure(subnets: &[Subnet], cluster_subnets: &[Subnet]) -> Result<(), NetlinkError> {
     let mut messages = vec![encode::new_table()];
     messages.extend(CHAINS.map(|(name, hook)| encode::new_chain(name, hook)));
     for map in MAPS {
@@ -168,6 +169,7 @@ pub(crate) fn ensure(subnets: &[Subnet]) -> Result<(), NetlinkError> {
     messages.extend(CHAINS.map(|(name, _hook)| encode::flush_chain(name)));
     messages.extend(guard_rules());
     messages.extend(port_rules());
+    messages.extend(cluster_subnets.iter().map(keep_source_rule));
     messages.extend(masquerade_rules(subnets));
     let socket = Socket::open(Family::Netfilter)?;
     commit(&socket, messages).operation(|| format!("set up the nf_tables table inet {}", encode::TABLE))
@@ -216,6 +218,15 @@ fn port_rules() -> Vec<Message> {
         })
     }));
     rules
+}
+
+/// What pods send to those of other nodes keeps its source, so that these see who asks.
+fn keep_source_rule(others: &Subnet) -> Message {
+    encode::new_rule(POSTROUTING, |rule| {
+        let (family, destination) = if others.is_ipv6() { (IPV6, 24) } else { (IPV4, 16) };
+        rule.arrives_from_pods().leaves_pods().is_family(family);
+        rule.network_within(destination, &octets(others.nth(0)), others.prefix()).leave_chain();
+    })
 }
 
 fn masquerade_rules(subnets: &[Subnet]) -> Vec<Message> {

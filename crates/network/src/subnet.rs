@@ -54,6 +54,11 @@ impl Subnet {
         address.is_ipv6() == self.is_ipv6() && mask(address, self.prefix) == self.base
     }
 
+    /// Whether all addresses of another range are in this one.
+    pub(crate) fn includes(&self, other: &Self) -> bool {
+        self.prefix <= other.prefix && self.contains(other.base)
+    }
+
     /// The address at an offset from the base.
     pub(crate) fn nth(&self, offset: u32) -> IpAddr {
         match self.base {
@@ -187,6 +192,9 @@ mod tests {
         assert_eq!((subnet.last(), subnet.nth(6).to_string()), (6, "10.88.7.14".to_owned()));
         assert!(subnet.contains("10.88.7.15".parse().unwrap()));
         assert!(!subnet.contains("10.88.7.16".parse().unwrap()));
+        let parts = ["10.88.7.8/29", "10.88.7.12/30", "10.88.7.8/28", "10.88.7.16/30", "fd00::/64"];
+        let is_part = parts.map(|part| subnet.includes(&part.parse().unwrap()));
+        assert_eq!(is_part, [true, true, false, false, false]);
         let both: Subnets = "fd00::/64, 10.0.0.0/24".parse().unwrap();
         assert_eq!((both.to_string(), both.last()), ("fd00::/64,10.0.0.0/24".to_owned(), 254));
         assert_eq!("10.0.0.0/8".parse::<Subnets>().unwrap().last(), POOL_LIMIT - 1);

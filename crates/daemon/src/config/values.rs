@@ -118,6 +118,7 @@ fn level(filter: &str) -> anyhow::Result<()> {
 
 fn network(network: &Network) -> anyhow::Result<()> {
     let subnets: Subnets = network.subnets.parse().context("network.subnets")?;
+    network.cluster_subnets()?;
     let name = &network.bridge;
     let is_name = (1..=LINK_NAME_LEN).contains(&name.len()) && !name.contains(['/', ':']);
     ensure!(
@@ -167,6 +168,7 @@ mod tests {
             ("network.bridge = \"\"", "network.builtin to \"off\""),
             ("network.mtu = 67", "network.mtu: 67 is neither 0 nor from 1280"),
             ("network.mtu = 65536", "network.mtu"),
+            ("network.cluster_subnets = [\"10.0.0.0\"]", "network.cluster_subnets"),
             ("network.mtu = 67\nnetwork.subnets = \"10.0.0.0/16\"", "from 68 to 65535"),
             ("streaming.sessions = 0", "streaming.sessions"),
             ("streaming.tls_key = \"/k\"", "belong together"),

@@ -27,6 +27,12 @@ impl BuiltinNetwork {
     /// The ranges, without IPv6 if the kernel has none.
     pub(super) fn usable_subnets(&self) -> Result<Subnets, BuiltinError> {
         let subnets = self.subnets();
+        let is_of_cluster = |subnet: &Subnet| self.cluster_subnets.iter().any(|all| all.includes(subnet));
+        if let Some(subnet) = subnets.as_slice().iter().find(|subnet| !is_of_cluster(subnet))
+            && !self.cluster_subnets.is_empty()
+        {
+            return Err(BuiltinError::NotOfCluster { subnet: *subnet });
+        }
         if sysctl::has_ipv6()? {
             return Ok(subnets);
         }
@@ -106,7 +112,7 @@ impl BuiltinNetwork {
         if self.pods_bridge(socket)?.is_some() {
             link::join_pods(socket, &self.bridge)?;
         }
-        nft::ensure(subnets.as_slice())
+        nft::ensure(subnets.as_slice(), &self.cluster_subnets)
     }
 
     /// The bridge. If pods are routed, one that others made, and that has no pod left, is none of wharf's.

@@ -49,11 +49,8 @@ impl Plugins {
 
     /// Finds a plugin's program: the first that is executable.
     pub(super) fn program(&self, plugin: &str) -> Result<PathBuf, CniError> {
-        use std::os::unix::fs::PermissionsExt;
-        let executable = |path: &PathBuf| {
-            std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        };
-        let found = self.dirs.iter().map(|dir| dir.join(plugin)).find(executable);
+        let mut paths = self.dirs.iter().map(|dir| dir.join(plugin));
+        let found = paths.find(|path| matches!(wharf_sys::fs::is_program(path), Ok(true)));
         found.ok_or_else(|| CniError::Missing { plugin: plugin.to_owned(), dirs: self.dirs.clone() })
     }
 

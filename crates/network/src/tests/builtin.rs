@@ -44,6 +44,26 @@ fn what_leaves_the_bridge_is_masqueraded_and_pods_can_be_routed_to(mode: Mode) {
     assert_eq!(outsider.inside(|| ask(addresses.ips[0], 81)).unwrap(), ip("192.0.2.2"));
 }
 
+/// A range of the cluster is one that other nodes route to this one.
+fn pods_of_other_nodes_see_who_asks(mode: Mode) {
+    let mut host = Host::new(mode);
+    host.config.builtin = Builtin::On;
+    host.config.builtin_network.cluster_subnets =
+        ["192.0.2.0/24", "10.77.0.0/16"].map(|all| all.parse().unwrap()).into();
+    let network = host.network();
+    let (outsider, pod) = (neighbour(), Pod::new(1));
+    outsider.serve(80);
+    let error = pod.attach(&network).unwrap_err();
+    assert!(error.to_string().contains("10.88.0.0/24 of pods is in none of"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(!network.readiness().ready);
+    network.set_pod_cidr("10.77.3.0/24").unwrap();
+    assert!(network.readiness().ready, "{:?}", network.readiness());
+    let address = pod.attach(&network).unwrap().ips[0];
+    assert_eq!(address, ip("10.77.3.2"));
+    assert_eq!(pod.inside(|| ask(ip("192.0.2.2"), 80)).unwrap(), address);
+}
+
 fn routers_are_not_believed_and_loopback_is_not_routed(mode: Mode) {
     let host = Host::new(mode);
     let network = host.network();
@@ -326,6 +346,7 @@ in_both_modes! {
     ipv6_that_is_off_in_new_namespaces_is_on_for_a_pod,
     host_and_pods_reach_each_other_by_both_families,
     what_leaves_the_bridge_is_masqueraded_and_pods_can_be_routed_to,
+    pods_of_other_nodes_see_who_asks,
     routers_are_not_believed_and_loopback_is_not_routed,
     loopback_is_not_routed_even_without_the_rules,
     an_exhausted_range_is_an_error_and_detached_pods_make_room,

@@ -46,6 +46,7 @@ impl Host {
                 mode,
                 bridge: "wharf0".into(),
                 subnets: subnets.parse().unwrap(),
+                cluster_subnets: Vec::new(),
                 mtu: None,
             },
             kubelet_files: vec![dir.path().join("kubelet.conf")],

@@ -215,6 +215,7 @@ fn network(layout: &Layout) -> wharf_network::Config {
             mode: Mode::Routed,
             bridge: "wharf0".to_owned(),
             subnets: "10.88.0.0/24".parse().unwrap(),
+            cluster_subnets: Vec::new(),
             mtu: None,
         },
         kubelet_files: Vec::new(),
