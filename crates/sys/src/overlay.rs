@@ -71,6 +71,15 @@ pub fn read_only(lowers: &[&Path], place: &Path, user_namespace: Option<Borrowed
     Parts { lowers, own: None, user_namespace }.detached(place)
 }
 
+/// Whether this kernel takes the layers of an overlay one by one, and so by their names. Before, those that wharf mounts
+/// are numbers.
+#[must_use]
+pub fn names_layers() -> bool {
+    let add_one =
+        |context: OwnedFd| !takes_anything(&context) && set(&context, "lowerdir+", Path::new("/")).is_ok();
+    new_context().is_ok_and(add_one)
+}
+
 impl<'a> Parts<'a> {
     fn detached(self, place: &Path) -> Result<OwnedFd> {
         match self.user_namespace {

@@ -47,8 +47,8 @@ struct Place {
 /// named, two may have the same mark, and a container may name in an overlay what it likes.
 ///
 /// # Errors
-/// Some table cannot be read, or is too long, or has an overlay whose layers are numbers without marks: any layer may
-/// be mounted.
+/// Some table cannot be read, or is too long, or has an overlay whose layers are numbers without marks on a kernel before
+/// Linux 6.8: any layer may be mounted.
 pub(super) fn leave_unmounted(
     layers: BorrowedFd<'_>,
     tenants: &Tenants,
@@ -104,6 +104,8 @@ struct Look<'a> {
     namespaces: HashMap<PathBuf, Namespace>,
     hashes: RandomState,
     until: Instant,
+    /// Whether an overlay whose layers are numbers may be an earlier release's. Where it cannot, it is somebody else's.
+    may_be_untold: bool,
     whole: fn(&Path) -> Result<Option<File>>,
 }
 
@@ -121,7 +123,8 @@ impl<'a> Look<'a> {
     fn new(place: &'a Place, tenants: &'a Tenants, names: &'a mut HashSet<String>) -> Self {
         let (candidates, until) = (Candidates::new(names), Instant::now() + PATIENCE);
         let (namespaces, hashes) = (HashMap::new(), RandomState::new());
-        Self { place, tenants, candidates, namespaces, hashes, until, whole }
+        let may_be_untold = !wharf_sys::overlay::names_layers();
+        Self { place, tenants, candidates, namespaces, hashes, until, may_be_untold, whole }
     }
 
     /// Reads what a process sees, unless it is in a container whose layers are leased. If its main thread has ended,
@@ -181,7 +184,7 @@ impl<'a> Look<'a> {
                 Err(error) => return Err(failed(task, error)),
             };
             scanner.feed(piece.get(..length).unwrap_or_default());
-            if scanner.is_untold() {
+            if scanner.is_untold() && self.may_be_untold {
                 return Err(failed(task, Error::new(ErrorKind::ResourceBusy, UNTOLD)));
             }
             known.bytes += length as u64;
