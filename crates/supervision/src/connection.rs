@@ -155,10 +155,14 @@ impl Connection {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
         let answer = self.answer_within(patience, stage, body, descriptors).await;
-        answer.unwrap_or_else(|| Err(StageError::at(stage, SupervisorError::Silent { patience })))
+        answer.unwrap_or_else(|| {
+            self.shared.silent.store(true, Ordering::Relaxed);
+            Err(StageError::at(stage, SupervisorError::Silent { patience }))
+        })
     }
 
-    /// The same; `None` if there is no reply in time.
+    /// The same; `None` if there is no reply in time, which says nothing about the supervisor if a container's process
+    /// has the work.
     pub(crate) async fn answer_within(
         &self,
         patience: Duration,
@@ -168,11 +172,7 @@ impl Connection {
     ) -> Option<Result<(reply::Result, Vec<OwnedFd>), StageError>> {
         let deadline_ns = deadline_ns(&body, patience);
         let exchange = self.exchange(stage, Request { id: 0, deadline_ns, body: Some(body) }, descriptors);
-        let answer = tokio::time::timeout(patience, exchange).await.ok();
-        if answer.is_none() {
-            self.shared.silent.store(true, Ordering::Relaxed);
-        }
-        answer
+        tokio::time::timeout(patience, exchange).await.ok()
     }
 
     async fn exchange(

@@ -20,10 +20,10 @@ pub enum SupervisorError {
         /// How long the wait was.
         patience: Duration,
     },
-    /// The first process of a container was still copying what the image has in its volumes.
+    /// A container with volumes to fill was not created in time.
     #[error(
-        "what the image has in {volumes} of its volumes was not copied within {patience:?}: a higher CPU limit makes \
-         that faster, and a mount in a volume's place spares it"
+        "the container was not created within {patience:?}, in which the content of {volumes} of the image's volumes \
+         is copied: a higher CPU limit makes that faster, and a mount in a volume's place spares it"
     )]
     Copying {
         /// How many volumes are filled.
