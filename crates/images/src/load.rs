@@ -64,8 +64,8 @@ impl Store {
     /// Loads every image of an archive. Blocks for as long as `input` does, and for the disk.
     ///
     /// # Errors
-    /// [`LoadError`]. Nothing of the archive is left, except for images that were committed before the store failed,
-    /// and whole layers, which are kept for a retry.
+    /// [`LoadError`]. Nothing of the archive is left, except for images that were committed before the store failed or
+    /// the client went away, and whole layers, which are kept for a retry.
     pub fn load(&self, input: &mut dyn Read, watch: Watch<'_>) -> Result<(), LoadError> {
         let loaded = Spool::receive(&self.shared, input).and_then(|spool| self.load_spooled(&spool, watch));
         loaded.inspect_err(|error| {

@@ -116,8 +116,9 @@ impl Failure for SaveError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Unknown { .. } => ErrorKind::NotFound,
-            Self::Artifact { .. } | Self::LinkBelow { .. } => ErrorKind::Unimplemented,
-            Self::Leaving { .. } => ErrorKind::FailedPrecondition,
+            Self::Artifact { .. } | Self::LinkBelow { .. } | Self::Leaving { .. } => {
+                ErrorKind::FailedPrecondition
+            }
             Self::Document { source, .. } => source.kind(),
             Self::Record { source, .. } => source.kind(),
             Self::Names { .. } => ErrorKind::ResourceExhausted,

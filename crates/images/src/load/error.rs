@@ -7,7 +7,8 @@ use crate::store::StoreError;
 use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
-/// Why an archive was not loaded. Unless it says that the store failed, no image of the archive is in the store.
+/// Why an archive was not loaded. No image of it is in the store, unless the store failed or the client went away while
+/// the images were committed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It could not be read, or is malformed.
@@ -130,7 +131,7 @@ pub enum LoadError {
         #[source]
         source: StoreError,
     },
-    /// Nobody wants the images any more.
+    /// Nobody wants the images any more. Those that were committed before stay.
     #[error("the client has gone away")]
     Unwanted,
 }
@@ -143,10 +144,10 @@ impl Failure for LoadError {
             | Self::Entry { .. }
             | Self::NoImage
             | Self::Missing { .. }
+            | Self::Limit { .. }
             | Self::Name { .. }
             | Self::NameTwice { .. } => ErrorKind::InvalidArgument,
             Self::Blob { .. } | Self::Size { .. } => ErrorKind::DataLoss,
-            Self::Limit { .. } => ErrorKind::ResourceExhausted,
             Self::Document { source, .. } => source.kind(),
             Self::Unpack { source, .. } => source.kind(),
             Self::Disk { source } => source.kind(),
