@@ -61,10 +61,12 @@ pub(crate) async fn change<T: Send + 'static>(
 
 fn item(image: &Image, pinned: &[String]) -> ImageItem {
     // The store has limited the field's length.
+    // A kubelet that is told of no user runs the image as root. So it is told of one that cannot be, too: what it then
+    // asks for is refused.
     let (uid, username) = match image.config().admit(ImageUser::of) {
-        Ok(Some(ImageUser::Id(uid))) => (Some(Int64Value { value: uid.into() }), String::new()),
-        Ok(Some(ImageUser::Name(name))) => (None, name.as_str().to_owned()),
-        Ok(None) | Err(_) => (None, String::new()),
+        None => (None, String::new()),
+        Some(ImageUser::Id(value)) => (Some(Int64Value { value }), String::new()),
+        Some(ImageUser::Name(name)) => (None, name),
     };
     ImageItem {
         id: image.id().to_string(),
@@ -280,8 +282,11 @@ mod tests {
             ("1000:7", Some(1000), ""),
             ("www-data:7", None, "www-data"),
             ("", None, ""),
-            // It must not become root: the kubelet then refuses the image where users matter.
-            ("4294967296", None, ""),
+            ("4294967295", Some(4_294_967_295), ""),
+            ("4294967296:0", Some(4_294_967_296), ""),
+            ("99999999999999999999", None, "99999999999999999999"),
+            ("app user", None, "app user"),
+            (" 0", None, " 0"),
         ];
         for (user, uid, name) in table {
             let (image, _directory) = image(&serde_json::json!({ "User": user }));

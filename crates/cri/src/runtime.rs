@@ -100,6 +100,8 @@ impl Runtime {
         wanted: Option<PodSandboxStatsFilter>,
     ) -> Result<Vec<PodSandboxStats>, Status> {
         let mut chosen = self.engine.pods();
+        // The kubelet would report what a stopped one has used for as long as that exists.
+        chosen.retain(|pod| pod.is_ready());
         if wanted.is_some() {
             chosen.retain(|pod| filter::pod_stats(wanted.as_ref(), &view::pod_item(&pod.facts())));
         }

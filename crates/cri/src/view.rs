@@ -53,17 +53,18 @@ pub(crate) fn pod_request(pod: &PodFacts, mut containers: Vec<ContainerFacts>) -
 /// The response to `PodSandboxStatus`.
 pub(crate) fn pod_status(pod: &PodFacts) -> PodSandboxStatus {
     let mut ips = pod.ips.iter().map(ToString::to_string);
-    let network = (!pod.is_host_network()).then(|| PodSandboxNetworkStatus {
+    // Without an address on the host's network: the kubelet takes a missing network for an error.
+    let network = PodSandboxNetworkStatus {
         ip: ips.next().unwrap_or_default(),
         additional_ips: ips.map(|ip| PodIp { ip }).collect(),
-    });
+    };
     let namespaces = Namespace { options: Some(pod.namespaces()) };
     PodSandboxStatus {
         id: pod.id.to_string(),
         metadata: pod.config.metadata.clone(),
         state: pod_state(pod).into(),
         created_at: pod.created_at_ns,
-        network,
+        network: Some(network),
         linux: Some(LinuxPodSandboxStatus { namespaces: Some(namespaces) }),
         labels: pod.config.labels.clone(),
         annotations: pod.config.annotations.clone(),
@@ -337,7 +338,8 @@ mod tests {
         let network = pod_status(&pod(NamespaceMode::Pod)).network.unwrap();
         assert_eq!(network.ip, "10.88.0.2");
         assert_eq!(network.additional_ips, [PodIp { ip: "fd00::2".to_owned() }]);
-        assert_eq!(pod_status(&pod(NamespaceMode::Node)).network, None);
+        let hosts = pod_status(&PodFacts { ips: Vec::new(), ..pod(NamespaceMode::Node) }).network;
+        assert_eq!(hosts, Some(PodSandboxNetworkStatus::default()));
     }
 
     #[test]

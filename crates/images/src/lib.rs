@@ -31,7 +31,7 @@ mod tar;
 mod unpack;
 
 pub use chain::ChainError;
-pub use config::{ImageUser, UserError, parse_config};
+pub use config::{ImageUser, parse_config};
 pub use image::Image;
 pub use layer::{Layer, LayerLease, UnpackedLayer};
 pub use limits::Limits;

@@ -158,8 +158,8 @@ fn put_port(bytes: &mut Vec<u8>, port: u16) {
     bytes.extend_from_slice(&[0; 2]);
 }
 
-/// Makes the table with its chains, maps and rules, or repairs what someone changed; elements stay. The ranges are those
-/// of pods on this node, and on all nodes.
+/// Makes the table with its chains, maps and rules, or repairs what someone changed; elements stay. The ranges are
+/// those of pods on this node, and on all nodes.
 pub(crate) fn ensure(subnets: &[Subnet], cluster_subnets: &[Subnet]) -> Result<(), NetlinkError> {
     let mut messages = vec![encode::new_table()];
     messages.extend(CHAINS.map(|(name, hook)| encode::new_chain(name, hook)));

@@ -236,7 +236,11 @@ mod tests {
     async fn what_is_copied_has_its_own_time_and_is_named_if_that_is_not_enough() {
         for (volumes, wait_s, message) in [
             (0, 30, "the pod's supervisor did not respond within 30s"),
-            (2, 100, "what the image has in 2 of its volumes was not copied within 100s"),
+            (
+                2,
+                100,
+                "the container was not created within 100s, in which the content of 2 of the image's volumes is copied",
+            ),
         ] {
             let (ours, _theirs) = wharf_sys::socket::pair().unwrap();
             let (connection, _events) = Connection::new(ours).unwrap();

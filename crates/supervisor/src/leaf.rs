@@ -35,7 +35,8 @@ enum Entry {
 impl Leaf {
     /// Makes the cgroup below that of the container's first process.
     pub(crate) fn make(container: &CgroupPlan, exec: u64) -> Result<Self> {
-        let path = parent(container).join(format!("exec-{exec}"));
+        // cAdvisor takes any other cgroup for a container, with metrics of its own.
+        let path = parent(container).join(format!("exec-{exec}.mount"));
         let made = std::fs::create_dir(&path);
         made.named("mkdir", || format!("{}, the exec's cgroup", path.display()))?;
         let opened = match container.directory {
@@ -128,9 +129,9 @@ mod tests {
     fn a_cgroup_is_entered_by_its_directory_or_by_its_tasks() {
         let dir = tempfile::tempdir().unwrap();
         let leaf = Leaf::make(&unified(dir.path()), 3).unwrap();
-        assert!(leaf.directory().is_some() && leaf.tasks().is_none() && leaf.path.ends_with("exec-3"));
+        assert!(leaf.directory().is_some() && leaf.tasks().is_none() && leaf.path.ends_with("exec-3.mount"));
         let again = Leaf::make(&unified(dir.path()), 3).unwrap_err().to_string();
-        assert!(again.contains("exec-3, the exec's cgroup"), "{again}");
+        assert!(again.contains("exec-3.mount, the exec's cgroup"), "{again}");
         discard(&leaf.path);
         assert!(!leaf.path.exists());
         remove(&leaf.path).unwrap();
@@ -170,7 +171,7 @@ mod tests {
         // A directory that is not a cgroup has no tasks.
         let dir = tempfile::tempdir().unwrap();
         let error = Leaf::make(&plan(dir.path()), 3).unwrap_err().to_string();
-        assert!(error.contains("exec-3/tasks"), "{error}");
+        assert!(error.contains("exec-3.mount/tasks"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -71,8 +71,8 @@ pub fn read_only(lowers: &[&Path], place: &Path, user_namespace: Option<Borrowed
     Parts { lowers, own: None, user_namespace }.detached(place)
 }
 
-/// Whether this kernel takes the layers of an overlay one by one, and so by their names. Before, those that wharf mounts
-/// are numbers.
+/// Whether this kernel takes the layers of an overlay one by one, and so by their names. Before, those that wharf
+/// mounts are numbers.
 #[must_use]
 pub fn names_layers() -> bool {
     let add_one =

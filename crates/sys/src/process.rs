@@ -256,8 +256,8 @@ pub fn is_asleep(process: BorrowedFd<'_>) -> Result<bool> {
     Ok(stat_field(number, 3)?.as_deref() == Some("S"))
 }
 
-/// A field of a process's `/proc/PID/stat`, by its number in proc_pid_stat(5), which is 3 or more. `None` if there is no
-/// such field.
+/// A field of a process's `/proc/PID/stat`, by its number in proc_pid_stat(5), which is 3 or more. `None` if there is
+/// no such field.
 ///
 /// # Errors
 /// The file cannot be read: ENOENT or ESRCH if the process is gone.

@@ -106,6 +106,21 @@ fn a_pod_without_interfaces_has_no_network_figures() {
     });
 }
 
+/// A pod that has completed exists until the kubelet removes it.
+#[test]
+fn a_stopped_pod_is_not_among_those_with_figures() {
+    run(async |world| {
+        let client = &world.client;
+        let pods =
+            [client.run(&client.pod("over")).await.unwrap(), client.run(&client.pod("up")).await.unwrap()];
+        client.stop(&pods[0]).await.unwrap();
+        let list = client.runtime.clone().list_pod_sandbox_stats(ListPodSandboxStatsRequest::default()).await;
+        let listed: Vec<_> =
+            list.unwrap().into_inner().stats.into_iter().map(|one| one.attributes.unwrap().id).collect();
+        assert!(listed.contains(&pods[1]) && !listed.contains(&pods[0]), "{listed:?}");
+    });
+}
+
 #[test]
 fn a_pods_figures_are_its_cgroups_and_never_fall() {
     run(async |world| {

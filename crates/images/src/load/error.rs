@@ -144,10 +144,10 @@ impl Failure for LoadError {
             | Self::Entry { .. }
             | Self::NoImage
             | Self::Missing { .. }
-            | Self::Limit { .. }
             | Self::Name { .. }
             | Self::NameTwice { .. } => ErrorKind::InvalidArgument,
             Self::Blob { .. } | Self::Size { .. } => ErrorKind::DataLoss,
+            Self::Limit { .. } => ErrorKind::ResourceExhausted,
             Self::Document { source, .. } => source.kind(),
             Self::Unpack { source, .. } => source.kind(),
             Self::Disk { source } => source.kind(),

@@ -47,8 +47,8 @@ struct Place {
 /// named, two may have the same mark, and a container may name in an overlay what it likes.
 ///
 /// # Errors
-/// Some table cannot be read, or is too long, or has an overlay whose layers are numbers without marks on a kernel before
-/// Linux 6.8: any layer may be mounted.
+/// Some table cannot be read, or is too long, or has, before Linux 6.8, an overlay whose layers are numbers without
+/// marks: any layer may be mounted.
 pub(super) fn leave_unmounted(
     layers: BorrowedFd<'_>,
     tenants: &Tenants,

@@ -36,8 +36,8 @@ impl Store {
     /// with its last tag there.
     ///
     /// # Errors
-    /// [`StoreError::NoTag`] if the name has a digest, [`StoreError::OnlyTag`] if the image would be left without a tag,
-    /// [`StoreError::Record`] if its record cannot be written.
+    /// [`StoreError::NoTag`] if the name has a digest, [`StoreError::OnlyTag`] if the image would be left without a
+    /// tag, [`StoreError::Record`] if its record cannot be written.
     pub fn untag(&self, name: &Reference) -> Result<bool, StoreError> {
         let shared = &self.shared;
         let tag = name.tagged().ok_or_else(|| StoreError::NoTag { name: name.clone() })?;
