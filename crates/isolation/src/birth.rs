@@ -7,9 +7,10 @@
 //! supervisor.
 //!
 //! A process with the right to trace can take the new one over before it executes the program. It gains the program's
-//! rights and filter, as far as the filter allows the remaining calls; three streams; and a line to the supervisor,
-//! whose peer is no process of the host. The supervisor believes little of what is said on that line: it learns of the
-//! birth from the process that it cloned itself.
+//! rights and filter; three streams; and a line to the supervisor, whose peer is no process of the host. The supervisor
+//! believes little of what is said on that line: it learns of the birth from the process that it cloned itself. If the
+//! filter refuses a remaining call, the new process has to load it itself, and has no filter and more rights until
+//! then: where a process with the right to trace may be, that is refused.
 //!
 //! The types keep the order: [`Inside`] is made by entering the container, and [`confine::Shed`] is made from it by
 //! giving up rights; only a process that has both goes on to the program ([`Origin::go_on`]).
@@ -33,19 +34,27 @@ use crate::{confine, report};
 
 pub(crate) const STAGE: &str = "entering the PID namespace";
 
-/// The calls that the cloning process makes after the filter is loaded.
-const CALLS: [(Call, u64); 6] = [
+/// The calls that the cloning process makes after the filter is loaded, unless its supervisor is gone.
+const CALLS: [(Call, u64); 5] = [
     (Call::CAPSET, 0),
     (Call::PRCTL, capabilities::AMBIENT),
     (Call::CLONE, SIBLING as u64),
     (Call::SENDMSG, 0),
-    (Call::PIDFD_SEND_SIGNAL, 0),
     (Call::EXIT_GROUP, 0),
 ];
 
 /// Whether a process can still clone that of the program after its filter is loaded.
 pub(crate) fn passes(filter: &[u8]) -> bool {
     CALLS.iter().all(|(call, first)| call.passes(filter, &[*first, 0, 0, 0, 0, 0]))
+}
+
+/// What the processes are that are in a PID namespace already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// None may have `CAP_SYS_PTRACE`.
+    Bystanders,
+    /// One may have it.
+    Tracers,
 }
 
 /// The PID namespace in which a program runs.
@@ -57,7 +66,7 @@ pub enum Place<'a> {
     /// The supervisor's own.
     Host,
     /// That of another process, with others in it.
-    Of(BorrowedFd<'a>),
+    Of(BorrowedFd<'a>, Others),
     /// One that another runtime enters: that of a process, or else one that its spec alone names.
     Runtimes(Option<BorrowedFd<'a>>),
 }
@@ -68,7 +77,7 @@ impl<'a> Place<'a> {
     pub fn process(self) -> Option<BorrowedFd<'a>> {
         match self {
             Self::New | Self::Host => None,
-            Self::Of(process) => Some(process),
+            Self::Of(process, _) => Some(process),
             Self::Runtimes(process) => process,
         }
     }
@@ -100,7 +109,7 @@ impl Origin<'_> {
     /// Sets the PID namespace for the process that will be created; this one stays where it is, unseen.
     pub(crate) fn choose_namespace(&self) -> Result<(), Error> {
         match self.place {
-            Place::Of(process) => nix::sched::setns(process, CloneFlags::CLONE_NEWPID)
+            Place::Of(process, _) => nix::sched::setns(process, CloneFlags::CLONE_NEWPID)
                 .named("setns", || "CLONE_NEWPID".into())
                 .stage(STAGE),
             Place::New | Place::Host | Place::Runtimes(_) => Ok(()),
@@ -109,7 +118,7 @@ impl Origin<'_> {
 
     /// Drops what the supervisor gave it, while it still may: others could reach all of it through the new process.
     pub(crate) fn leave_supervisor(&mut self) -> Result<(), Error> {
-        let Place::Of(_) = self.place else { return Ok(()) };
+        let Place::Of(..) = self.place else { return Ok(()) };
         self.replace_line().stage(STAGE)?;
         descriptors::close_others(self.child, 3, &[self.line.as_fd()]).stage(STAGE)
     }
@@ -174,7 +183,7 @@ impl Origin<'_> {
         self.leave_supervisor()?;
         let Way { script, seal } = program::way(runner, connected, self)?;
         let shed = confine::shed(inside, runner, seal, self.child)?;
-        let Place::Of(_) = self.place else { script.follow(self.child) };
+        let Place::Of(..) = self.place else { script.follow(self.child) };
         // First, because the filter may refuse it.
         let bare = script.keep_memory(self.child).stage(STAGE)?;
         shed.seal()?;

@@ -128,6 +128,13 @@ pub enum Error {
         /// The kernel's error, in words for people.
         reason: &'static str,
     },
+    /// The filter refuses a call on the way to the program, where that has to be under the filter.
+    #[error(
+        "the container's seccomp profile refuses a call without which no program is safe to start where a container has \
+         CAP_SYS_PTRACE: allow capset, prctl, clone, sendmsg, setsid, ioctl, close_range, execve, write and exit_group, \
+         or drop that capability"
+    )]
+    Unsealed,
     /// Another runtime could not do what it was asked for.
     #[error("{runtime} {command}: {message}")]
     Runtime {
@@ -160,7 +167,7 @@ impl Failure for Error {
             Self::Identity { .. } | Self::NotMappable { .. } => ErrorKind::InvalidArgument,
             // The daemon made the plan.
             Self::Plan { .. } => ErrorKind::Internal,
-            Self::Exec { .. } | Self::NoProfile { .. } | Self::Runtime { .. } => {
+            Self::Exec { .. } | Self::NoProfile { .. } | Self::Runtime { .. } | Self::Unsealed => {
                 ErrorKind::FailedPrecondition
             }
         }

@@ -36,7 +36,7 @@ mod terminal;
 mod volumes;
 mod wire;
 
-pub use birth::{Origin, Place};
+pub use birth::{Origin, Others, Place};
 pub use create::{STAGES, create};
 pub use error::{Error, Stage};
 pub use hermit::leave_host;

@@ -261,7 +261,7 @@ fn new_filesystem(plan: &MountPlan, origin: &Origin<'_>) -> wharf_sys::Result<Ow
     };
     let attributes = plan.attributes.without(Attributes::READ_ONLY);
     match (origin.place, kind.as_str()) {
-        (Place::Of(process), "proc") => procfs::of(process, attributes, origin),
+        (Place::Of(process, _), "proc") => procfs::of(process, attributes, origin),
         _ => {
             let options: Vec<(&str, &str)> =
                 options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();

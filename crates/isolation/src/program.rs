@@ -13,7 +13,7 @@ use wharf_sys::seccomp::Call;
 use wharf_types::ErrorKind::{FailedPrecondition, Internal};
 use wharf_types::program::DEFAULT_PATH;
 
-use crate::birth::{self, Origin, Place};
+use crate::birth::{self, Origin, Others, Place};
 use crate::confine::Seal;
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
@@ -36,7 +36,8 @@ pub(crate) struct Way<'a> {
 }
 
 /// Writes the script. The seal is applied before the script if others will see the program's process and the filter
-/// allows everything that follows. Otherwise it is the last step before the exec, and what it refuses then is reported.
+/// allows everything that follows. Otherwise it is the last step before the exec, and what it refuses then is reported;
+/// but where others may trace that process, there is no such way.
 pub(crate) fn way<'a>(
     runner: Runner<'a>,
     connected: Connected,
@@ -46,12 +47,15 @@ pub(crate) fn way<'a>(
     let Runner { process, identity } = runner;
     let seal = Seal::of(runner);
     let program = program(process, identity)?;
-    if let Place::Of(_) = origin.place {
+    if let Place::Of(_, others) = origin.place {
         let mut script = begin(connected, origin);
         execute(&mut script, process, &program, &[]);
         if birth::passes(seal.filter) && script.passes(seal.filter) {
             let script = script.prepare().stage(STAGE)?;
             return Ok(Way { script, seal: Some(seal) });
+        }
+        if others == Others::Tracers {
+            return Err(Error::Unsealed);
         }
     }
     let mut script = begin(connected, origin);

@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
 use wharf_isolation::{
-    Identity, JoinPlan, Limit, MountPlan, Origin, Outline, Place, Plan, PodNamespaces, Report, Source,
-    Stream, Streams, Traits, User,
+    Identity, JoinPlan, Limit, MountPlan, Origin, Others, Outline, Place, Plan, PodNamespaces, Report,
+    Source, Stream, Streams, Traits, User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
@@ -472,7 +472,7 @@ fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
     let mut run = |script: &str, cwd: &str| {
         join.process.args[2] = script.as_bytes().to_vec();
         join.process.cwd = inner(cwd);
-        let place = Place::Of(first.process.as_fd());
+        let place = Place::Of(first.process.as_fd(), Others::Bystanders);
         child(witness, place, |streams, origin| {
             wharf_isolation::join(&join, first.process.as_fd(), streams, origin)
         })

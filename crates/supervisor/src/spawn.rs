@@ -46,7 +46,7 @@ impl Spawner {
         let (flags, role) = match place {
             Place::New => (CloneFlags::CLONE_NEWPID, Role::Program),
             Place::Host => (CloneFlags::empty(), Role::Program),
-            Place::Of(_) => (CloneFlags::empty(), Role::Creator),
+            Place::Of(..) => (CloneFlags::empty(), Role::Creator),
             Place::Runtimes(_) => (CloneFlags::empty(), Role::Caller),
         };
         let end_with = role.is_maker().then(std::process::id);

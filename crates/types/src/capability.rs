@@ -48,6 +48,9 @@ pub const NAMES: [&str; 41] = [
 /// Needed to load a seccomp filter without `no_new_privs`; it allows much else.
 pub const SYS_ADMIN: u64 = bit("SYS_ADMIN");
 
+/// Allows to look into other processes and to change them.
+pub const SYS_PTRACE: u64 = bit("SYS_PTRACE");
+
 /// Needed to raise limits and to lower an `oom_score_adj`.
 pub const SYS_RESOURCE: u64 = bit("SYS_RESOURCE");
 
@@ -80,7 +83,7 @@ mod tests {
 
     #[test]
     fn bits_are_the_kernels() {
-        assert_eq!((SYS_ADMIN, SYS_RESOURCE, bit("CHOWN")), (1 << 21, 1 << 24, 1));
+        assert_eq!((SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE, bit("CHOWN")), (1 << 19, 1 << 21, 1 << 24, 1));
         assert_eq!(bit("CHECKPOINT_RESTORE"), 1 << 40);
     }
 }

@@ -101,6 +101,43 @@ fn without_new_privileges_nothing_is_called_under_the_filter_but_the_exec() {
     });
 }
 
+/// Until its filter is loaded, a new process has rights that the program has not: nobody there may take it over.
+#[test]
+fn where_a_container_may_trace_a_program_starts_only_under_its_filter() {
+    run(async |world| {
+        let client = &world.client;
+        let refused = "is safe to start where a container has CAP_SYS_PTRACE";
+        let tracing = |config: &mut ContainerConfig| {
+            let add_capabilities = vec!["SYS_PTRACE".to_owned()];
+            security(config).capabilities = Some(Capability { add_capabilities, ..Capability::default() });
+        };
+        let pod = client.run(&client.pod("traced")).await.unwrap();
+        for (call, is_refused) in [("setsid", true), ("close_range", true), ("pidfd_send_signal", false)] {
+            let mut config = under(client, call, &profile(&world.dir, call, "SCMP_ACT_ERRNO"));
+            tracing(&mut config);
+            let id = client.launch(&pod, &config).await.unwrap();
+            match client.exec(&id, "exec true", 20).await {
+                Err(error) => assert!(is_refused && error.message().contains(refused), "{call}: {error}"),
+                Ok(_) => assert!(!is_refused, "{call}"),
+            }
+        }
+        let setsid = under(client, "app", &profile(&world.dir, "setsid", "SCMP_ACT_ERRNO"));
+        let shared = async |name: &str, with: fn(&mut ContainerConfig), tracer: NamespaceMode| {
+            let pod = client.run(&client.pod(name)).await.unwrap();
+            let (mut app, mut other) = (setsid.clone(), client.container("other", "exec sleep 1000"));
+            security(&mut app).namespace_options = Some(processes(NamespaceMode::Pod));
+            security(&mut other).namespace_options = Some(processes(tracer));
+            with(&mut other);
+            client.launch(&pod, &other).await.unwrap();
+            client.launch(&pod, &app).await
+        };
+        let error = shared("beside", tracing, NamespaceMode::Pod).await.unwrap_err();
+        assert!(error.message().contains(refused), "{error}");
+        shared("apart", tracing, NamespaceMode::Container).await.unwrap();
+        shared("harmless", |_config| {}, NamespaceMode::Pod).await.unwrap();
+    });
+}
+
 #[test]
 fn a_profile_that_kills_ends_the_container() {
     run(async |world| {

@@ -5,13 +5,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use wharf_isolation::{JoinPlan, Origin, Outline, PidNamespace, Place, Streams};
+use wharf_isolation::{JoinPlan, Origin, Others, Outline, PidNamespace, Place, Streams};
 use wharf_runtimes::Command;
-use wharf_types::ContainerId;
+use wharf_types::{ContainerId, capability};
 
 use super::Driver;
 use crate::child::Child;
-use crate::container::{Container, Exec};
+use crate::container::{Container, Exec, First};
 use crate::failure::Failure;
 use crate::leaf::{self, Leaf};
 use crate::pod_reaper::PodReaper;
@@ -77,12 +77,12 @@ impl Driver {
 
     /// Where a container's program runs.
     fn place(&self, plan: &Outline) -> Result<Place<'_>, Failure> {
-        let place = self.namespace(&plan.namespaces.pid)?;
+        let place = self.namespace(plan)?;
         Ok(if plan.runtime.is_some() { Place::Runtimes(place.process()) } else { place })
     }
 
-    fn namespace(&self, namespace: &PidNamespace) -> Result<Place<'_>, Failure> {
-        let process = match namespace {
+    fn namespace(&self, plan: &Outline) -> Result<Place<'_>, Failure> {
+        let process = match &plan.namespaces.pid {
             PidNamespace::Container => return Ok(Place::New),
             PidNamespace::Host => return Ok(Place::Host),
             PidNamespace::Pod => {
@@ -92,7 +92,28 @@ impl Driver {
             }
             PidNamespace::Target(target) => &self.container(target)?.child.pidfd,
         };
-        Ok(Place::Of(process.as_fd()))
+        Ok(Place::Of(process.as_fd(), self.others(plan)))
+    }
+
+    /// What the processes may be in the PID namespace of a container, its own included.
+    fn others(&self, plan: &Outline) -> Others {
+        let home = self.home(plan);
+        let alive = self.containers.values().filter(|container| container.first != First::Reaped);
+        let mut there =
+            alive.map(|container| &container.plan).chain([plan]).filter(|plan| self.home(plan) == home);
+        let traces = |plan: &Outline| plan.process.capabilities.bounding & capability::SYS_PTRACE != 0;
+        if there.any(traces) { Others::Tracers } else { Others::Bystanders }
+    }
+
+    /// Whose PID namespace a container is in: that of a container, or else the pod's or the host's.
+    fn home<'a>(&'a self, plan: &'a Outline) -> Option<&'a ContainerId> {
+        match &plan.namespaces.pid {
+            PidNamespace::Container => Some(&plan.container),
+            PidNamespace::Target(target) => {
+                self.containers.get(target).map_or(Some(target), |target| self.home(&target.plan))
+            }
+            PidNamespace::Pod | PidNamespace::Host => None,
+        }
     }
 
     /// A terminal comes later, with the report that the process is ready.
@@ -145,7 +166,7 @@ impl Driver {
         let first = container.child.pidfd.as_fd();
         let keep = [&streams.descriptors()[..], &[first], &plan.entries].concat();
         let body = |origin: Origin<'_>| wharf_isolation::join(plan, first, streams, origin);
-        self.spawner.spawn(Place::Of(first), leaf.directory(), &keep, body)
+        self.spawner.spawn(Place::Of(first, self.others(&container.plan)), leaf.directory(), &keep, body)
     }
 
     /// The container's own process with other arguments.
