@@ -20,7 +20,7 @@ use crate::stream::{Ended, LeaveKeys, Sends, Session};
 use crate::terminal::{self, Terminal};
 use crate::{credentials, pull, remove, stop, units, wait};
 
-pub(crate) use request::{LOGS, LOGS_ANNOTATION};
+pub(crate) use request::LOGS_ANNOTATION;
 
 /// How long a program may take to exit after Ctrl-C.
 const GRACE_S: u32 = 10;

@@ -143,8 +143,7 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
     // Before the file: the kernel closes a process's descriptors in order, so who gets the lock can have the socket.
     let socket = Socket::new().context("opening a socket").map_err(Unclaimed::Failed)?;
     let open = || {
-        let namespace = std::fs::metadata("/proc/self/ns/net")?.ino();
-        let path = run.join(format!("wharf-network-{namespace}.lock"));
+        let path = network_file(run)?;
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         std::io::Result::Ok((path, file))
@@ -187,6 +186,17 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
         tracing::debug!(%error, "nobody is told who has this machine's network");
     }
     Ok(Network { file: Some((path, file)), socket })
+}
+
+/// The file that says whose the network of this process's network namespace is.
+fn network_file(run: &Path) -> std::io::Result<PathBuf> {
+    let namespace = std::fs::metadata("/proc/self/ns/net")?.ino();
+    Ok(run.join(format!("wharf-network-{namespace}.lock")))
+}
+
+/// Whether it is written down whose the network of this process's network namespace is.
+pub(crate) fn is_network_claimed() -> bool {
+    network_file(Path::new(RUN)).is_ok_and(|file| file.exists())
 }
 
 /// Whether there are pods in a state directory, and it is not the own one under another path.

@@ -104,7 +104,7 @@ fn perform() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let ended = match arguments.command {
-        Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, &clean)),
+        Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, clean)),
         Some(Command::Config(_)) | None => runtime.block_on(async {
             reload::at_hangup(arguments.config, level)?;
             run(config).await

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -224,18 +225,46 @@ fn a_clean_goes_on_with_the_rest_and_names_what_it_leaves() {
     });
 }
 
+/// A machine without wharf stays as it is, too.
+#[test]
+fn a_clean_leaves_no_directory_and_makes_none() {
+    let own_logs = |_dir: &Path| {
+        mount(Some("tmpfs"), "/var/log", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    };
+    world::run_on(own_logs, async |world| {
+        world.daemon.end().await;
+        let [root, state] = ["root", "state"].map(|name| world.dir.join(name));
+        let logs = PathBuf::from("/var/log/wharf");
+        fs::create_dir_all(logs.join("web-1")).unwrap();
+        for words in ["removed everything that wharf left on this machine\n", "there is nothing of wharf"] {
+            let (success, told) = clean(&world.dir, &["--images"]);
+            assert!(success && told.contains(words), "{words}: {told}");
+            for path in [&root, &state, &logs, &world.daemon.socket()] {
+                assert!(!path.exists(), "{}", path.display());
+            }
+        }
+        // What it makes itself for the rest, it removes.
+        fs::create_dir(&logs).unwrap();
+        let (success, told) = clean(&world.dir, &[]);
+        assert!(success && !logs.exists() && !root.exists() && !state.exists(), "{told}");
+        world.start_again().await;
+    });
+}
+
 /// Runs a test that calls `wharfd clean`, which returns whether it succeeded and what it said.
 fn run_clean(test: impl AsyncFnOnce(&mut world::World, &dyn Fn(&[&str]) -> (bool, String))) {
     world::run(async |world| {
-        let config = world.dir.join("config.toml");
-        let clean = move |flags: &[&str]| {
-            let mut wharfd = place::command(&place::built().wharfd);
-            let output = wharfd.arg("--config").arg(&config).arg("clean").args(flags).output().unwrap();
-            let told = [output.stdout, output.stderr].concat();
-            (output.status.success(), String::from_utf8_lossy(&told).into_owned())
-        };
-        test(world, &clean).await;
+        let dir = world.dir.clone();
+        test(world, &move |flags: &[&str]| clean(&dir, flags)).await;
     });
+}
+
+fn clean(dir: &Path, flags: &[&str]) -> (bool, String) {
+    let mut wharfd = place::command(&place::built().wharfd);
+    let output =
+        wharfd.arg("--config").arg(dir.join("config.toml")).arg("clean").args(flags).output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&told).into_owned())
 }
 
 /// Reaches the host from inside a pod.
