@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
+use nix::sys::stat::{major, minor};
 use wharf_state::Layout;
 use wharf_types::PodId;
 
@@ -132,7 +133,8 @@ fn pods(layout: &Layout) -> Result<File, Unclaimed> {
     let state = layout.state().display();
     lock(&file, || {
         format!(
-            "another wharfd has the pods of {state}: stop that one first, or give this one a `state` of its own"
+            "another wharfd{} has the pods of {state}: stop that one first, or give this one a `state` of its own",
+            holder(&path)
         )
     })?;
     Ok(file)
@@ -199,6 +201,19 @@ pub(crate) fn is_network_claimed() -> bool {
     network_file(Path::new(RUN)).is_ok_and(|file| file.exists())
 }
 
+/// Which process has the lock on a file, for people, if the kernel shows it here.
+pub(crate) fn holder(file: &Path) -> String {
+    let (table, data) = (std::fs::read_to_string("/proc/locks"), std::fs::metadata(file));
+    let (Ok(table), Ok(data)) = (table, data) else { return String::new() };
+    let (device, inode) = (data.dev(), data.ino());
+    let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let pid = table.lines().find_map(|line| match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+        [_number, "FLOCK", _kind, _access, pid, found, ..] if found == place => Some(pid),
+        _ => None,
+    });
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
 /// Whether there are pods in a state directory, and it is not the own one under another path.
 fn has_other_pods(left: &Path, own: &Path) -> bool {
     let pods = |state: &Path| Layout::new(state.to_owned(), PathBuf::new()).pods();
@@ -230,7 +245,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("state"), dir.path().join("root"));
         let first = pods(&layout).unwrap();
-        assert!(taken(pods(&layout)).contains("stop that one first"));
+        let words = format!("another wharfd (pid {}) has the pods of ", std::process::id());
+        assert!(taken(pods(&layout)).starts_with(&words));
         drop(first);
         pods(&layout).unwrap();
     }

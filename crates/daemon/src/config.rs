@@ -298,7 +298,6 @@ impl Config {
         crate::log::filter(&self.log)?;
         self.network(&Layout::new(self.state.clone(), self.root.clone()))?;
         values::check(self)?;
-        machine::check_apart(self)?;
         self.placement()?;
         self.handlers()?;
         self.nri.check()

@@ -98,8 +98,9 @@ fn a_second_daemon_takes_nothing_of_the_first_ones_pods() {
         let client = &world.client;
         let pod = client.run(&client.pod("p")).await.unwrap();
         let id = client.launch(&pod, &client.container("c", "sleep 1000")).await.unwrap();
+        let of_pods = format!("another wharfd (pid {}) has the pods of", world.daemon.pid());
         let seconds = [
-            (&["root", "wharf.sock", "nri.sock"][..], "true", "has the pods of"),
+            (&["root", "wharf.sock", "nri.sock"][..], "true", of_pods.as_str()),
             (&["root", "state", "wharf.sock", "nri.sock"], "true", "has the network of this machine"),
             (
                 &["root", "state", "wharf.sock", "nri.sock"],

@@ -42,18 +42,19 @@ impl Config {
         ensure!(unusable.is_empty(), "{}", unusable.join("; "));
         self.registry().map(drop)
     }
-}
 
-/// Refuses a directory for one kind of files where everything is of the other kind, whatever it is called.
-pub(super) fn check_apart(config: &Config) -> anyhow::Result<()> {
-    let [root, state] = [&config.root, &config.state].map(|path| resolved(path));
-    ensure!(
-        !state.starts_with(&root),
-        "state: it must be neither `root` nor in it: give each a directory of its own"
-    );
-    let pods = Layout::new(state, root.clone()).pods();
-    ensure!(!root.starts_with(&pods), "root: it must not be in {}, where only pods are", pods.display());
-    Ok(())
+    /// Refuses a directory for one kind of files where everything is of the other kind, whatever it is called. Their
+    /// disks may not respond.
+    pub(crate) fn check_apart(&self) -> anyhow::Result<()> {
+        let [root, state] = [&self.root, &self.state].map(|path| resolved(path));
+        ensure!(
+            !state.starts_with(&root),
+            "state: it must be neither `root` nor in it: give each a directory of its own"
+        );
+        let pods = Layout::new(state, root.clone()).pods();
+        ensure!(!root.starts_with(&pods), "root: it must not be in {}, where only pods are", pods.display());
+        Ok(())
+    }
 }
 
 /// A path without links and `..`, as far as it exists.
@@ -174,7 +175,7 @@ mod tests {
             ("link/../w", "srv/w", true),
         ] {
             let config = Config { root: in_dir(root), state: in_dir(state), ..Config::default() };
-            assert_eq!(check_apart(&config).is_ok(), is_apart, "{root} {state}");
+            assert_eq!(config.check_apart().is_ok(), is_apart, "{root} {state}");
         }
     }
 }
