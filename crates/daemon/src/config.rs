@@ -22,6 +22,7 @@ use nri::Nri;
 mod containers;
 mod handlers;
 mod keys;
+mod listening;
 mod machine;
 mod nri;
 mod values;

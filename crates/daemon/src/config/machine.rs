@@ -3,13 +3,13 @@
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 use wharf_images::Store;
 use wharf_state::Layout;
 
-use super::Config;
+use super::{Config, listening};
 use crate::claims;
 
 impl Config {
@@ -21,6 +21,11 @@ impl Config {
         let file = std::fs::metadata(&supervisor).with_context(|| format!("supervisor: {shown}"))?;
         let is_program = file.is_file() && file.permissions().mode() & 0o111 != 0;
         ensure!(is_program, "supervisor: {shown} is not a program that can be executed");
+        if let Err(problem) = wharf_pods::check_supervisor(&supervisor) {
+            bail!(
+                "supervisor: {shown} {problem}: name a wharf-shim, or leave it out if one is beside wharfd"
+            );
+        }
         self.cgroups()?;
         let layout = Layout::new(self.state.clone(), self.root.clone());
         // The first start makes these.
@@ -37,6 +42,7 @@ impl Config {
         let parent = self.socket.parent().unwrap_or(&self.socket);
         directory("socket", parent)?;
         writable("socket", parent)?;
+        listening::check(self.streaming.address)?;
         let handlers = wharf_pods::Handlers::ask(self.handlers()?);
         let unusable: Vec<&str> = handlers.problems().collect();
         ensure!(unusable.is_empty(), "{}", unusable.join("; "));
@@ -112,12 +118,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let in_dir = |name: &str| dir.path().join(name);
         std::fs::write(in_dir("file"), "").unwrap();
+        let shim = in_dir("shim");
+        std::fs::write(&shim, "#!/bin/sh\necho wharf-shim 1\n").unwrap();
+        std::fs::set_permissions(&shim, std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir(in_dir("read-only")).unwrap();
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         mount(Some("ro"), &in_dir("read-only"), Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
         let good = Config {
-            supervisor: "/bin/sh".into(),
+            supervisor: shim,
             root: in_dir("new/root"),
             state: in_dir("new/state"),
             socket: in_dir("new/socket"),
@@ -127,9 +136,10 @@ mod tests {
         good.check_machine().unwrap();
         let others = in_dir("others");
         std::fs::create_dir_all(others.join("pods/of the kubelet")).unwrap();
-        let rows: [(Field, &str, &str); 14] = [
+        let rows: [(Field, &str, &str); 15] = [
             (|config| &mut config.supervisor, "missing", "supervisor: "),
             (|config| &mut config.supervisor, "file", "supervisor: "),
+            (|config| &mut config.supervisor, "/bin/true", "supervisor: /bin/true is not a wharf-shim"),
             (|config| &mut config.root, "file", "root: "),
             (|config| &mut config.root, "/proc/wharf", "root: no file can be made in /proc"),
             (|config| &mut config.root, "others", "root: "),
