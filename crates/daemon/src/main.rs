@@ -8,6 +8,7 @@ mod config;
 mod journal;
 mod log;
 mod reload;
+mod runtime;
 mod serve;
 mod slow;
 mod stderr;
@@ -101,11 +102,7 @@ fn perform() -> anyhow::Result<()> {
     }?;
     let open_files = wharf_sys::open_files::raise().context("raising the limit of open files")?;
     tracing::debug!(open_files, "raised the limit of open files");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(wharf_pods::BLOCKING_THREADS)
-        .enable_all()
-        .build()?;
+    let runtime = runtime::start()?;
     let ended = match arguments.command {
         Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, clean)),
         Some(Command::Config(_)) | None => runtime.block_on(async {

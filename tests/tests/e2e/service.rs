@@ -284,6 +284,62 @@ fn other_config(dir: &Path, word: &str, names: &[&str]) -> PathBuf {
     file
 }
 
+/// A new cgroup in which there may be so many tasks.
+fn cgroup_for_tasks(count: usize) -> PathBuf {
+    let hierarchies = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+    let cgroup = hierarchies.into_iter().find(|path| path.is_dir()).unwrap().join("few");
+    fs::create_dir(&cgroup).unwrap();
+    fs::write(cgroup.join("pids.max"), count.to_string()).unwrap();
+    cgroup
+}
+
+#[test]
+fn a_daemon_without_room_for_its_threads_says_what_to_raise() {
+    world::run(async |world| {
+        let script = "echo $$ >\"$0/cgroup.procs\" && exec \"$1\" --config \"$2\"";
+        let mut wharfd = place::command(Path::new("sh"));
+        let cgroup = cgroup_for_tasks(1);
+        wharfd.args(["-c", script]).arg(&cgroup).arg(place::built().wharfd);
+        let output = wharfd.arg(world.dir.join("config.toml")).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && told.contains("Error: cannot start threads: raise TasksMax"),
+            "{told}"
+        );
+        assert!(!told.contains("panicked"), "{told}");
+        fs::remove_dir(cgroup).unwrap();
+    });
+}
+
+/// The main thread, two workers, two that delete what is thrown away, and one for blocking work.
+const THREADS: usize = 6;
+
+#[test]
+fn a_daemon_goes_on_once_there_is_room_for_its_threads_again() {
+    world::run(async |world| {
+        let cgroup = cgroup_for_tasks(1000);
+        fs::write(cgroup.join("cgroup.procs"), world.daemon.pid().to_string()).unwrap();
+        let are_few = async || (world.daemon.threads() == THREADS).then_some(());
+        until("those that did something have ended", are_few).await;
+        fs::write(cgroup.join("pids.max"), THREADS.to_string()).unwrap();
+        let client = world.client.clone();
+        let config = client.pod("p");
+        let call = tokio::spawn(async move { client.run(&config).await });
+        let is_refused = || !fs::read_to_string(cgroup.join("pids.events")).unwrap().contains("max 0");
+        until("a thread cannot be started", async || is_refused().then_some(())).await;
+        fs::write(cgroup.join("pids.max"), "max").unwrap();
+        // Whether that call waited or was refused, the next one is like any other.
+        let at_once = tokio::time::timeout(Duration::from_secs(20), call).await;
+        drop(at_once.expect("nothing waits for a thread that nobody starts").unwrap());
+        let pod = world.client.run(&world.client.pod("q")).await.unwrap();
+        world.client.down(&pod).await.unwrap();
+        assert!(!world.daemon.has_logged_value("panicked"));
+        world.daemon.end().await;
+        fs::remove_dir(cgroup).unwrap();
+        world.start_again().await;
+    });
+}
+
 #[test]
 fn clients_that_listen_do_not_hold_up_the_end() {
     world::run(async |world| {
