@@ -22,6 +22,7 @@ use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 use crate::args::Socket;
 use crate::error::Error;
 use crate::find::Listing;
+use crate::listener::{self, Listener};
 use crate::output::report;
 
 /// How long wharfd may take to respond to Version, which waits for nothing but wharfd itself.
@@ -74,7 +75,10 @@ impl Daemon {
         // The transport's errors do not distinguish these two from all others.
         let pid = match UnixStream::connect(&path).map_err(|error| error.kind()) {
             Err(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                return Err(Error::NotRunning { socket: path });
+                return Err(match listener::at(&path) {
+                    Some(Listener { pid }) => Error::SocketRemoved { socket: path, pid },
+                    None => Error::NotRunning { socket: path },
+                });
             }
             Err(ErrorKind::PermissionDenied) => return Err(Error::Denied { socket: path }),
             Ok(stream) => getsockopt(&stream, PeerCredentials).map(|peer| peer.pid()).ok(),
@@ -160,5 +164,26 @@ impl Daemon {
         let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let removed = self.runtime.remove_pod_sandbox(request).await;
         removed.map(drop).map_err(Error::call("removing the pod"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_was_removed_is_told_from_a_wharfd_that_does_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wharf.sock");
+        let socket: Socket = path.to_str().unwrap().parse().unwrap();
+        let refused = async || Daemon::connect_now(&socket).await.unwrap_err().to_string();
+        assert!(refused().await.starts_with("wharfd is not running"));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let told = refused().await;
+        let words = format!("wharfd (pid {}) is running, but its socket", std::process::id());
+        assert!(told.starts_with(&words) && told.contains("systemctl restart wharfd"), "{told}");
+        drop(listener);
+        assert!(refused().await.starts_with("wharfd is not running"));
     }
 }

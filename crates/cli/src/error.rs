@@ -14,11 +14,17 @@ pub(crate) enum Error {
          or set its socket: --socket PATH, or WHARF_SOCKET", socket.display()
     )]
     NotRunning { socket: PathBuf },
+    #[error(
+        "wharfd{} is running, but its socket {} was removed, so nobody can connect\n  \
+         restart it, which makes the socket again: sudo systemctl restart wharfd",
+        of_pid(*pid), socket.display()
+    )]
+    SocketRemoved { socket: PathBuf, pid: Option<i32> },
     #[error("permission denied to connect to wharfd at {}\n  use sudo: only root may control containers", socket.display())]
     Denied { socket: PathBuf },
     #[error(
         "wharfd{} does not respond\n  see its log: journalctl -u wharfd{}",
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(),
+        of_pid(*pid),
         pid.map(|pid| format!("; if it was stopped, continue it: kill -CONT {pid}")).unwrap_or_default()
     )]
     Unresponsive { pid: Option<i32> },
@@ -142,6 +148,10 @@ fn advice(status: &Status) -> &'static str {
 /// Whether a registry could not be reached. The status code does not say so; the kubelet, too, looks for this word.
 fn of_registry(status: &Status) -> bool {
     status.message().starts_with("RegistryUnavailable")
+}
+
+fn of_pid(pid: Option<i32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
 
 fn denied(cause: &io::Error) -> &'static str {

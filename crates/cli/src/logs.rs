@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use wharf_cri_api::v1::ContainerStatus;
+use wharf_cri_api::v1::{ContainerStatus, PodSandboxStatusRequest};
 
 use crate::args::Logs;
 use crate::daemon::Daemon;
@@ -53,6 +53,29 @@ pub(crate) fn path(status: &ContainerStatus, name: &str) -> Result<PathBuf, Erro
         return Err(Error::NoLog { name: name.to_owned() });
     }
     Ok(PathBuf::from(&status.log_path))
+}
+
+/// Says on standard error what a log could not even say that it lost, as on a disk that is still full. The pod's
+/// supervisor has noted it.
+pub(crate) async fn report_loss(daemon: &mut Daemon, pod_id: &str, log: &Path) {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod_id.to_owned(), verbose: true };
+    // Without an answer nothing is known to be lost.
+    let Ok(answer) = daemon.runtime.pod_sandbox_status(request).await else { return };
+    let noted = answer.into_inner().info.remove("supervisorLog").unwrap_or_default();
+    let lines: Vec<String> = serde_json::from_str(&noted).unwrap_or_default();
+    for loss in lines.iter().filter_map(|line| loss(line, log)) {
+        let shown = log.display();
+        output::report(&format!(
+            "some output is missing: {loss}\n  make room on the disk of {shown}, and run it again"
+        ));
+    }
+}
+
+/// What a line of a supervisor's log, which begins with its time, says that this log lost.
+fn loss<'a>(line: &'a str, log: &Path) -> Option<&'a str> {
+    let (_time, text) = line.split_once(' ')?;
+    let words = format!(" records of the log {} are lost: ", log.file_name()?.to_str()?);
+    text.contains(&words).then_some(text)
 }
 
 /// A log that is being read.
@@ -204,6 +227,14 @@ mod tests {
         reader.turn_over().unwrap();
         reader.read_all().unwrap();
         assert_eq!(place(&mut reader), (13, 0));
+    }
+
+    #[test]
+    fn only_losses_of_the_same_log_are_told() {
+        let line = "2026-01-01T00:00:01Z 3 records of the log web.log are lost: No space left on device";
+        let told = |path: &str| loss(line, Path::new(path));
+        assert_eq!(told("/var/log/wharf/web-1/web.log"), line.split_once(' ').map(|(_time, text)| text));
+        assert_eq!((told("/var/log/wharf/web-1/b.log"), loss("", Path::new("/web.log"))), (None, None));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod images;
 mod info;
 mod inspect;
 mod list;
+mod listener;
 mod load;
 mod logs;
 mod manual;

@@ -4,13 +4,14 @@ use std::path::{Component, Path};
 
 use futures_util::future::join_all;
 use wharf_cri_api::v1::{PodSandbox, PodSandboxConfig, RemoveContainerRequest};
+use wharf_types::POD_LOGS;
 
 use crate::args::Rm;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::find::{self, Found, Listing, runs};
 use crate::output::{self, Output};
-use crate::run::{LOGS, LOGS_ANNOTATION};
+use crate::run::LOGS_ANNOTATION;
 use crate::stop::each;
 
 pub(crate) async fn remove(daemon: &mut Daemon, output: Output, rm: Rm) -> Result<(), Error> {
@@ -111,7 +112,7 @@ pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(
         _ => {}
     }
     // The directory is removed with the last pod; until then it is not empty.
-    let _others_are_left = std::fs::remove_dir(LOGS);
+    let _others_are_left = std::fs::remove_dir(POD_LOGS);
     Ok(())
 }
 
@@ -119,7 +120,7 @@ pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(
 pub(crate) fn unused_logs(config: &PodSandboxConfig) {
     // One that does not exist or that has a file in it is not meant.
     let _none = std::fs::remove_dir(&config.log_directory);
-    let _others_are_left = std::fs::remove_dir(LOGS);
+    let _others_are_left = std::fs::remove_dir(POD_LOGS);
 }
 
 /// Whether `wharf run` created a pod.
@@ -130,7 +131,7 @@ pub(crate) fn is_own(pod: &PodSandbox) -> bool {
 /// The directory of a pod's logs, if it is one that `wharf run` makes: anyone can write an annotation.
 fn own_logs(pod: &PodSandbox) -> Option<&Path> {
     let directory = Path::new(pod.annotations.get(LOGS_ANNOTATION)?);
-    let mut below = directory.strip_prefix(LOGS).ok()?.components();
+    let mut below = directory.strip_prefix(POD_LOGS).ok()?.components();
     let is_direct = matches!((below.next(), below.next()), (Some(Component::Normal(_)), None));
     is_direct.then_some(directory)
 }

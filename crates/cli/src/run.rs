@@ -2,6 +2,7 @@
 
 mod request;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -20,7 +21,7 @@ use crate::stream::{Ended, LeaveKeys, Sends, Session};
 use crate::terminal::{self, Terminal};
 use crate::{credentials, pull, remove, stop, units, wait};
 
-pub(crate) use request::{LOGS, LOGS_ANNOTATION};
+pub(crate) use request::LOGS_ANNOTATION;
 
 /// How long a program may take to exit after Ctrl-C.
 const GRACE_S: u32 = 10;
@@ -241,7 +242,11 @@ async fn attend(daemon: &mut Daemon, created: &Created) -> Result<ExitCode, Erro
     let interrupted = interrupts(daemon.clone(), created.container_id.clone());
     tokio::pin!(shown, interrupted);
     tokio::select! {
-        ended = &mut shown => ended.map(|status| exit_code(status.exit_code)),
+        ended = &mut shown => {
+            let status = ended?;
+            logs::report_loss(daemon, &created.pod_id, Path::new(&status.log_path)).await;
+            Ok(exit_code(status.exit_code))
+        }
         error = &mut interrupted => Err(error),
     }
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
+use nix::sys::stat::{major, minor};
 use wharf_state::Layout;
 use wharf_types::PodId;
 
@@ -132,7 +133,8 @@ fn pods(layout: &Layout) -> Result<File, Unclaimed> {
     let state = layout.state().display();
     lock(&file, || {
         format!(
-            "another wharfd has the pods of {state}: stop that one first, or give this one a `state` of its own"
+            "another wharfd{} has the pods of {state}: stop that one first, or give this one a `state` of its own",
+            holder(&path)
         )
     })?;
     Ok(file)
@@ -143,8 +145,7 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
     // Before the file: the kernel closes a process's descriptors in order, so who gets the lock can have the socket.
     let socket = Socket::new().context("opening a socket").map_err(Unclaimed::Failed)?;
     let open = || {
-        let namespace = std::fs::metadata("/proc/self/ns/net")?.ino();
-        let path = run.join(format!("wharf-network-{namespace}.lock"));
+        let path = network_file(run)?;
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         std::io::Result::Ok((path, file))
@@ -189,6 +190,30 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
     Ok(Network { file: Some((path, file)), socket })
 }
 
+/// The file that says whose the network of this process's network namespace is.
+fn network_file(run: &Path) -> std::io::Result<PathBuf> {
+    let namespace = std::fs::metadata("/proc/self/ns/net")?.ino();
+    Ok(run.join(format!("wharf-network-{namespace}.lock")))
+}
+
+/// Whether it is written down whose the network of this process's network namespace is.
+pub(crate) fn is_network_claimed() -> bool {
+    network_file(Path::new(RUN)).is_ok_and(|file| file.exists())
+}
+
+/// Which process has the lock on a file, for people, if the kernel shows it here.
+pub(crate) fn holder(file: &Path) -> String {
+    let (table, data) = (std::fs::read_to_string("/proc/locks"), std::fs::metadata(file));
+    let (Ok(table), Ok(data)) = (table, data) else { return String::new() };
+    let (device, inode) = (data.dev(), data.ino());
+    let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let pid = table.lines().find_map(|line| match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+        [_number, "FLOCK", _kind, _access, pid, found, ..] if found == place => Some(pid),
+        _ => None,
+    });
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
 /// Whether there are pods in a state directory, and it is not the own one under another path.
 fn has_other_pods(left: &Path, own: &Path) -> bool {
     let pods = |state: &Path| Layout::new(state.to_owned(), PathBuf::new()).pods();
@@ -220,7 +245,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("state"), dir.path().join("root"));
         let first = pods(&layout).unwrap();
-        assert!(taken(pods(&layout)).contains("stop that one first"));
+        let words = format!("another wharfd (pid {}) has the pods of ", std::process::id());
+        assert!(taken(pods(&layout)).starts_with(&words));
         drop(first);
         pods(&layout).unwrap();
     }

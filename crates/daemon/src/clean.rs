@@ -1,8 +1,9 @@
 //! `wharfd clean`: restores the machine to its state before wharf.
 //!
 //! It takes over pods and removes them as the daemon would, so that what they left in the kernel is removed as well.
-//! Then it removes the network, the cgroups and the files, as far as it can. Images stay unless `--images` is given. IP
-//! forwarding stays enabled, because other programs may rely on it by now.
+//! Then it removes the network, the cgroups and the files, as far as it can. Images stay unless `--images` is given, and
+//! so do logs. IP forwarding stays enabled, because other programs may rely on it by now. A machine without anything of
+//! wharf is left as it is.
 #![expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 
 use std::collections::{BTreeSet, HashSet};
@@ -19,9 +20,10 @@ use nix::mount::{MntFlags, umount2};
 use wharf_cgroup::{CgroupPath, Cgroups, Placement};
 use wharf_state::Layout;
 use wharf_state::records::ids;
-use wharf_types::{ContainerId, Failure, PodId, chain};
+use wharf_types::{ContainerId, Failure, POD_LOGS, PodId, chain};
 
 use crate::Node;
+use crate::claims::is_network_claimed;
 use crate::config::Config;
 
 /// How long the last processes may take to leave their cgroups.
@@ -50,10 +52,16 @@ impl Left {
 }
 
 /// Removes everything; a second call finds nothing to remove.
-pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
+pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::Result<()> {
     if UnixStream::connect(&config.socket).is_ok() {
         bail!("a wharfd is serving {}: stop it first", config.socket.display());
     }
+    if !is_anything_left(config)? {
+        return tell("there is nothing of wharf on this machine to remove\n");
+    }
+    // A store that this call itself makes goes with it.
+    arguments.images |= !has_store(&config.root);
+    let arguments = &arguments;
     let node = Node::open(config).await?;
     // First, because recovery forgets containers whose records it cannot use.
     let containers = containers(&node.layout).context("listing the containers")?;
@@ -99,6 +107,27 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     report(&partly, &left)
 }
 
+/// Whether anything of wharf is on this machine. Whatever it made in the kernel's network, it had claimed that before.
+fn is_anything_left(config: &Config) -> anyhow::Result<bool> {
+    let pods = Layout::new(config.state.clone(), config.root.clone()).pods();
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    if has_store(&config.root)
+        || [&pods, &config.socket, Path::new(POD_LOGS)].into_iter().any(is_there)
+        || is_network_claimed()
+    {
+        return Ok(true);
+    }
+    let (cgroups, placement) = (config.cgroups()?, config.placement()?);
+    Ok(parents(&placement)?.iter().any(|path| cgroups.open(path).is_ok()))
+}
+
+/// Whether a data root has been wharf's, as far as it can be read.
+fn has_store(root: &Path) -> bool {
+    let [.., lock] = &wharf_images::Store::ENTRIES;
+    let found = root.join(lock).symlink_metadata();
+    !found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
 /// The containers that have a record or a writable layer.
 fn containers(layout: &Layout) -> anyhow::Result<HashSet<ContainerId>> {
     let mut all: HashSet<_> = ids(&layout.snapshots())?.into_iter().collect();
@@ -138,7 +167,16 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     for directory in [config.socket.parent().unwrap_or(root), state, root] {
         left.note(remove_empty(directory));
     }
+    left.note(remove_unused_logs(Path::new(POD_LOGS)));
     left.note(node.claims.withdraw());
+}
+
+/// Removes the directories that are left of logs. Logs themselves stay: whose pods these were may need them.
+fn remove_unused_logs(logs: &Path) -> anyhow::Result<()> {
+    for pod in std::fs::read_dir(logs).into_iter().flatten().flatten() {
+        remove_empty(&pod.path())?;
+    }
+    remove_empty(logs)
 }
 
 /// Removes wharf's entries in the data root. As long as any is left, so is the lock, by which wharf knows its
@@ -156,15 +194,21 @@ fn remove_root(root: &Path, Arguments { images, .. }: &Arguments, left: &mut Lef
 fn report(partly: &[String], Left(left): &Left) -> anyhow::Result<()> {
     let mut result = String::new();
     if left.is_empty() {
-        result += "removed everything that wharf left on this machine\n";
+        let has_logs = Path::new(POD_LOGS).exists();
+        let but = if has_logs { format!(", except the logs in {POD_LOGS}") } else { String::new() };
+        result += &format!("removed everything that wharf left on this machine{but}\n");
     }
     if !partly.is_empty() {
         result += "\nother programs, such as CNI plugins, may have left something of these pods:\n  ";
         result = result + &partly.join("\n  ") + "\n";
     }
-    std::io::stdout().write_all(result.as_bytes()).context("writing the result")?;
+    tell(&result)?;
     ensure!(left.is_empty(), "everything else is removed, but this is left:\n  {}", left.join("\n  "));
     Ok(())
+}
+
+fn tell(result: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(result.as_bytes()).context("writing the result")
 }
 
 /// Detaches the mounts below pods' directories: namespaces that are pinned there for plugins.
@@ -206,8 +250,11 @@ fn name(pod: &wharf_pods::Pod) -> String {
 
 /// Removes the cgroup of the supervisors, and then everything else below the parent.
 fn remove_cgroups(cgroups: &Cgroups, placement: &Placement) -> anyhow::Result<()> {
-    let supervisors = placement.supervisors().context("cgroup_parent")?;
-    [&supervisors, placement.parent()].into_iter().try_for_each(|path| remove_cgroup(cgroups, path))
+    parents(placement)?.iter().try_for_each(|path| remove_cgroup(cgroups, path))
+}
+
+fn parents(placement: &Placement) -> anyhow::Result<[CgroupPath; 2]> {
+    Ok([placement.supervisors().context("cgroup_parent")?, placement.parent().clone()])
 }
 
 fn remove_cgroup(cgroups: &Cgroups, path: &CgroupPath) -> anyhow::Result<()> {
@@ -320,6 +367,22 @@ mod tests {
     }
 
     #[test]
+    fn of_logs_only_what_is_empty_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        std::fs::create_dir_all(logs.join("empty")).unwrap();
+        std::fs::create_dir(logs.join("web-1")).unwrap();
+        std::fs::write(logs.join("web-1/web.log"), "").unwrap();
+        remove_unused_logs(&logs).unwrap();
+        assert!(!logs.join("empty").exists() && logs.join("web-1/web.log").exists());
+        std::fs::remove_file(logs.join("web-1/web.log")).unwrap();
+        for _ in 0..2 {
+            remove_unused_logs(&logs).unwrap();
+            assert!(!logs.exists());
+        }
+    }
+
+    #[test]
     fn what_cannot_be_removed_is_named_and_keeps_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("last"), "").unwrap();
@@ -366,7 +429,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { socket: dir.path().join("s"), ..Config::default() };
         let _daemon = std::os::unix::net::UnixListener::bind(&config.socket).unwrap();
-        let refused = clean(&config, &Arguments { force: true, images: true }).await.unwrap_err();
+        let refused = clean(&config, Arguments { force: true, images: true }).await.unwrap_err();
         assert!(refused.to_string().contains("stop it first"), "{refused}");
     }
 }

@@ -22,6 +22,7 @@ use nri::Nri;
 mod containers;
 mod handlers;
 mod keys;
+mod listening;
 mod machine;
 mod nri;
 mod values;
@@ -307,7 +308,6 @@ impl Config {
         crate::log::filter(&self.log)?;
         self.network(&Layout::new(self.state.clone(), self.root.clone()))?;
         values::check(self)?;
-        machine::check_apart(self)?;
         self.placement()?;
         self.handlers()?;
         self.nri.check()

@@ -8,7 +8,9 @@ mod config;
 mod journal;
 mod log;
 mod reload;
+mod runtime;
 mod serve;
+mod slow;
 mod stderr;
 mod systemd;
 
@@ -30,6 +32,7 @@ use wharf_state::Layout;
 use crate::claims::{Claims, Unclaimed};
 use crate::config::{Config, Log, LogFormat};
 use crate::serve::Services;
+use crate::slow::work_in;
 use crate::stderr::Stderr;
 
 /// The daemon of wharf, a Kubernetes container runtime.
@@ -82,6 +85,7 @@ fn perform() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
     if let Some(Command::Config(command)) = &arguments.command {
+        config.check_apart()?;
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
             ConfigCommand::Check => {
@@ -98,13 +102,9 @@ fn perform() -> anyhow::Result<()> {
     }?;
     let open_files = wharf_sys::open_files::raise().context("raising the limit of open files")?;
     tracing::debug!(open_files, "raised the limit of open files");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(wharf_pods::BLOCKING_THREADS)
-        .enable_all()
-        .build()?;
+    let runtime = runtime::start()?;
     let ended = match arguments.command {
-        Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, &clean)),
+        Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, clean)),
         Some(Command::Config(_)) | None => runtime.block_on(async {
             reload::at_hangup(arguments.config, level)?;
             run(config).await
@@ -128,17 +128,26 @@ struct Node {
 impl Node {
     async fn open(config: &Config) -> anyhow::Result<Self> {
         let layout = Layout::new(config.state.clone(), config.root.clone());
-        let taken = |unclaimed: &Unclaimed| matches!(unclaimed, Unclaimed::Taken(_));
-        let claims = patiently(|| Claims::make(&layout), taken).await?.keep();
+        let (root, state) = (&config.root, &config.state);
+        work_in(root, || config.check_apart())?;
+        let taken = |unclaimed: &Unclaimed| match unclaimed {
+            Unclaimed::Taken(error) => Some(error.to_string()),
+            Unclaimed::Refused(_) | Unclaimed::Failed(_) => None,
+        };
+        let claims = patiently(|| work_in(state, || Claims::make(&layout)), taken).await?.keep();
         tokio::spawn(claims.show());
-        let in_use = |error: &StoreError| matches!(error, StoreError::InUse { .. });
-        let images = patiently(|| Store::open_with(&config.root, config.images()), in_use).await;
-        let images =
-            Arc::new(images.with_context(|| format!("opening the images in {}", config.root.display()))?);
-        let snapshots =
-            wharf_snapshots::Snapshots::open(&layout.snapshots()).context("opening the snapshots")?;
-        let network =
-            Arc::new(wharf_network::Network::open(config.network(&layout)?).context("opening the network")?);
+        let in_use = |error: &StoreError| {
+            let [.., lock] = &Store::ENTRIES;
+            let is_in_use = matches!(error, StoreError::InUse { .. });
+            is_in_use.then(|| format!("{error}{}", claims::holder(&root.join(lock))))
+        };
+        let images = patiently(|| work_in(root, || Store::open_with(root, config.images())), in_use).await;
+        let images = Arc::new(images.with_context(|| format!("opening the images in {}", root.display()))?);
+        let snapshots = work_in(root, || wharf_snapshots::Snapshots::open(&layout.snapshots()));
+        let snapshots = snapshots.context("opening the snapshots")?;
+        let network = config.network(&layout)?;
+        let network = work_in(root, || wharf_network::Network::open(network));
+        let network = Arc::new(network.context("opening the network")?);
         let cgroups = config.cgroups()?;
         anyhow::ensure!(
             config.containers.pids_limit == 0 || cgroups.controllers().contains(&Controller::Pids),
@@ -242,19 +251,22 @@ async fn listen_for_plugins(
 /// The locks of a killed one survive in a supervisor that it was starting, until that supervisor's exec.
 const LOCK_PATIENCE: Duration = serve::FINISH_LIMIT.saturating_mul(2);
 
-/// Repeats what fails only because somebody else has it, for a limited time.
-async fn patiently<T, E>(attempt: impl Fn() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
+/// Repeats what fails only because somebody else has it, for a limited time; `taken` says who, for people.
+async fn patiently<T, E>(
+    attempt: impl Fn() -> Result<T, E>,
+    taken: impl Fn(&E) -> Option<String>,
+) -> Result<T, E> {
     let start = Instant::now();
     let mut is_told = false;
     loop {
-        match attempt() {
-            Err(error) if is_taken(&error) && start.elapsed() < LOCK_PATIENCE => {
-                if !std::mem::replace(&mut is_told, true) {
-                    tracing::info!(patience = ?LOCK_PATIENCE, "waiting until another wharfd has ended");
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+        let error = match attempt() {
+            Err(error) if start.elapsed() < LOCK_PATIENCE => error,
             other => return other,
+        };
+        let Some(other) = taken(&error) else { return Err(error) };
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::info!(other, patience = ?LOCK_PATIENCE, "waiting until another wharfd has ended");
         }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -38,4 +38,5 @@ pub use images::{ImageView, Images, check_profile};
 pub use logs::make_log;
 pub use places::{Site, host_path};
 pub use probe::{Obstacle, UserNamespaces};
+pub use program::check_supervisor;
 pub use readiness::{Extent, Unready, unready};

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Seek as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,19 @@ use wharf_programs::{ExecError, Output};
 
 /// How much of a program's output an error message has, in bytes.
 const OUTPUT_SHOWN_LEN: usize = 500;
+/// How long a supervisor may take to say its name.
+const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Checks that a program is a supervisor, by the name that it gives itself.
+///
+/// # Errors
+/// What is wrong, to be read after the program's name.
+pub fn check_supervisor(program: &Path) -> Result<(), String> {
+    #[expect(clippy::disallowed_methods, reason = "the one place where it is asked for its name")]
+    let mut command = Command::new(program);
+    let said = output(command.env_clear().arg("--version"), SUPERVISOR_PATIENCE)?;
+    if said.starts_with(b"wharf-shim ") { Ok(()) } else { Err("is not a wharf-shim".to_owned()) }
+}
 
 /// Runs a program with an input, and fails unless it succeeds in time.
 ///

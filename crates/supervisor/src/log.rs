@@ -148,6 +148,14 @@ impl Log {
         self.mend().is_ok() && self.append_loss(now_ns).is_ok() && self.held.iter().all(Vec::is_empty)
     }
 
+    /// Notes in the supervisor's own log what this one cannot even say that it lost. `wharf run` looks for these words.
+    fn note_loss(&self) {
+        let Lost { records, why } = &self.lost;
+        if *records > 0 {
+            diagnostics::warn(format_args!("{records} records of the log {} are lost: {why}", self.name));
+        }
+    }
+
     fn append(&mut self, batch: &mut Batch) {
         if !batch.records().is_empty() {
             let appended = self.append_loss(batch.now_ns()).map_err(|error| (0, error));

@@ -1,5 +1,5 @@
 //! `wharf-shim DIRECTORY`: the supervisor of one pod, which has that directory. Its standard input is the connection to
-//! the daemon. When a supervisor executes the program under another name, it is the pod's reaper ([`pod_reaper`]); when
+//! the daemon. `wharf-shim --version` says which release it is of. When a supervisor executes the program under another name, it is the pod's reaper ([`pod_reaper`]); when
 //! the daemon does, it keeps a scope of systemd's ([`holder`]).
 //!
 //! It is the parent of every process of the pod and lives as long as the pod, whatever happens to the daemon. It has
@@ -36,6 +36,7 @@ mod stages;
 mod supervisor;
 mod watch;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,6 +50,10 @@ fn main() -> ExitCode {
         _ => {}
     }
     let Some(directory) = arguments.next() else { return ExitCode::from(2) };
+    if directory == "--version" {
+        let said = writeln!(std::io::stdout(), "wharf-shim {}", env!("CARGO_PKG_VERSION"));
+        return if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     // With fewer open files it can supervise less, which is no reason not to start.
     wharf_sys::open_files::raise().map(drop).or_warn("raising the limit of open files");
     match supervisor::Supervisor::start(PathBuf::from(directory)) {

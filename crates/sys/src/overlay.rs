@@ -4,6 +4,7 @@
 //! by their [`marks`].
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -188,7 +189,7 @@ fn new_context() -> Result<OwnedFd> {
 fn finish(context: &OwnedFd, own: Option<[&Path; 2]>) -> Result<OwnedFd> {
     if let Some([upper, work]) = own {
         // Open until the mount is made.
-        let _held = [set_long(context, "upperdir", upper)?, set_long(context, "workdir", work)?];
+        let _held = [set_named(context, "upperdir", upper)?, set_named(context, "workdir", work)?];
         rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
             .named("fsconfig", || "overlay, volatile".into())?;
     }
@@ -215,9 +216,11 @@ fn directory(path: &Path) -> Result<OwnedFd> {
     open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
-/// The same for a path that may be too long for the call. Then it is named by a descriptor of it.
-fn set_long(context: &OwnedFd, key: &str, path: &Path) -> Result<Option<OwnedFd>> {
-    if path.as_os_str().len() <= STRING_LIMIT {
+/// The same for a path that may be too long for the call, or have a backslash, which the kernel takes away from these
+/// keys. Then it is named by a descriptor of it.
+fn set_named(context: &OwnedFd, key: &str, path: &Path) -> Result<Option<OwnedFd>> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() <= STRING_LIMIT && !bytes.contains(&b'\\') {
         return set(context, key, path).map(|()| None);
     }
     let opened = directory(path)?;
@@ -248,14 +251,14 @@ mod tests {
     fn merged(mount: fn(&Overlay<'_>, &Path) -> Result<OwnedFd>) -> (String, Vec<String>) {
         let temp = tempfile::tempdir().unwrap();
         let at = |name: &str| temp.path().join(name);
-        for name in ["a,:b", "layer", "bottom", "upper", "work"] {
+        for name in ["a,:\\b", "layer", "bottom", "u,:\\r", "w,:\\k"] {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("which"), name).unwrap();
         }
-        fs::remove_file(at("upper").join("which")).unwrap();
-        fs::remove_file(at("work").join("which")).unwrap();
+        fs::remove_file(at("u,:\\r").join("which")).unwrap();
+        fs::remove_file(at("w,:\\k").join("which")).unwrap();
         fs::write(at("bottom").join("deep"), "").unwrap();
-        let paths = ["a,:b", "layer", "bottom", "upper", "work"].map(at);
+        let paths = ["a,:\\b", "layer", "bottom", "u,:\\r", "w,:\\k"].map(at);
         let thread = std::thread::spawn(move || {
             nix::sched::unshare(CloneFlags::CLONE_FS).unwrap();
             let [top, middle, bottom, upper, work] = &paths;
@@ -269,13 +272,13 @@ mod tests {
             fs::read_to_string(root.join("which")).unwrap()
         });
         let seen = thread.join().unwrap();
-        let written = fs::read_dir(at("upper")).unwrap();
+        let written = fs::read_dir(at("u,:\\r")).unwrap();
         (seen, written.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
     }
 
     #[test]
     fn layers_are_merged_in_order() {
-        assert_eq!(merged(|overlay, place| overlay.detached(place)), ("a,:b".into(), vec!["new".into()]));
+        assert_eq!(merged(|overlay, place| overlay.detached(place)), ("a,:\\b".into(), vec!["new".into()]));
     }
 
     /// Those of a container are longer than those of layers: with some data roots only they are too long.
@@ -302,7 +305,7 @@ mod tests {
     fn the_way_of_older_kernels_does_the_same() {
         assert_eq!(
             merged(|overlay, place| overlay.parts().detached_joined(place)),
-            ("a,:b".into(), vec!["new".into()])
+            ("a,:\\b".into(), vec!["new".into()])
         );
     }
 

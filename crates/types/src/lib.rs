@@ -35,7 +35,7 @@ pub use id::{ContainerId, IdError, PodId};
 pub use id_map::{IdMaps, IdRange, IdRangeError};
 pub use kind::{ErrorKind, Subject};
 pub use owner_id::{OwnerId, OwnerIdError};
-pub use path::{ContainerPath, HostPath, PathError};
+pub use path::{ContainerPath, HostPath, POD_LOGS, PathError};
 pub use profile_name::{DEFAULT_PROFILE, ProfileName, ProfileNameError};
 pub use protected::{MASKED_PATHS, READONLY_PATHS};
 pub use reference::{Reference, ReferenceError};

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{ErrorKind, Failure};
 
+/// The directory for the logs of the pods that `wharf run` creates; each pod has its own directory in it.
+pub const POD_LOGS: &str = "/var/log/wharf";
+
 /// Why a text is not a usable path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {

@@ -276,6 +276,22 @@ fn what_a_supervisor_could_tell_nobody_is_shown() {
     });
 }
 
+/// A log on a disk that stays full cannot even say what it lost.
+#[test]
+fn a_run_whose_log_has_no_room_says_that_output_is_missing() {
+    let small = |_dir: &Path| {
+        mount(Some("tmpfs"), "/var/log", Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
+    };
+    world::run_on(small, async |world| {
+        place::fill(Path::new("/var/log/filler"), 0);
+        let full = wharf(world, "run --rm --name web IMAGE sh -c echo${IFS}said;exit${IFS}3");
+        let told = String::from_utf8_lossy(&full.stderr);
+        assert_eq!(full.status.code(), Some(3), "{told}");
+        let words = "some output is missing: 1 records of the log web.log are lost: No space left on device";
+        assert!(told.contains(words) && full.stdout.is_empty(), "{full:?}");
+    });
+}
+
 #[test]
 fn how_a_pod_was_made_is_told_until_its_daemon_ends() {
     run(async |world| {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -97,8 +98,9 @@ fn a_second_daemon_takes_nothing_of_the_first_ones_pods() {
         let client = &world.client;
         let pod = client.run(&client.pod("p")).await.unwrap();
         let id = client.launch(&pod, &client.container("c", "sleep 1000")).await.unwrap();
+        let of_pods = format!("another wharfd (pid {}) has the pods of", world.daemon.pid());
         let seconds = [
-            (&["root", "wharf.sock", "nri.sock"][..], "true", "has the pods of"),
+            (&["root", "wharf.sock", "nri.sock"][..], "true", of_pods.as_str()),
             (&["root", "state", "wharf.sock", "nri.sock"], "true", "has the network of this machine"),
             (
                 &["root", "state", "wharf.sock", "nri.sock"],
@@ -224,18 +226,46 @@ fn a_clean_goes_on_with_the_rest_and_names_what_it_leaves() {
     });
 }
 
+/// A machine without wharf stays as it is, too.
+#[test]
+fn a_clean_leaves_no_directory_and_makes_none() {
+    let own_logs = |_dir: &Path| {
+        mount(Some("tmpfs"), "/var/log", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    };
+    world::run_on(own_logs, async |world| {
+        world.daemon.end().await;
+        let [root, state] = ["root", "state"].map(|name| world.dir.join(name));
+        let logs = PathBuf::from("/var/log/wharf");
+        fs::create_dir_all(logs.join("web-1")).unwrap();
+        for words in ["removed everything that wharf left on this machine\n", "there is nothing of wharf"] {
+            let (success, told) = clean(&world.dir, &["--images"]);
+            assert!(success && told.contains(words), "{words}: {told}");
+            for path in [&root, &state, &logs, &world.daemon.socket()] {
+                assert!(!path.exists(), "{}", path.display());
+            }
+        }
+        // What it makes itself for the rest, it removes.
+        fs::create_dir(&logs).unwrap();
+        let (success, told) = clean(&world.dir, &[]);
+        assert!(success && !logs.exists() && !root.exists() && !state.exists(), "{told}");
+        world.start_again().await;
+    });
+}
+
 /// Runs a test that calls `wharfd clean`, which returns whether it succeeded and what it said.
 fn run_clean(test: impl AsyncFnOnce(&mut world::World, &dyn Fn(&[&str]) -> (bool, String))) {
     world::run(async |world| {
-        let config = world.dir.join("config.toml");
-        let clean = move |flags: &[&str]| {
-            let mut wharfd = place::command(&place::built().wharfd);
-            let output = wharfd.arg("--config").arg(&config).arg("clean").args(flags).output().unwrap();
-            let told = [output.stdout, output.stderr].concat();
-            (output.status.success(), String::from_utf8_lossy(&told).into_owned())
-        };
-        test(world, &clean).await;
+        let dir = world.dir.clone();
+        test(world, &move |flags: &[&str]| clean(&dir, flags)).await;
     });
+}
+
+fn clean(dir: &Path, flags: &[&str]) -> (bool, String) {
+    let mut wharfd = place::command(&place::built().wharfd);
+    let output =
+        wharfd.arg("--config").arg(dir.join("config.toml")).arg("clean").args(flags).output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&told).into_owned())
 }
 
 /// Reaches the host from inside a pod.
@@ -252,6 +282,62 @@ fn other_config(dir: &Path, word: &str, names: &[&str]) -> PathBuf {
     let file = dir.join(format!("{word}.toml"));
     fs::write(&file, text).unwrap();
     file
+}
+
+/// A new cgroup in which there may be so many tasks.
+fn cgroup_for_tasks(count: usize) -> PathBuf {
+    let hierarchies = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+    let cgroup = hierarchies.into_iter().find(|path| path.is_dir()).unwrap().join("few");
+    fs::create_dir(&cgroup).unwrap();
+    fs::write(cgroup.join("pids.max"), count.to_string()).unwrap();
+    cgroup
+}
+
+#[test]
+fn a_daemon_without_room_for_its_threads_says_what_to_raise() {
+    world::run(async |world| {
+        let script = "echo $$ >\"$0/cgroup.procs\" && exec \"$1\" --config \"$2\"";
+        let mut wharfd = place::command(Path::new("sh"));
+        let cgroup = cgroup_for_tasks(1);
+        wharfd.args(["-c", script]).arg(&cgroup).arg(place::built().wharfd);
+        let output = wharfd.arg(world.dir.join("config.toml")).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && told.contains("Error: cannot start threads: raise TasksMax"),
+            "{told}"
+        );
+        assert!(!told.contains("panicked"), "{told}");
+        fs::remove_dir(cgroup).unwrap();
+    });
+}
+
+/// The main thread, two workers, two that delete what is thrown away, and one for blocking work.
+const THREADS: usize = 6;
+
+#[test]
+fn a_daemon_goes_on_once_there_is_room_for_its_threads_again() {
+    world::run(async |world| {
+        let cgroup = cgroup_for_tasks(1000);
+        fs::write(cgroup.join("cgroup.procs"), world.daemon.pid().to_string()).unwrap();
+        let are_few = async || (world.daemon.threads() == THREADS).then_some(());
+        until("those that did something have ended", are_few).await;
+        fs::write(cgroup.join("pids.max"), THREADS.to_string()).unwrap();
+        let client = world.client.clone();
+        let config = client.pod("p");
+        let call = tokio::spawn(async move { client.run(&config).await });
+        let is_refused = || !fs::read_to_string(cgroup.join("pids.events")).unwrap().contains("max 0");
+        until("a thread cannot be started", async || is_refused().then_some(())).await;
+        fs::write(cgroup.join("pids.max"), "max").unwrap();
+        // Whether that call waited or was refused, the next one is like any other.
+        let at_once = tokio::time::timeout(Duration::from_secs(20), call).await;
+        drop(at_once.expect("nothing waits for a thread that nobody starts").unwrap());
+        let pod = world.client.run(&world.client.pod("q")).await.unwrap();
+        world.client.down(&pod).await.unwrap();
+        assert!(!world.daemon.has_logged_value("panicked"));
+        world.daemon.end().await;
+        fs::remove_dir(cgroup).unwrap();
+        world.start_again().await;
+    });
 }
 
 #[test]

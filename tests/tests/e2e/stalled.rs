@@ -1,9 +1,11 @@
 //! Disks and daemons that are slow, full or stopped: nobody else waits, and nothing that was promised is lost.
 
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use wharf_cri_api::v1::{ContainerState, NamespaceMode};
 
 use crate::client::{Client, pod_security, security};
@@ -202,6 +204,48 @@ fn is_named(name: &str) -> bool {
     let names = fs::read_dir("/proc").unwrap().flatten();
     let mut names = names.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
     names.any(|found| found.trim_end() == name)
+}
+
+/// A file system on which no call ever returns, until this is dropped: nobody answers the kernel.
+struct Silent {
+    path: PathBuf,
+    _kernel: fs::File,
+}
+
+impl Silent {
+    fn mount(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        let kernel = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", kernel.as_raw_fd());
+        mount(Some("silent"), &path, Some("fuse"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        Self { path, _kernel: kernel }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        umount2(&self.path, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_daemon_whose_data_root_does_not_respond_says_what_it_waits_for() {
+    run(async |world| {
+        world.daemon.end().await;
+        let file = world.dir.join("config.toml");
+        let config = fs::read_to_string(&file).unwrap();
+        let silent = Silent::mount(world.dir.join("silent"));
+        let root = world.dir.join("root").display().to_string();
+        fs::write(&file, config.replace(&root, silent.path.to_str().unwrap())).unwrap();
+        world.daemon.start_again();
+        let words = "waiting for the files in this directory";
+        until("it says so", async || world.daemon.has_logged(words).then_some(())).await;
+        assert!(world.daemon.has_logged_value(&format!("directory=\"{}\"", silent.path.display())));
+        drop(silent);
+        world.daemon.end().await;
+        fs::write(&file, config).unwrap();
+        world.start_again().await;
+    });
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn unfit(kind: FsType) -> Option<&'static str> {
 
 /// Where a kubelet and `wharf run` have the logs of pods. The first pod makes those directories.
 fn of_logs() -> &'static Path {
-    let usual = ["/var/log/pods", crate::run::LOGS].map(Path::new);
+    let usual = ["/var/log/pods", wharf_types::POD_LOGS].map(Path::new);
     usual.into_iter().find(|path| path.is_dir()).unwrap_or(Path::new("/var/log"))
 }
 

@@ -10,14 +10,12 @@ use wharf_cri_api::v1::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandbox,
     PodSandboxConfig, PodSandboxMetadata, SecurityProfile, UserNamespace, security_profile::ProfileType,
 };
-use wharf_types::{MASKED_PATHS, READONLY_PATHS, Reference};
+use wharf_types::{MASKED_PATHS, POD_LOGS, READONLY_PATHS, Reference};
 
 use crate::args::{Cpus, Env, ImageMount, Run, UserName, Users, Whose};
 use crate::error::Error;
 use crate::find::{self, Listing, container_name, runs};
 
-/// The directory for the logs of the pods that `wharf run` creates; each pod has its own directory in it.
-pub(crate) const LOGS: &str = "/var/log/wharf";
 /// The annotation that names a pod's log directory, which is removed with the pod.
 pub(crate) const LOGS_ANNOTATION: &str = "wharf.dev/log-directory";
 
@@ -63,7 +61,7 @@ fn image_word(image: &str) -> String {
 
 /// The pod of a run that does not join one.
 pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
-    let log_directory = format!("{LOGS}/{name}-{}", &random[..8]);
+    let log_directory = format!("{POD_LOGS}/{name}-{}", &random[..8]);
     let mut namespaces = namespaces(run);
     namespaces.userns_options = run.userns.map(|users| user_namespace(users, random));
     let security = LinuxSandboxSecurityContext {

@@ -3,14 +3,14 @@
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 use wharf_images::Store;
 use wharf_state::Layout;
 use wharf_sys::fs::is_program;
 
-use super::Config;
+use super::{Config, listening};
 use crate::claims;
 
 impl Config {
@@ -21,6 +21,11 @@ impl Config {
         let shown = supervisor.display();
         let is_program = is_program(&supervisor).with_context(|| format!("supervisor: {shown}"))?;
         ensure!(is_program, "supervisor: {shown} is not a program that can be executed");
+        if let Err(problem) = wharf_pods::check_supervisor(&supervisor) {
+            bail!(
+                "supervisor: {shown} {problem}: name a wharf-shim, or leave it out if one is beside wharfd"
+            );
+        }
         self.cgroups()?;
         let layout = Layout::new(self.state.clone(), self.root.clone());
         // The first start makes these.
@@ -37,23 +42,25 @@ impl Config {
         let parent = self.socket.parent().unwrap_or(&self.socket);
         directory("socket", parent)?;
         writable("socket", parent)?;
+        listening::check(self.streaming.address)?;
         let handlers = wharf_pods::Handlers::ask(self.handlers()?);
         let unusable: Vec<&str> = handlers.problems().collect();
         ensure!(unusable.is_empty(), "{}", unusable.join("; "));
         self.registry().map(drop)
     }
-}
 
-/// Refuses a directory for one kind of files where everything is of the other kind, whatever it is called.
-pub(super) fn check_apart(config: &Config) -> anyhow::Result<()> {
-    let [root, state] = [&config.root, &config.state].map(|path| resolved(path));
-    ensure!(
-        !state.starts_with(&root),
-        "state: it must be neither `root` nor in it: give each a directory of its own"
-    );
-    let pods = Layout::new(state, root.clone()).pods();
-    ensure!(!root.starts_with(&pods), "root: it must not be in {}, where only pods are", pods.display());
-    Ok(())
+    /// Refuses a directory for one kind of files where everything is of the other kind, whatever it is called. Their
+    /// disks may not respond.
+    pub(crate) fn check_apart(&self) -> anyhow::Result<()> {
+        let [root, state] = [&self.root, &self.state].map(|path| resolved(path));
+        ensure!(
+            !state.starts_with(&root),
+            "state: it must be neither `root` nor in it: give each a directory of its own"
+        );
+        let pods = Layout::new(state, root.clone()).pods();
+        ensure!(!root.starts_with(&pods), "root: it must not be in {}, where only pods are", pods.display());
+        Ok(())
+    }
 }
 
 /// A path without links and `..`, as far as it exists.
@@ -111,12 +118,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let in_dir = |name: &str| dir.path().join(name);
         std::fs::write(in_dir("file"), "").unwrap();
+        let shim = in_dir("shim");
+        std::fs::write(&shim, "#!/bin/sh\necho wharf-shim 1\n").unwrap();
+        std::fs::set_permissions(&shim, std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir(in_dir("read-only")).unwrap();
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         mount(Some("ro"), &in_dir("read-only"), Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
         let good = Config {
-            supervisor: "/bin/sh".into(),
+            supervisor: shim,
             root: in_dir("new/root"),
             state: in_dir("new/state"),
             socket: in_dir("new/socket"),
@@ -126,9 +136,10 @@ mod tests {
         good.check_machine().unwrap();
         let others = in_dir("others");
         std::fs::create_dir_all(others.join("pods/of the kubelet")).unwrap();
-        let rows: [(Field, &str, &str); 14] = [
+        let rows: [(Field, &str, &str); 15] = [
             (|config| &mut config.supervisor, "missing", "supervisor: "),
             (|config| &mut config.supervisor, "file", "supervisor: "),
+            (|config| &mut config.supervisor, "/bin/true", "supervisor: /bin/true is not a wharf-shim"),
             (|config| &mut config.root, "file", "root: "),
             (|config| &mut config.root, "/proc/wharf", "root: no file can be made in /proc"),
             (|config| &mut config.root, "others", "root: "),
@@ -174,7 +185,7 @@ mod tests {
             ("link/../w", "srv/w", true),
         ] {
             let config = Config { root: in_dir(root), state: in_dir(state), ..Config::default() };
-            assert_eq!(check_apart(&config).is_ok(), is_apart, "{root} {state}");
+            assert_eq!(config.check_apart().is_ok(), is_apart, "{root} {state}");
         }
     }
 }

@@ -63,7 +63,10 @@ impl Logs {
                 reply(supervisor, number, &opened, directory);
             }
             Order::Flush => {
-                self.with(log, |log| log.settle(wharf_sys::clock::now_ns()));
+                self.with(log, |log| {
+                    log.settle(wharf_sys::clock::now_ns());
+                    log.note_loss();
+                });
                 reply(supervisor, number, &Ok(()), None);
             }
             Order::Rest => reply(supervisor, number, &self.check_rest(), None),
