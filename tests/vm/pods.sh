@@ -2,8 +2,9 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $work, $image: walk.sh
 
+# Not with the ten seconds of its configuration: the machine may be a hundred times slower than a real one.
 crictl() {
-    "$clients/crictl" "$@"
+    "$clients/crictl" --timeout 120s "$@"
 }
 
 # pod NAME [JSON]: runs a pod whose configuration is merged with the JSON.
