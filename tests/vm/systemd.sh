@@ -266,11 +266,12 @@ twenty_pods() {
     local number began=$SECONDS jobs=() failed=0
     for number in {1..20}; do
         { pod "load$number" '{"linux": {"cgroup_parent": "/kubepods.slice/kubepods-podload'"$number"'.slice"}}' &&
-            container "load$number" main '{"linux": {"resources": {"memory_limit_in_bytes": 33554432, "cpu_shares": 102}}}' ; } &
+            container "load$number" main '{"linux": {"resources": {"memory_limit_in_bytes": 33554432, "cpu_shares": 102}}}' ; } \
+            >"$work/load$number.made" 2>&1 &
         jobs+=($!)
     done
     # Later checks shall not meet those that are being made.
-    for number in "${jobs[@]}"; do wait "$number" || failed=1; done
+    for number in {1..20}; do wait "${jobs[number - 1]}" || { cat "$work/load$number.made" && failed=1; }; done
     echo "made in $((SECONDS - began)) s"
     ((failed == 0))
     for number in {1..20}; do
@@ -278,8 +279,13 @@ twenty_pods() {
         [[ $(inside "$(of "load$number" main)" echo inside) = inside ]]
     done
     systemctl daemon-reload
-    for number in {1..20}; do remove_pod "load$number" & done
-    wait
+    jobs=()
+    for number in {1..20}; do
+        remove_pod "load$number" >"$work/load$number.removed" 2>&1 &
+        jobs+=($!)
+    done
+    for number in {1..20}; do wait "${jobs[number - 1]}" || { cat "$work/load$number.removed" && failed=1; }; done
+    ((failed == 0))
     [[ -z $(crictl pods --quiet --name load) ]]
 }
 
