@@ -2,17 +2,18 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $work, $image: walk.sh
 
+# Not with the ten seconds of its configuration: the machine may be a hundred times slower than a real one.
 crictl() {
-    "$clients/crictl" "$@"
+    "$clients/crictl" --timeout 120s "$@"
 }
 
-# pod NAME [JSON]: runs a pod whose configuration is merged with the JSON.
+# pod NAME [JSON]: runs a pod, of the runtime handler $handler, whose configuration is merged with the JSON.
 pod() {
     jq --null-input --arg name "$1" --argjson more "${2-"{}"}" '{
         metadata: {name: $name, namespace: "walk", uid: $name, attempt: 0},
         hostname: $name, log_directory: "/var/log/pods/\($name)", linux: {}
     } * $more' >"$work/$1.json"
-    crictl runp "$work/$1.json" >"$work/$1.id"
+    crictl runp --runtime "${handler-}" "$work/$1.json" >"$work/$1.id"
 }
 
 # container POD NAME JSON [COMMAND...]: starts a container in the pod of that name. Without a command it sleeps.

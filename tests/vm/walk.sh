@@ -1,8 +1,8 @@
 #!/bin/bash
 # Checks an installed wharf on a machine with systemd and cgroup v2; hack/vm runs it in its machine, as root. Prints a line
 # for each check, with the last output of those that fail, and fails if one did.
-#   walk.sh [PART...]   machine, unit, cgroups, systemd, layers, confinement, apparmor, network, streams, end
-#     (default: all, in this order)
+#   walk.sh [PART...]   machine, unit, cgroups, systemd, hierarchies, handlers, layers, confinement, apparmor, network, streams,
+#     end (default: all, in this order). systemd, hierarchies and handlers also run on hybrid cgroups.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=../../hack/lib.sh
@@ -15,6 +15,10 @@ here=$(dirname "$(realpath "$0")")
 . "$here/cgroups.sh"
 # shellcheck source=systemd.sh
 . "$here/systemd.sh"
+# shellcheck source=hierarchies.sh
+. "$here/hierarchies.sh"
+# shellcheck source=handlers.sh
+. "$here/handlers.sh"
 # shellcheck source=layers.sh
 . "$here/layers.sh"
 # shellcheck source=confinement.sh
@@ -33,7 +37,7 @@ main() {
     passed=0 failed=0
     image=docker.io/library/busybox:latest
     clients=$("$repository/hack/clients" conformance)
-    (($#)) || set -- machine unit cgroups systemd layers confinement apparmor network streams end
+    (($#)) || set -- machine unit cgroups systemd hierarchies handlers layers confinement apparmor network streams end
     before=$(footprint)
     [[ $1 != machine ]] || { see_machine && shift; }
     serve_images

@@ -122,7 +122,8 @@ impl Systemd {
     /// Has systemd make the scope around the holder, and moves that to its place.
     fn settle(&self, cgroups: &Cgroups, scope: &Scope, holder: &OwnedFd) -> Result<(), Error> {
         let pid = process::child_number(holder.as_fd()).map_err(|source| Error::Holder { source })?;
-        let properties = properties::of_scope(scope, pid.cast_unsigned());
+        let devices = cgroups.home(Controller::Devices).map(|home| home.kind);
+        let properties = properties::of_scope(scope, pid.cast_unsigned(), devices);
         let others: Vec<(&str, Vec<Property<'_>>)> = Vec::new();
         self.ask("make", scope.name(), "StartTransientUnit", &(scope.name(), "replace", properties, others))?;
         await_moved(cgroups, scope, pid)?;

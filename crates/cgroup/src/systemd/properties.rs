@@ -19,6 +19,7 @@ use crate::plan::io::scaled_for_unified;
 use crate::weight::weight_of_shares;
 
 /// systemd's names that are not in `cgroups-rs`.
+const DELEGATE_CONTROLLERS: &str = "DelegateControllers";
 const COLLECT_MODE: &str = "CollectMode";
 const MEMORY_MIN: &str = "MemoryMin";
 const IO_WEIGHT: &str = "IOWeight";
@@ -38,8 +39,8 @@ const STOP_US: u64 = 10_000_000;
 const UNTOLD: [&str; 5] =
     ["cpu.weight.nice", "cpu.uclamp.min", "io.bfq.weight", "io.latency", "memory.zswap.writeback"];
 
-/// What a new scope is.
-pub(super) fn of_scope(scope: &Scope, holder: u32) -> Vec<Property<'static>> {
+/// What a new scope is, by the hierarchy of devices.
+pub(super) fn of_scope(scope: &Scope, holder: u32, devices: Option<Kind>) -> Vec<Property<'static>> {
     let mut properties = PropertiesBuilder::default_cgroup(&scope.slice(), scope.name())
         .description(format!("wharf: {}", scope.name()))
         .pids(vec![holder])
@@ -48,6 +49,11 @@ pub(super) fn of_scope(scope: &Scope, holder: u32) -> Vec<Property<'static>> {
     // A scope gets a limit that nobody has asked for. And one that has failed would stay until somebody resets it.
     properties.push((TASKS_MAX, Value::from(INFINITY)));
     properties.push((COLLECT_MODE, Value::from("inactive-or-failed")));
+    if devices == Some(Kind::V1) {
+        // This is not among what is delegated without being named. In the hierarchy of a controller that a scope does
+        // not have, systemd removes all cgroups below it that are still empty, whenever it sets or loads a property.
+        properties.push((DELEGATE_CONTROLLERS, Value::new(vec!["devices"])));
+    }
     properties
 }
 
@@ -172,7 +178,16 @@ mod tests {
     #[test]
     fn a_scope_says_what_it_is() {
         let payload = Scope::payload(&CgroupPath::new("/a.slice").unwrap(), "wharf-1.scope").unwrap();
-        let scope = of_scope(&Scope::around(&payload).unwrap(), 42);
+        let scope = Scope::around(&payload).unwrap();
+        let controllers = |devices| {
+            let of_scope = of_scope(&scope, 42, devices);
+            let at = |name| of_scope.iter().position(|(property, _)| *property == name);
+            // What is named after it is added to what it stands for.
+            at(DELEGATE_CONTROLLERS).inspect(|named| assert!(at("Delegate").unwrap() < *named)).is_some()
+        };
+        assert!(controllers(Some(Kind::V1)));
+        assert!(!controllers(Some(Kind::Unified)) && !controllers(None));
+        let scope = of_scope(&scope, 42, None);
         let value = |name| scope.iter().find(|(property, _)| *property == name).unwrap().1.to_string();
         assert_eq!((value("Slice").as_str(), value("Delegate").as_str()), ("\"a.slice\"", "true"));
         assert_eq!(value("PIDs"), "[uint32 42]");
