@@ -2,9 +2,9 @@
 //!
 //! The archive is hostile. It is received whole before anything of it is looked at ([`spool`]), because what says which
 //! images are in it may come last. Then its documents are read ([`layout`], [`docker`]), all layers of all images are
-//! unpacked as those of a pull, under the same limits, and only then are the images committed, one by one. So an
-//! archive of which something cannot be used adds no image, and layers that were whole by then are kept some hours, as
-//! after a pull that failed.
+//! unpacked as those of a pull, under the same limits, everything else that the images need is made, and only then are
+//! they published, one by one. So an archive of which something cannot be used adds no image and takes no name from
+//! one, and layers that were whole by then are kept some hours, as after a pull that failed.
 
 mod docker;
 mod error;
@@ -23,8 +23,7 @@ pub use error::LoadError;
 
 use crate::image::Image;
 use crate::layer::{Layer, UnpackedLayer};
-use crate::manifest::digest_of;
-use crate::store::{NewImage, Store};
+use crate::store::{NewImage, Prepared, Store};
 use crate::unpack::LayerSource;
 use listed::{Listed, images};
 use spool::Spool;
@@ -64,7 +63,7 @@ impl Store {
     /// Loads every image of an archive. Blocks for as long as `input` does, and for the disk.
     ///
     /// # Errors
-    /// [`LoadError`]. Nothing of the archive is left, except for images that were committed before the store failed or
+    /// [`LoadError`]. Nothing of the archive is left, except for images that were published before the store failed or
     /// the client went away, and whole layers, which are kept for a retry.
     pub fn load(&self, input: &mut dyn Read, watch: Watch<'_>) -> Result<(), LoadError> {
         let loaded = Spool::receive(&self.shared, input).and_then(|spool| self.load_spooled(&spool, watch));
@@ -78,13 +77,17 @@ impl Store {
     fn load_spooled(&self, spool: &Spool<'_>, watch: Watch<'_>) -> Result<(), LoadError> {
         let images = images(spool)?;
         report(watch, LoadEvent::Received(blobs(&images)))?;
-        let (mut unpacked, mut whole) = (Unpacked::new(), Vec::new());
+        let (mut unpacked, mut prepared) = (Unpacked::new(), Vec::new());
         for image in &images {
-            whole.push(self.layers_of(image, spool, &mut unpacked, watch)?);
+            let layers = self.layers_of(image, spool, &mut unpacked, watch)?;
+            prepared.push((image, self.prepare_listed(image, layers)?));
         }
         drop(unpacked);
-        for (image, layers) in images.iter().zip(whole) {
-            self.commit_listed(image, layers, watch)?;
+        for (image, prepared) in prepared {
+            let published = self.publish(&prepared);
+            let published = published.map_err(|source| LoadError::Store { image: image.shown(), source })?;
+            let names = image.names.iter().map(ToString::to_string).collect();
+            report(watch, LoadEvent::Loaded { image: &published, names })?;
         }
         Ok(())
     }
@@ -155,20 +158,21 @@ impl Store {
         Ok(unpacked)
     }
 
-    fn commit_listed(&self, image: &Listed, layers: Vec<Layer>, watch: Watch<'_>) -> Result<(), LoadError> {
+    fn prepare_listed<'a>(
+        &'a self,
+        image: &'a Listed,
+        layers: Vec<Layer>,
+    ) -> Result<Prepared<'a>, LoadError> {
         let new = NewImage {
             names: &image.names,
             resolved: image.resolved.as_ref(),
             manifest: &image.manifest_bytes,
-            manifest_digest: &digest_of(&image.manifest_bytes),
+            manifest_digest: &image.manifest_digest,
             config: &image.config,
             layers,
             pinned: false,
         };
-        let committed = self.commit(new);
-        let committed = committed.map_err(|source| LoadError::Store { image: image.shown(), source })?;
-        let names = image.names.iter().map(ToString::to_string).collect();
-        report(watch, LoadEvent::Loaded { image: &committed, names })
+        self.prepare(new).map_err(|source| LoadError::Store { image: image.shown(), source })
     }
 }
 

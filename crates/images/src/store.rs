@@ -49,6 +49,7 @@ use wharf_sys::fs::{Resolve, open_below};
 use wharf_types::{Digest, ErrorKind, Failure, Reference, Reserve, lock};
 
 pub use commit::NewImage;
+pub(crate) use commit::Prepared;
 pub use tenants::Tenancy;
 
 use crate::chain::ChainError;

@@ -225,6 +225,8 @@ impl Supervisor {
             std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).stage(STAGE)?;
         let children = children.split_whitespace().filter_map(|pid| open_pidfd(pid.parse().ok()?).ok());
         let children: Vec<OwnedFd> = children.collect();
+        let own = std::fs::read_to_string("/proc/self/cgroup").stage(STAGE)?;
+        let container_of = |child| container_of(child, &self.pod, &own);
         let containers: Vec<CgroupPath> = children.iter().filter_map(container_of).collect();
         // First, so that it makes no others.
         process::signal(self.process.as_fd(), 9).stage("killing a supervisor")?;
@@ -256,18 +258,23 @@ fn end_cgroup(cgroups: &Cgroups, placement: &Placement, pod: &PodId) -> Result<(
     }
 }
 
-/// The cgroup of the container to which a process belongs, if it does.
-fn container_of(process: &OwnedFd) -> Option<CgroupPath> {
+/// The cgroup of the container to which a process of a pod belongs, if it does. `own` is the list of this process's.
+fn container_of(process: &OwnedFd, pod: &PodId, own: &str) -> Option<CgroupPath> {
     let shown = std::fs::read_to_string(format!("/proc/{}/cgroup", pid_of(process)?)).ok()?;
-    shown.lines().find_map(|line| container_in(line.splitn(3, ':').nth(2)?))
+    shown.lines().find_map(|line| container_in(line.splitn(3, ':').nth(2)?, pod, own))
 }
 
-/// The path down to the last name that is an id: that cgroup has no process of anything else.
-fn container_in(path: &str) -> Option<CgroupPath> {
-    let is_containers = |name: &&str| Placement::id_in(name).parse::<ContainerId>().is_ok();
-    let container = path.rsplit('/').find(is_containers)?;
-    let end = path.rfind(container)? + container.len();
-    CgroupPath::new(&path[..end]).ok()
+/// The path down to the container's id: that cgroup has no process of anything else. It is the first id that is not the
+/// pod's and not that of a container in which this process is itself. Further down, the container may have made cgroups
+/// with any names.
+fn container_in(path: &str, pod: &PodId, own: &str) -> Option<CgroupPath> {
+    let is_containers = |name: &&str| {
+        let id = Placement::id_in(name);
+        id.parse::<ContainerId>().is_ok() && id != pod.as_str() && !own.contains(id)
+    };
+    let names: Vec<&str> = path.split('/').collect();
+    let container = names.iter().position(is_containers)?;
+    CgroupPath::new(&names[..=container].join("/")).ok()
 }
 
 #[cfg(test)]
@@ -283,11 +290,16 @@ mod tests {
 
     #[test]
     fn a_cgroup_is_a_containers_down_to_its_id() {
-        let [pod, container] = ["a", "b"].map(|digit| digit.repeat(64));
-        let path = |path: &str| container_in(path).map(|path| path.to_string());
+        let [pod, container, node, other] = ["a", "b", "c", "d"].map(|digit| digit.repeat(64));
+        let (id, hosts) = (pod.parse().unwrap(), format!("0::/docker/{node}/system.slice/wharfd.service\n"));
+        let path = |path: &str| container_in(path, &id, &hosts).map(|path| path.to_string());
         let own = format!("/wharf/{pod}/{container}");
-        // A pod's is one, too, and everything in it is a container's.
-        assert_eq!(path(&format!("/wharf/{pod}")), Some(format!("/wharf/{pod}")));
+        assert_eq!(path(&format!("/wharf/{pod}")), None);
+        // Where this process is in a container, and where the container gives its cgroups such names.
+        let deep = format!("/docker/{node}/kubepods/pod1/{container}");
+        assert_eq!(path(&format!("{deep}/container/{other}")), Some(deep));
+        assert_eq!(path(&format!("{own}/{other}")), Some(own.clone()));
+        assert_eq!(path(&format!("{own}/container/wharf-{other}.scope/x")), Some(own.clone()));
         assert_eq!(
             path(&format!("/kubepods/pod1/{container}/container/x")),
             Some(format!("/kubepods/pod1/{container}"))

@@ -3,11 +3,13 @@
 //! The files have any names, and there are no digests except those of the layers in the config. So each image gets a
 //! manifest that is made up here, and no digest: a registry would have another manifest of it.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use wharf_types::Reference;
 
 use super::LoadError;
-use super::listed::{Documents, IMAGES_LIMIT, Listed, diff_ids, unusable};
+use super::listed::{Documents, IMAGES_LIMIT, Listed, unusable};
 use super::spool::{Spool, Spooled};
 use crate::manifest::{
     CONFIG_LIMIT_BYTES, Document, ENTRIES_LIMIT, MANIFEST_LIMIT_BYTES, ManifestError, check_json, digest_of,
@@ -33,8 +35,17 @@ pub(super) fn images(spool: &Spool<'_>) -> Result<Vec<Listed>, LoadError> {
     if raw.len() > IMAGES_LIMIT {
         return Err(LoadError::Limit { what: "images", limit: IMAGES_LIMIT as u64 });
     }
-    let mut documents = Documents::default();
-    raw.into_iter().map(|raw| image(spool, raw, &mut documents)).collect()
+    let (mut documents, mut known) = (Documents::default(), HashMap::new());
+    let mut listed: Vec<Listed> = Vec::new();
+    for raw in raw {
+        let image = image(spool, raw, &mut documents)?;
+        let at = *known.entry(image.manifest_digest.clone()).or_insert(listed.len());
+        match listed.get_mut(at) {
+            Some(same) => same.names.extend(image.names),
+            None => listed.push(image),
+        }
+    }
+    Ok(listed)
 }
 
 fn image(spool: &Spool<'_>, raw: RawImage, documents: &mut Documents) -> Result<Listed, LoadError> {
@@ -43,7 +54,7 @@ fn image(spool: &Spool<'_>, raw: RawImage, documents: &mut Documents) -> Result<
         return Err(LoadError::Limit { what: "layers of one image", limit: ENTRIES_LIMIT as u64 });
     }
     let config = documents.keep(spool.read(spool.find(&raw.config)?, CONFIG_LIMIT_BYTES)?)?;
-    let diff_ids = diff_ids(&raw.config, &config, layers.len())?;
+    let diff_ids = documents.diff_ids(&raw.config, &config, layers.len())?;
     let blobs: Vec<Spooled> =
         layers.iter().map(|name| spool.find(name).cloned()).collect::<Result<_, _>>()?;
     let listed: Vec<_> = blobs.iter().map(|blob| (blob.digest.clone(), blob.size_bytes)).collect();
@@ -55,5 +66,6 @@ fn image(spool: &Spool<'_>, raw: RawImage, documents: &mut Documents) -> Result<
     };
     let tags = raw.repo_tags.unwrap_or_default();
     let names = tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Reference>, _>>()?;
-    Ok(Listed { names, resolved: None, manifest, manifest_bytes, config, diff_ids, blobs })
+    let (resolved, manifest_digest) = (None, digest_of(&manifest_bytes));
+    Ok(Listed { names, resolved, manifest, manifest_bytes, manifest_digest, config, diff_ids, blobs })
 }

@@ -8,7 +8,7 @@ use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
 /// Why an archive was not loaded. No image of it is in the store, unless the store failed or the client went away while
-/// the images were committed.
+/// the images were published.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It could not be read, or is malformed.
@@ -93,6 +93,14 @@ pub enum LoadError {
         /// The name.
         name: String,
     },
+    /// The name of an image has a digest, and the image has another one, or none that a registry knows.
+    #[error(
+        "the archive gives an image the name {name}, whose digest is not the image's: save it with a tag"
+    )]
+    NameDigest {
+        /// The name.
+        name: String,
+    },
     /// A layer could not be unpacked.
     #[error("loading {image}: layer {number} of {count}, {digest}")]
     Unpack {
@@ -122,7 +130,7 @@ pub enum LoadError {
         #[from]
         source: wharf_sys::Error,
     },
-    /// The store refused the image, or failed. Images of the archive that it took before stay.
+    /// The store refused the image, or failed. If it failed, images of the archive that it took before stay.
     #[error("loading {image}")]
     Store {
         /// The image: its first name or its id.
@@ -131,7 +139,7 @@ pub enum LoadError {
         #[source]
         source: StoreError,
     },
-    /// Nobody wants the images any more. Those that were committed before stay.
+    /// Nobody wants the images any more. Those that were published before stay.
     #[error("the client has gone away")]
     Unwanted,
 }
@@ -145,7 +153,8 @@ impl Failure for LoadError {
             | Self::NoImage
             | Self::Missing { .. }
             | Self::Name { .. }
-            | Self::NameTwice { .. } => ErrorKind::InvalidArgument,
+            | Self::NameTwice { .. }
+            | Self::NameDigest { .. } => ErrorKind::InvalidArgument,
             Self::Blob { .. } | Self::Size { .. } => ErrorKind::DataLoss,
             Self::Limit { .. } => ErrorKind::ResourceExhausted,
             Self::Document { source, .. } => source.kind(),

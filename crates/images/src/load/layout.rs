@@ -7,11 +7,11 @@
 use serde::Deserialize;
 
 use super::LoadError;
-use super::listed::{Documents, IMAGES_LIMIT, Listed, check_digest, diff_ids, unusable};
+use super::listed::{Documents, IMAGES_LIMIT, Listed, check_digest, unusable};
 use super::spool::{Spool, blob_name};
 use crate::manifest::{
     CONFIG_LIMIT_BYTES, Descriptor, Document, INDEX_NESTING_LIMIT, IndexEntry, MANIFEST_LIMIT_BYTES,
-    Manifest, ManifestError, Platform, check_json, parse_index_or_manifest, select_platform,
+    Manifest, ManifestError, Platform, check_json, digest_of, parse_index_or_manifest, select_platform,
 };
 
 /// The file that says that there is a layout, and of which version.
@@ -105,11 +105,12 @@ fn image(spool: &Spool<'_>, top: &Descriptor, documents: &mut Documents) -> Resu
     };
     check_digest(&manifest.config.digest, &config)?;
     let config = documents.keep(config)?;
-    let diff_ids = diff_ids(&name, &config, manifest.layers.len())?;
+    let diff_ids = documents.diff_ids(&name, &config, manifest.layers.len())?;
     let blob = |layer: &Descriptor| spool.blob(&layer.digest, layer.size_bytes).cloned();
     let blobs = manifest.layers.iter().map(blob).collect::<Result<_, _>>()?;
-    let resolved = Some(top.digest.clone());
-    Ok(Listed { names: Vec::new(), resolved, manifest, manifest_bytes, config, diff_ids, blobs })
+    let (names, resolved) = (Vec::new(), Some(top.digest.clone()));
+    let manifest_digest = digest_of(&manifest_bytes);
+    Ok(Listed { names, resolved, manifest, manifest_bytes, manifest_digest, config, diff_ids, blobs })
 }
 
 /// Follows an index, or an index of indexes, to this machine's manifest.

@@ -16,6 +16,9 @@ pub(super) const IMAGES_LIMIT: usize = 1000;
 const NAMES_LIMIT: usize = 2000;
 /// The most bytes of all manifests and configs, which are in memory until the images are in the store.
 const DOCUMENTS_LIMIT_BYTES: usize = 128 << 20;
+/// The most layers of all images, those that they share counted for each: an archive of some kilobytes can list
+/// millions.
+const LAYERS_LIMIT: usize = 20_000;
 
 /// An image of an archive.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub(super) struct Listed {
     pub(super) resolved: Option<Digest>,
     pub(super) manifest: Manifest,
     pub(super) manifest_bytes: Vec<u8>,
+    pub(super) manifest_digest: Digest,
     pub(super) config: Vec<u8>,
     pub(super) diff_ids: Vec<Digest>,
     /// The blobs of its layers, bottom first.
@@ -61,6 +65,9 @@ fn check(listed: &[Listed]) -> Result<(), LoadError> {
     for image in listed {
         let id = &image.manifest.config.digest;
         for name in &image.names {
+            if name.digest().is_some_and(|digest| Some(digest) != image.resolved.as_ref()) {
+                return Err(LoadError::NameDigest { name: name.to_string() });
+            }
             if owners.insert(name, id).is_some_and(|other| other != id) {
                 return Err(LoadError::NameTwice { name: name.to_string() });
             }
@@ -72,10 +79,11 @@ fn check(listed: &[Listed]) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// The bytes of the documents so far.
+/// What the documents so far have.
 #[derive(Debug, Default)]
 pub(super) struct Documents {
     bytes: usize,
+    layers: usize,
 }
 
 impl Documents {
@@ -87,16 +95,25 @@ impl Documents {
         }
         Ok(document)
     }
-}
 
-/// The layers that a config lists, of which there must be as many as the image has.
-pub(super) fn diff_ids(name: &str, config: &[u8], layers: usize) -> Result<Vec<Digest>, LoadError> {
-    let (_config, diff_ids) = parse_config(config).map_err(unusable(name))?;
-    if diff_ids.len() != layers {
-        let reason = format!("{layers} layers in the manifest, {} in the config", diff_ids.len());
-        return Err(unusable(name)(ManifestError::Ambiguous { reason }));
+    /// The layers that a config lists, of which there must be as many as the image has.
+    pub(super) fn diff_ids(
+        &mut self,
+        name: &str,
+        config: &[u8],
+        layers: usize,
+    ) -> Result<Vec<Digest>, LoadError> {
+        self.layers += layers;
+        if self.layers > LAYERS_LIMIT {
+            return Err(LoadError::Limit { what: "layers in all its images", limit: LAYERS_LIMIT as u64 });
+        }
+        let (_config, diff_ids) = parse_config(config).map_err(unusable(name))?;
+        if diff_ids.len() != layers {
+            let reason = format!("{layers} layers in the manifest, {} in the config", diff_ids.len());
+            return Err(unusable(name)(ManifestError::Ambiguous { reason }));
+        }
+        Ok(diff_ids)
     }
-    Ok(diff_ids)
 }
 
 /// The document has that digest, whatever names it.

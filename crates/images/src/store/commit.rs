@@ -48,30 +48,25 @@ pub struct NewImage<'a> {
     pub pinned: bool,
 }
 
-/// A new image, verified.
-struct Verified {
+/// An image of which everything is there and nothing is visible. All images of an archive are so at a time: what is as
+/// long as a config or has a descriptor is not kept.
+#[derive(Debug)]
+pub(crate) struct Prepared<'a> {
+    image: NewImage<'a>,
     id: Digest,
-    config: ImageConfiguration,
-    /// The digests of the uncompressed layers, bottom first.
-    diff_ids: Vec<Digest>,
-}
-
-/// What a commit publishes.
-struct Parts<'a> {
-    verified: Verified,
-    chain: Chain,
+    /// The names of the layers as they will be mounted, topmost first.
+    chain: Vec<String>,
     /// Layers that are not shared with other images.
     own: Vec<OwnLayer<'a>>,
-    /// The name of the thin one.
-    thin: Option<String>,
 }
 
 /// A layer for one image only, in the staging directory until it is published.
+#[derive(Debug)]
 struct OwnLayer<'a> {
     shared: &'a Shared,
     staged: String,
     name: String,
-    contents: Arc<Contents>,
+    usage: Usage,
 }
 
 impl Drop for OwnLayer<'_> {
@@ -93,26 +88,43 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; the store is as it was, except that whole layers may be kept for a later pull.
     pub fn commit(&self, image: NewImage<'_>) -> Result<Arc<Image>, StoreError> {
+        self.publish(&self.prepare(image)?)
+    }
+
+    /// The first half of a commit: checks everything and makes what the image needs. What is refused is refused here.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the store is as it was, except that whole layers may be kept for a later pull.
+    pub(crate) fn prepare<'a>(&'a self, image: NewImage<'a>) -> Result<Prepared<'a>, StoreError> {
         let shared = &self.shared;
-        let verified = verify(&image)?;
-        let layers = shared.chain_layers(&image, &verified)?;
-        let (chain, mut own) = shared.put_together(layers, &verified.id)?;
-        let thin = shared.make_thin(&chain, &verified.id)?;
-        let name = thin.as_ref().map(|thin| thin.name.clone());
+        let (id, diff_ids) = verify(&image)?;
+        let layers = shared.chain_layers(&image, &id, &diff_ids)?;
+        let (chain, mut own) = shared.put_together(layers, &id)?;
+        let thin = shared.make_thin(&chain, &id)?;
+        let below = chain.layers.into_iter().map(|layer| layer.name);
+        let chain = thin.iter().map(|thin| thin.name.clone()).chain(below).collect();
         own.extend(thin);
-        let parts = Parts { verified, chain, own, thin: name };
-        let published = self.publish(&image, &parts);
+        Ok(Prepared { image, id, chain, own })
+    }
+
+    /// The second half of a commit.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub(crate) fn publish(&self, prepared: &Prepared<'_>) -> Result<Arc<Image>, StoreError> {
+        let published = self.show(prepared);
         if published.is_err() {
-            let shared_ones = image.layers.iter().map(|layer| layer.diff_id().hex());
-            let names = shared_ones.chain(parts.own.iter().map(|own| own.name.as_str()));
-            shared.forsake(&names.map(str::to_owned).collect::<Vec<_>>());
+            let shared_ones = prepared.image.layers.iter().map(|layer| layer.diff_id().hex());
+            let names = shared_ones.chain(prepared.own.iter().map(|own| own.name.as_str()));
+            self.shared.forsake(&names.map(str::to_owned).collect::<Vec<_>>());
         }
         published
     }
 
-    fn publish(&self, image: &NewImage<'_>, parts: &Parts<'_>) -> Result<Arc<Image>, StoreError> {
+    fn show(&self, prepared: &Prepared<'_>) -> Result<Arc<Image>, StoreError> {
         let shared = &self.shared;
-        let Parts { verified, chain, own, thin } = parts;
+        let Prepared { image, id, chain, own } = prepared;
+        let (config, _diff_ids) = parse(image.config)?;
         if !own.is_empty() || image.layers.iter().any(|layer| matches!(layer, Layer::Unpacked(_))) {
             // One sync for the whole image. It also waits for what others have written to this disk. An fsync for each
             // file does not, but flushes the disk's cache each time, which costs ten times as much when nobody else
@@ -129,23 +141,20 @@ impl Store {
             }
             layers.push(layer.diff_id().hex().to_owned());
         }
-        let mut names: Vec<_> = chain.layers.iter().map(|layer| layer.name.clone()).collect();
         for layer in own {
-            shared.show_layer(&layer.staged, &layer.name, layer.contents.usage)?;
+            shared.show_layer(&layer.staged, &layer.name, layer.usage)?;
             layers.push(layer.name.clone());
         }
-        names.splice(0..0, thin.clone());
         nix::unistd::fsync(&shared.layers)
             .map_err(|errno| system("sync its layers")(Error::new("fsync", "layers", errno)))?;
         layers.sort();
         layers.dedup();
         shared.write_content(image.manifest_digest, image.manifest)?;
-        shared.write_content(&verified.id, image.config)?;
-        let record = shared.record(image, verified, layers, names);
-        let path = shared.image_path(&verified.id);
-        let failed = |source| StoreError::Record { id: verified.id.clone(), source };
-        record.save(&path).map_err(failed)?;
-        let new = Image::new(verified.id.clone(), record, verified.config.clone(), &shared.layers_path);
+        shared.write_content(id, image.config)?;
+        let record = shared.record(image, id, layers, chain.clone());
+        let failed = |source| StoreError::Record { id: id.clone(), source };
+        record.save(&shared.image_path(id)).map_err(failed)?;
+        let new = Image::new(id.clone(), record, config, &shared.layers_path);
         let new = Arc::new(new);
         shared.take_tags(image.names, &new)?;
         let names: Vec<_> = image.names.iter().map(ToString::to_string).collect();
@@ -154,8 +163,9 @@ impl Store {
     }
 }
 
-/// Checks that all parts belong together.
-fn verify(image: &NewImage<'_>) -> Result<Verified, StoreError> {
+/// Checks that all parts belong together. Returns the image's id, and the digests of the uncompressed layers, bottom
+/// first.
+fn verify(image: &NewImage<'_>) -> Result<(Digest, Vec<Digest>), StoreError> {
     let mismatch = |reason: String| Err(StoreError::Mismatch { reason });
     let found = digest_of(image.manifest);
     if found != *image.manifest_digest {
@@ -175,10 +185,13 @@ fn verify(image: &NewImage<'_>) -> Result<Verified, StoreError> {
     if id != manifest.config.digest || image.config.len() as u64 != manifest.config.size_bytes {
         return mismatch(format!("the config is {id}, the manifest says {}", manifest.config.digest));
     }
-    let (config, diff_ids) =
-        parse_config(image.config).map_err(|source| StoreError::Document { what: "config", source })?;
+    let (_config, diff_ids) = parse(image.config)?;
     verify_layers(image, &manifest, &diff_ids)?;
-    Ok(Verified { id, config, diff_ids })
+    Ok((id, diff_ids))
+}
+
+fn parse(config: &[u8]) -> Result<(ImageConfiguration, Vec<Digest>), StoreError> {
+    parse_config(config).map_err(|source| StoreError::Document { what: "config", source })
 }
 
 fn verify_layers(image: &NewImage<'_>, manifest: &Manifest, diff_ids: &[Digest]) -> Result<(), StoreError> {
@@ -208,12 +221,17 @@ fn verify_layers(image: &NewImage<'_>, manifest: &Manifest, diff_ids: &[Digest])
 
 impl Shared {
     /// The layers in the order of the config, bottom first.
-    fn chain_layers(&self, image: &NewImage<'_>, verified: &Verified) -> Result<Vec<ChainLayer>, StoreError> {
+    fn chain_layers(
+        &self,
+        image: &NewImage<'_>,
+        id: &Digest,
+        diff_ids: &[Digest],
+    ) -> Result<Vec<ChainLayer>, StoreError> {
         let by_content: HashMap<_, _> = image.layers.iter().map(|layer| (layer.diff_id(), layer)).collect();
         let mut names_bytes = 0;
         let mut layers = Vec::new();
-        for layer in verified.diff_ids.iter().filter_map(|diff_id| by_content.get(diff_id)) {
-            let layer = self.chain_layer(layer, &verified.id)?;
+        for layer in diff_ids.iter().filter_map(|diff_id| by_content.get(diff_id)) {
+            let layer = self.chain_layer(layer, id)?;
             names_bytes += layer.contents.names_bytes();
             if names_bytes > NAMES_LIMIT_BYTES {
                 return Err(ChainError::TooMuchToLookUp.into());
@@ -258,7 +276,7 @@ impl Shared {
         let (mut own, mut relocations, lookups) = (Vec::new(), 0, Lookups::new());
         loop {
             let name = format!("moved-{}-{}", id.hex(), own.len());
-            let (at, (made, root)) = match chain::plan(layers, &lookups)? {
+            let (at, (made, layer)) = match chain::plan(layers, &lookups)? {
                 Plan::Whole(chain) => return Ok((chain, own)),
                 Plan::Complete(those, at) => {
                     layers = those;
@@ -275,7 +293,7 @@ impl Shared {
                     (link.layer, self.make_own(name, id, |root| relocate(layer, &link, root))?)
                 }
             };
-            layers[at] = ChainLayer { name: made.name.clone(), root, contents: Arc::clone(&made.contents) };
+            layers[at] = layer;
             own.push(made);
         }
     }
@@ -285,7 +303,7 @@ impl Shared {
             return Ok(None);
         }
         let name = format!("attrs-{}", id.hex());
-        self.make_own(name, id, |root| chain.make_thin_layer(root)).map(|(thin, _root)| Some(thin))
+        self.make_own(name, id, |root| chain.make_thin_layer(root)).map(|(thin, _layer)| Some(thin))
     }
 
     /// Makes a layer for one image in the staging directory; `fill` gets its root.
@@ -294,17 +312,18 @@ impl Shared {
         name: String,
         id: &Digest,
         fill: impl FnOnce(&OwnedFd) -> Result<Contents, ChainError>,
-    ) -> Result<(OwnLayer<'_>, OwnedFd), StoreError> {
+    ) -> Result<(OwnLayer<'_>, ChainLayer), StoreError> {
         let (staged, directory) = self.stage().map_err(system("make a layer"))?;
-        let mut own = OwnLayer { shared: self, staged, name, contents: Arc::default() };
+        let mut own = OwnLayer { shared: self, staged, name, usage: Usage::default() };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let root = open_below(directory.as_fd(), "fs", flags, Resolve::BeneathNoLinks)
             .map_err(system("make a layer"))?;
         let contents = fill(&root)?;
         save_layer(&self.staged_path(&own.staged), &contents)
             .map_err(|source| StoreError::Record { id: id.clone(), source })?;
-        own.contents = Arc::new(contents);
-        Ok((own, root))
+        own.usage = contents.usage;
+        let layer = ChainLayer { name: own.name.clone(), root, contents: Arc::new(contents) };
+        Ok((own, layer))
     }
 
     /// Moves a staged layer into its place. If another pull has put one there already, that one is as good.
@@ -351,17 +370,17 @@ impl Shared {
     fn record(
         &self,
         image: &NewImage<'_>,
-        verified: &Verified,
+        id: &Digest,
         layers: Vec<String>,
         chain: Vec<String>,
     ) -> ImageRecord {
         let index = self.read();
-        let old = index.image(&verified.id).map(|image| image.record().clone());
+        let old = index.image(id).map(|image| image.record().clone());
         let usage = layers.iter().filter_map(|name| index.usage_of(name)).map(|usage| usage.bytes);
         let size_bytes = usage.sum::<u64>() + (image.manifest.len() + image.config.len()) as u64;
         drop(index);
         let mut record = old.unwrap_or_else(|| ImageRecord {
-            id: verified.id.to_string(),
+            id: id.to_string(),
             manifests: Vec::new(),
             repo_tags: Vec::new(),
             repo_digests: Vec::new(),

@@ -21,7 +21,7 @@ pub(crate) fn layer(content: &str) -> Vec<u8> {
 pub(crate) struct Files(pub(crate) Vec<(String, Vec<u8>)>);
 
 impl Files {
-    fn put(&mut self, name: impl Into<String>, content: impl Into<Vec<u8>>) {
+    pub(crate) fn put(&mut self, name: impl Into<String>, content: impl Into<Vec<u8>>) {
         let (name, content) = (name.into(), content.into());
         self.0.retain(|(other, _)| *other != name);
         self.0.push((name, content));

@@ -14,6 +14,8 @@ mod mounted;
 #[cfg(test)]
 mod names;
 #[cfg(test)]
+mod refused;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod support;
