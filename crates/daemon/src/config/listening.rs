@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_of_another_process_is_refused_with_its_name() {
+    fn an_address_of_another_process_is_refused_with_its_name_unless_that_is_a_wharfd() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let other = TcpListener::bind(address).unwrap();
             let taken = other.local_addr().unwrap();
@@ -65,6 +65,9 @@ mod tests {
             drop(other);
             check(taken).unwrap();
         }
+        let own = TcpListener::bind("127.0.0.1:0").unwrap();
+        std::fs::write("/proc/self/comm", "wharfd").unwrap();
+        check(own.local_addr().unwrap()).unwrap();
         let elsewhere = check("192.0.2.77:1".parse().unwrap()).unwrap_err().to_string();
         assert!(
             elsewhere.starts_with("streaming.address: nothing can listen on 192.0.2.77:1"),
