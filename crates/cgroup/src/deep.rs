@@ -1,25 +1,13 @@
-//! A walk over a tree of cgroups of any depth.
-//!
-//! A container that manages its own cgroups may nest them until their paths are longer than the kernel takes. So the
-//! walk goes from a directory to the next by descriptor, and back by `..`: it has one directory open, and no path.
+//! A walk over a tree of cgroups of any depth, as [`wharf_sys::deep`] does it.
 
-use std::ffi::OsString;
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use wharf_sys::deep::walk;
 
 use crate::error::Error;
 use crate::tree::is_gone;
-
-/// A directory that the walk is in: its name, and the names of those below it that it has not been in.
-struct Level {
-    name: OsString,
-    below: Vec<OsString>,
-}
 
 /// Calls `found` with each directory from `top` downwards. What vanishes in the meantime is left out.
 ///
@@ -62,64 +50,6 @@ pub(crate) fn clear(
     })
 }
 
-fn walk(
-    top: &Path,
-    enter: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), Error>,
-    leave: &mut dyn FnMut(BorrowedFd<'_>, &Path) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let Some(mut at) = open(None, top)? else { return Ok(()) };
-    enter(at.as_fd())?;
-    let mut levels = vec![Level { name: OsString::new(), below: below(&at)? }];
-    while let Some(level) = levels.last_mut() {
-        if let Some(name) = level.below.pop() {
-            let Some(child) = open(Some(at.as_fd()), Path::new(&name))? else { continue };
-            at = child;
-            enter(at.as_fd())?;
-            levels.push(Level { name, below: below(&at)? });
-        } else if let Some(done) = levels.pop()
-            && !levels.is_empty()
-        {
-            // It is gone only if somebody else removes the tree, too.
-            let Some(parent) = open(Some(at.as_fd()), Path::new(".."))? else { return Ok(()) };
-            at = parent;
-            leave(at.as_fd(), Path::new(&done.name))?;
-        }
-    }
-    Ok(())
-}
-
-/// Opens a directory, by its name in another one or by its path; `None` if it is gone.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(crate) fn open(parent: Option<BorrowedFd<'_>>, name: &Path) -> Result<Option<OwnedFd>, Error> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = openat(parent.unwrap_or(nix::fcntl::AT_FDCWD), name, flags, Mode::empty());
-    match opened.map_err(std::io::Error::from) {
-        Ok(opened) => Ok(Some(opened)),
-        Err(source) if is_gone(&source) => Ok(None),
-        Err(source) => Err(Error::Io { action: "open", path: name.into(), source }),
-    }
-}
-
-/// The names of the directories in one.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(crate) fn below(at: &OwnedFd) -> Result<Vec<OsString>, Error> {
-    let path = in_procfs(at.as_fd());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&path).map_err(Error::io("read", &path))? {
-        match entry.and_then(|entry| Ok((entry.file_type()?.is_dir(), entry.file_name()))) {
-            Ok((true, name)) => names.push(name),
-            Ok((false, _)) => {}
-            Err(source) if is_gone(&source) => break,
-            Err(source) => return Err(Error::Io { action: "read", path, source }),
-        }
-    }
-    Ok(names)
-}
-
 /// A path that is short however deep the directory is.
 fn in_procfs(at: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", at.as_raw_fd()))
@@ -127,6 +57,12 @@ fn in_procfs(at: BorrowedFd<'_>) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::fd::AsFd;
+
+    use nix::sys::stat::Mode;
+    use wharf_sys::deep::open;
+
     use super::*;
 
     /// Nests directories until no path can name the innermost.
@@ -167,6 +103,7 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         clear(&directory.path().join("gone"), || Ok(()), &mut removed).unwrap();
     }
+
     #[test]
     fn what_is_below_comes_before_what_has_it() {
         let directory = tempfile::tempdir().unwrap();

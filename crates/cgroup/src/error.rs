@@ -49,7 +49,7 @@ pub enum Error {
     /// A file or directory could not be read, opened, made or removed.
     #[error("cannot {action} {path:?}")]
     Io {
-        /// What was being done: read, open, create, remove.
+        /// What was being done: read, open, create, remove, walk through.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -175,6 +175,13 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+impl From<wharf_sys::Error> for Error {
+    /// Of a walk through cgroups.
+    fn from(error: wharf_sys::Error) -> Self {
+        Self::Io { action: "walk through", path: error.arguments.into(), source: error.errno.into() }
     }
 }
 

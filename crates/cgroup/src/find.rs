@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::deep;
+use wharf_sys::deep;
+
 use crate::detect::Cgroups;
 use crate::error::Error;
 use crate::path::CgroupPath;
@@ -13,6 +14,8 @@ use crate::systemd::units::Scope;
 /// How deep containers are looked for. Those of a node that is itself a container are some levels down; what nests
 /// cgroups without end is a container.
 const LEVELS: usize = 16;
+/// The longest path below which they are looked for: the kernel takes no longer one than 4096 bytes, with the mount's.
+const PATH_LIMIT_BYTES: usize = 3000;
 
 impl Cgroups {
     /// The cgroups of containers whose ids are meant, in any hierarchy, and not below another one that is found. One
@@ -32,7 +35,7 @@ impl Cgroups {
                     let path = format!("{above}/{name}");
                     if is_meant(Placement::id_in(name)) {
                         found.extend(of_container(&path));
-                    } else if level < LEVELS {
+                    } else if level < LEVELS && path.len() < PATH_LIMIT_BYTES {
                         left.push((level + 1, path));
                     }
                 }
@@ -54,6 +57,17 @@ mod tests {
     use super::*;
     use crate::detect::{Controller, Hierarchy, Kind};
 
+    /// As another container may do it.
+    fn nest(top: &std::path::Path) {
+        use std::os::fd::AsFd as _;
+        let name = "d".repeat(255);
+        let mut at = deep::open(None, top).unwrap().unwrap();
+        for _ in 0..LEVELS + 4 {
+            nix::sys::stat::mkdirat(&at, name.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            at = deep::open(Some(at.as_fd()), name.as_ref()).unwrap().unwrap();
+        }
+    }
+
     #[test]
     fn containers_are_found_wherever_they_are() {
         let [unified, freezer] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -64,6 +78,7 @@ mod tests {
         make(&unified, "kubepods.slice/kubepods-pod2.slice/wharf-cc.scope/holder");
         make(&unified, "wharf-cc.scope");
         make(&freezer, "left/aa");
+        nest(unified.path());
         let at = |kind, root: &tempfile::TempDir, controllers| {
             Hierarchy::open(kind, root.path().to_owned(), controllers).unwrap()
         };

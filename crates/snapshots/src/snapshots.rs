@@ -1,7 +1,7 @@
 //! The directory of all snapshots: making, listing, measuring and removing them.
 //!
 //! A snapshot is made under another name and renamed, so each that is listed is whole. Its size is measured in the
-//! background and remembered as long as nothing can have run in the container.
+//! background, a stretch at a time, and remembered as long as nothing can have run in the container.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -20,7 +20,7 @@ use wharf_types::lock::lock;
 use wharf_types::{ContainerId, ErrorKind, Failure, IdMaps};
 
 use crate::trash::{Trash, ensure_directory, list_names, make_private};
-use crate::tree::{Usage, measure, remove_tree};
+use crate::tree::{Progress, Usage, Walk, remove_tree};
 
 const TRASH: &str = ".trash";
 const VOLUMES: &str = "volumes";
@@ -73,10 +73,13 @@ pub enum Activity {
 /// A measurement.
 #[derive(Debug)]
 struct Measured {
+    /// While another one is going on, the larger of both.
     usage: Usage,
     at: Instant,
     /// As it was when the measurement began.
     activity: Activity,
+    /// The walk, if that has not come to its end.
+    rest: Option<Walk>,
 }
 
 /// All snapshots of a node.
@@ -92,7 +95,8 @@ pub struct Snapshots {
 impl Measured {
     /// Whether it still holds, unless somebody outside the container has written to its snapshot within `max_age`.
     fn holds(&self, activity: Activity, max_age: Duration) -> bool {
-        self.activity == activity
+        self.rest.is_none()
+            && self.activity == activity
             && match activity {
                 Activity::Unknown => false,
                 Activity::Until { .. } => self.at.elapsed() <= max_age,
@@ -138,7 +142,8 @@ impl Snapshots {
             let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
             match nix::fcntl::renameat2(&self.root, half.as_os_str(), &self.root, container.as_str(), flags) {
                 Ok(()) => {
-                    self.remember(container, usage, Activity::Unknown);
+                    let activity = Activity::Unknown;
+                    self.remember(container, Measured { usage, at: Instant::now(), activity, rest: None });
                     Ok(())
                 }
                 Err(Errno::EEXIST) => remove_tree(self.root.as_fd(), &half),
@@ -227,7 +232,9 @@ impl Snapshots {
     }
 
     /// The disk usage of a container's snapshot: the last measurement, if nothing has run in the container since and it
-    /// is at most `max_age` old, or else a walk now. `activity` is what has run until now.
+    /// is at most `max_age` old, or else that of a walk. The walk takes one stretch; if that is not enough, the next
+    /// call goes on with it, and until it has come to its end, the figure is the last one or, if that is larger, what
+    /// it has seen. `activity` is what has run until now.
     ///
     /// # Errors
     /// The kernel's error; ENOENT if there is no snapshot.
@@ -236,40 +243,48 @@ impl Snapshots {
         container: &ContainerId,
         activity: Activity,
         max_age: Duration,
+        stretch: Duration,
     ) -> Result<Usage, SnapshotError> {
-        if let Some(measured) = lock(&self.measured).get(container)
-            && measured.holds(activity, max_age)
-        {
-            return Ok(measured.usage);
-        }
-        let usage = self.measure(container).map_err(|source| SnapshotError {
-            what: "measure",
-            name: container.to_string(),
-            source,
-        })?;
-        self.remember(container, usage, activity);
+        let (known, begun) = match lock(&self.measured).get_mut(container) {
+            Some(measured) if measured.holds(activity, max_age) => return Ok(measured.usage),
+            Some(measured) => (measured.usage, measured.rest.take().map(|walk| (walk, measured.activity))),
+            None => (Usage::default(), None),
+        };
+        let failed = |source| SnapshotError { what: "measure", name: container.to_string(), source };
+        let (mut walk, activity) = match begun {
+            Some(begun) => begun,
+            None => (self.walk(container).map_err(failed)?, activity),
+        };
+        let (usage, activity, rest) = match walk.go_on(stretch).map_err(failed)? {
+            Progress::Whole(usage) => (usage, activity, None),
+            Progress::Part(usage) => (usage.max(known), activity, Some(walk)),
+            Progress::GivenUp(usage) => (usage.max(known), Activity::Unknown, None),
+        };
+        self.remember(container, Measured { usage, at: Instant::now(), activity, rest });
         Ok(usage)
     }
 
-    fn remember(&self, container: &ContainerId, usage: Usage, activity: Activity) {
+    fn remember(&self, container: &ContainerId, new: Measured) {
         let mut measured = lock(&self.measured);
         if self.at(container).upper.exists() {
-            measured.insert(container.clone(), Measured { usage, at: Instant::now(), activity });
+            measured.insert(container.clone(), new);
         }
     }
 
-    fn measure(&self, container: &ContainerId) -> wharf_sys::Result<Usage> {
+    /// A walk through what a container has written.
+    fn walk(&self, container: &ContainerId) -> wharf_sys::Result<Walk> {
         let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let own = open_below(self.root.as_fd(), container.as_str(), directory, Resolve::BeneathNoLinks)?;
         let open = |name| open_below(own.as_fd(), name, directory, Resolve::BeneathNoLinks);
-        let layer = measure(open("fs")?.as_fd())?;
+        let mut tops = vec![open("fs")?];
         match open(VOLUMES) {
-            Err(error) if error.errno == Errno::ENOENT => Ok(layer),
-            volumes => Ok(layer + measure(volumes?.as_fd())?),
+            Err(error) if error.errno == Errno::ENOENT => {}
+            volumes => tops.push(volumes?),
         }
+        Ok(Walk::new(tops))
     }
 
-    /// The result of the last walk, from memory; `None` before the first.
+    /// The last figure, from memory; `None` before the first.
     #[must_use]
     pub fn known_usage(&self, container: &ContainerId) -> Option<Usage> {
         lock(&self.measured).get(container).map(|measured| measured.usage)

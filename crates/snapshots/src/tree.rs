@@ -15,7 +15,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 
-pub use measure::{Usage, measure};
+pub use measure::{Progress, Usage, Walk};
 pub use remove::{remove_tree, remove_tree_while};
 
 /// How many directories a walk keeps open: two descriptors and one read buffer each.

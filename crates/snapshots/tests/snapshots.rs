@@ -8,8 +8,11 @@ mod tests {
     use std::path::Path;
     use std::time::{Duration, Instant};
 
+    use wharf_snapshots::tree::Usage;
     use wharf_snapshots::{Activity, Snapshots};
     use wharf_types::{ContainerId, ErrorKind, Failure, IdMaps, IdRange};
+
+    const HOUR: Duration = Duration::from_secs(3600);
 
     fn id(byte: u8) -> ContainerId {
         ContainerId::from_random([byte; 32])
@@ -86,17 +89,16 @@ mod tests {
 
     #[test]
     fn usage_is_measured_again_only_if_something_may_have_been_written() {
-        const HOUR: Duration = Duration::from_secs(3600);
         let until = |cpu_ns| Activity::Until { cpu_ns };
         let temp = tempfile::tempdir().unwrap();
         let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
-        let error = snapshots.usage(&id(3), Activity::Over, HOUR).unwrap_err();
+        let error = snapshots.usage(&id(3), Activity::Over, HOUR, HOUR).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let snapshot = snapshots.prepare(&id(3), temp.path(), None).unwrap();
         assert_eq!(snapshots.known_usage(&id(9)), None);
         let empty = snapshots.known_usage(&id(3)).unwrap();
-        assert_eq!(snapshots.usage(&id(3), Activity::Unknown, HOUR).unwrap(), empty);
-        let mut known = snapshots.usage(&id(3), until(5), HOUR).unwrap();
+        assert_eq!(snapshots.usage(&id(3), Activity::Unknown, HOUR, HOUR).unwrap(), empty);
+        let mut known = snapshots.usage(&id(3), until(5), HOUR, HOUR).unwrap();
         let write = |name: &str| fs::write(snapshot.upper.join(name), [1; 100_000]).unwrap();
         let table = [
             ("nothing has run", until(5), HOUR, false),
@@ -109,13 +111,44 @@ mod tests {
         ];
         for (name, activity, max_age, is_measured) in table {
             write(name);
-            let now = snapshots.usage(&id(3), activity, max_age).unwrap();
+            let now = snapshots.usage(&id(3), activity, max_age, HOUR).unwrap();
             assert_eq!(now != known, is_measured, "{name}");
             assert_eq!(snapshots.known_usage(&id(3)), Some(now));
             known = now;
         }
         assert!(known.bytes >= empty.bytes + 600_000);
         assert_eq!(known.inodes, empty.inodes + 6, "the last file has not been seen");
+    }
+
+    /// A container may fill its layer so that no walk comes to an end in one stretch.
+    #[test]
+    fn a_large_layer_is_measured_bit_by_bit() {
+        let temp = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
+        let snapshot = snapshots.prepare(&id(3), temp.path(), None).unwrap();
+        let volume = snapshots.volume(&id(3), 0).unwrap();
+        let write = |directory: &Path, number: u32| fs::write(directory.join(number.to_string()), [1; 5000]);
+        (0..30).for_each(|number| write(&snapshot.upper, number).unwrap());
+        (0..30).for_each(|number| write(&volume, number).unwrap());
+        let step = || snapshots.usage(&id(3), Activity::Over, HOUR, Duration::ZERO).unwrap();
+        let is_less = |one: Usage, other: Usage| one.bytes < other.bytes || one.inodes < other.inodes;
+        let mut known = snapshots.known_usage(&id(3)).unwrap();
+        for _ in 0..40 {
+            let now = step();
+            assert!(!is_less(now, known), "{now:?} after {known:?}");
+            assert_eq!(snapshots.known_usage(&id(3)), Some(now));
+            known = now;
+        }
+        let whole = (0..40).map(|_| step()).fold(known, |_, usage| usage);
+        assert_eq!(whole.inodes, 1 + 2 + 60, "the layer, the volumes and what is in them");
+        assert!(whole.bytes >= 60 * 5000);
+        assert!(is_less(known, whole), "it was not measured bit by bit");
+        assert_eq!(step(), whole);
+        // Most of it is gone, which only a walk that comes to its end can say.
+        (0..30).for_each(|number| fs::remove_file(volume.join(number.to_string())).unwrap());
+        let again = || snapshots.usage(&id(3), Activity::Unknown, HOUR, Duration::ZERO).unwrap();
+        assert_eq!(again(), whole);
+        assert_eq!((0..60).map(|_| again()).find(|usage| *usage != whole).unwrap().inodes, 33);
     }
 
     #[test]

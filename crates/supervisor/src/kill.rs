@@ -1,23 +1,28 @@
 //! Killing every process in a cgroup, whether or not the kernel has `cgroup.kill`.
 //!
 //! Without it the list is read again and again, because a process may fork while others are killed; frozen, it cannot.
-//! A pid is never signalled by its number: it is opened first, and signalled if the list still has it.
+//! A pid is never signalled by its number: it is opened first, and signalled if the list still has it. A container may
+//! nest cgroups deeper than any path, so they are listed by descriptor.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use wharf_sys::fs::write_value;
+use wharf_sys::deep;
+use wharf_sys::fs::{proc_path, write_value};
 use wharf_sys::process::{self, open_pidfd};
 use wharf_types::HostPath;
 
-use crate::diagnostics;
+use crate::diagnostics::{self, OrWarn as _};
 
 /// How often the list is read again: processes that fork while they are being killed appear in a later reading.
 const ROUNDS: usize = 64;
 /// How often v1's freezer is asked whether all processes are frozen; each query makes it continue.
 const FREEZER_ROUNDS: usize = 64;
+/// How many processes are opened before the list is read again.
+const OPEN_LIMIT: usize = 256;
 
 /// Sends SIGKILL to every process in a cgroup directory and below it. `entries` are the files through which a process
 /// enters the container's other cgroups; one of these may be in v1's freezer.
@@ -49,9 +54,7 @@ fn kill_listed(list: &dyn Fn() -> Vec<i32>, freeze: impl Fn(), thaw: impl Fn()) 
     for _ in 0..ROUNDS {
         freeze();
         let pids = list();
-        for &pid in &pids {
-            kill_if_listed(pid, list);
-        }
+        pids.chunks(OPEN_LIMIT).for_each(|pids| kill_if_listed(pids, list));
         thaw();
         if pids.is_empty() {
             return;
@@ -60,15 +63,20 @@ fn kill_listed(list: &dyn Fn() -> Vec<i32>, freeze: impl Fn(), thaw: impl Fn()) 
     diagnostics::warn(format_args!("processes are still listed after {ROUNDS} rounds of SIGKILL"));
 }
 
-/// Kills a process if it is still listed after its descriptor was opened: before that, its pid may have been reused.
-fn kill_if_listed(pid: i32, list: &dyn Fn() -> Vec<i32>) {
-    match open_pidfd(pid) {
-        Ok(process) if list().contains(&pid) => signal(process.as_fd(), 9),
-        // A process that is gone by now needs no killing.
-        Ok(_) => {}
-        Err(error) if error.errno == Errno::ESRCH => {}
-        Err(error) => diagnostics::warn(format_args!("killing process {pid}: {error}")),
+/// Kills processes that are still listed after their descriptors were opened: before that, a pid may have been reused.
+fn kill_if_listed(pids: &[i32], list: &dyn Fn() -> Vec<i32>) {
+    let mut opened = Vec::new();
+    for &pid in pids {
+        match open_pidfd(pid) {
+            Ok(process) => opened.push((pid, process)),
+            // A process that is gone by now needs no killing.
+            Err(error) if error.errno == Errno::ESRCH => {}
+            Err(error) => diagnostics::warn(format_args!("killing process {pid}: {error}")),
+        }
     }
+    let listed = BTreeSet::from_iter(list());
+    let listed = opened.iter().filter(|(pid, _)| listed.contains(pid));
+    listed.for_each(|(_, process)| signal(process.as_fd(), 9));
 }
 
 /// Sends a signal; a process that is gone needs none.
@@ -81,33 +89,20 @@ pub(crate) fn signal(process: BorrowedFd<'_>, number: i32) {
 
 /// The processes in a cgroup and in all below it, such as those of execs; none if the cgroup is gone.
 fn pids(directory: &Path) -> Vec<i32> {
-    let file = directory.join("cgroup.procs");
     let mut pids = Vec::new();
-    for line in read(&file).lines() {
-        match line.parse() {
-            // A process of another PID namespace has the number 0 here.
-            Ok(pid) if pid > 1 => pids.push(pid),
-            _ => diagnostics::warn(format_args!("{}: {line:?} cannot be killed", file.display())),
+    let mut enter = |at: BorrowedFd<'_>| {
+        for line in read(&proc_path(at).join("cgroup.procs")).lines() {
+            match line.parse() {
+                // A process of another PID namespace has the number 0 here.
+                Ok(pid) if pid > 1 => pids.push(pid),
+                _ => diagnostics::warn(format_args!("{}: {line:?} cannot be killed", directory.display())),
+            }
         }
-    }
-    match below(directory) {
-        Ok(below) => below.iter().for_each(|directory| pids.extend(self::pids(directory))),
-        Err(error) if gone(&error) => {}
-        Err(error) => diagnostics::warn(format_args!("listing {}: {error}", directory.display())),
-    }
+        Ok::<_, wharf_sys::Error>(())
+    };
+    let walked = deep::walk(directory, &mut enter, &mut |_, _| Ok(()));
+    walked.or_warn(format_args!("listing the processes in {}", directory.display()));
     pids
-}
-
-/// The cgroups directly below one.
-fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut below = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            below.push(entry.path());
-        }
-    }
-    Ok(below)
 }
 
 fn freeze(directory: &Path, freezers: &[PathBuf]) {
@@ -241,21 +236,48 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_listed_is_an_error_and_what_is_gone_is_not() {
+    fn what_is_no_process_is_left_alone_and_what_is_gone_is_no_error() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("below")).unwrap();
         std::fs::write(dir.path().join("cgroup.procs"), "1\n70\nnone\n").unwrap();
         std::fs::write(dir.path().join("below/cgroup.procs"), "0\n71\n").unwrap();
         assert_eq!(pids(dir.path()), [70, 71]);
         assert!(pids(&dir.path().join("gone")).is_empty());
-        assert!(gone(&below(&dir.path().join("gone")).unwrap_err()));
-        assert!(!gone(&below(&dir.path().join("cgroup.procs")).unwrap_err()), "it is no directory");
+    }
+
+    /// A container that manages its own cgroups hides nothing in one that no path names.
+    #[test]
+    fn processes_are_found_however_deep_their_cgroup_is() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cgroup.procs"), "70\n").unwrap();
+        let name = "d".repeat(250);
+        let mut at = deep::open(None, dir.path()).unwrap().unwrap();
+        for level in 71..111 {
+            nix::sys::stat::mkdirat(&at, name.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            at = deep::open(Some(at.as_fd()), Path::new(&name)).unwrap().unwrap();
+            std::fs::write(proc_path(at.as_fd()).join("cgroup.procs"), format!("{level}\n")).unwrap();
+        }
+        assert_eq!(pids(dir.path()), Vec::from_iter(70..111));
+    }
+
+    /// A container may have as many cgroups as it likes, and each list goes through all of them.
+    #[test]
+    fn many_processes_are_killed_by_few_lists() {
+        let mut children = [waits(), waits(), waits()];
+        let pids = children.each_ref().map(|(_, pid)| *pid);
+        let times = std::cell::Cell::new(0);
+        kill_if_listed(&pids, &|| {
+            times.set(times.get() + 1);
+            pids.to_vec()
+        });
+        assert_eq!(times.get(), 1);
+        children.iter_mut().for_each(|(child, _)| assert!(!child.wait().unwrap().success()));
     }
 
     #[test]
     fn a_number_that_is_anothers_by_now_is_left_alone() {
         let (mut child, pid) = waits();
-        kill_if_listed(pid, &Vec::new);
+        kill_if_listed(&[pid], &Vec::new);
         drop(child.stdin.take());
         assert!(child.wait().unwrap().success());
     }

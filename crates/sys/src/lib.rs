@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod capabilities;
 pub mod clock;
 pub mod clone;
+pub mod deep;
 pub mod descriptors;
 pub mod error;
 pub mod fs;

@@ -19,14 +19,18 @@ use crate::pod::Pod;
 /// full disks as often.
 const ROUND: Duration = Duration::from_secs(10);
 /// The pause after a round is at least this many times as long as the round, so that measuring takes at most a
-/// twentieth of a CPU.
+/// twentieth of a CPU, unless that would leave the figures too old.
 const PAUSES: u32 = 20;
+const PAUSE_LIMIT: Duration = Duration::from_mins(1);
 /// How old the figure of a container in which nothing has run may be: somebody else may have written to its layer, such
 /// as a process of another container that shares its PID namespace.
 const STILL_AGE: Duration = Duration::from_mins(1);
 /// How long a thread measures at a stretch: a daemon that ends waits for it. Many containers fit, so that an idle node
 /// with many is seldom woken.
 const STRETCH: Duration = Duration::from_millis(100);
+/// How long one container is measured in a round. With a larger layer, the next round goes on: no container keeps the
+/// others waiting, whatever it does to its layer.
+const LAYER_STRETCH: Duration = Duration::from_millis(500);
 /// The first pause before checking for the links of released namespaces, and the longest.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
 const LINK_PAUSE_LIMIT: Duration = Duration::from_secs(8);
@@ -42,7 +46,7 @@ impl Engine {
             let begin = Instant::now();
             round(Arc::clone(&self).measure()).await;
             self.measurements.met();
-            tokio::time::sleep(ROUND.max(begin.elapsed() * PAUSES)).await;
+            tokio::time::sleep(pause_after(begin.elapsed())).await;
         }
     }
 
@@ -63,7 +67,7 @@ impl Engine {
             && let Some(container) = left.pop()
         {
             // A layer that has been removed or cannot be read keeps its last figure.
-            drop(snapshots.usage(container.id(), activity(&container), STILL_AGE));
+            drop(snapshots.usage(container.id(), activity(&container), STILL_AGE, LAYER_STRETCH));
         }
         left
     }
@@ -150,6 +154,11 @@ fn is_doubtful(pod: &Arc<Pod>) -> bool {
     connection.is_silent() || !(connection.was_heard() || is_asleep())
 }
 
+/// The pause after a round of measurements that took so long.
+fn pause_after(round: Duration) -> Duration {
+    (round * PAUSES).clamp(ROUND, PAUSE_LIMIT)
+}
+
 /// What has run in a container until now.
 fn activity(container: &Container) -> Activity {
     if container.is_exited() {
@@ -169,6 +178,13 @@ async fn round(work: impl Future<Output = ()> + Send + 'static) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_round_does_not_leave_the_figures_old() {
+        for (round_ms, pause_s) in [(0, 10), (500, 10), (1500, 30), (20_000, 60), (3_600_000, 60)] {
+            assert_eq!(pause_after(Duration::from_millis(round_ms)), Duration::from_secs(pause_s));
+        }
+    }
 
     #[tokio::test]
     async fn a_round_that_panics_ends_no_more_than_itself() {

@@ -1,12 +1,14 @@
 //! Measuring: how much disk space a tree uses.
 //!
 //! The tree is a container's, which may make it as deep and as wide as it likes and change it meanwhile: neither memory
-//! nor descriptors grow with it, and no link is followed.
+//! nor descriptors grow with it, and no link is followed. A directory that is moved ahead of the walk, again and again,
+//! is walked through once.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -16,8 +18,13 @@ use wharf_sys::fs::Listing;
 
 use super::{OPEN_LIMIT, open_directory, open_parent};
 
-/// The most hard-linked files that are remembered, so that each is counted once.
-const LINKED_LIMIT: usize = 1 << 20;
+/// The most directories and hard-linked files that are remembered, so that each is counted once.
+const SEEN_LIMIT: usize = 1 << 20;
+/// How deep a walk goes. It is far deeper than any path can name, and it bounds the memory.
+const DEPTH_LIMIT: usize = 1 << 17;
+/// The most entries that a walk looks at. No honest container has as many, but one may make new ones ahead of the walk
+/// for ever.
+const ENTRY_LIMIT: u64 = 1 << 27;
 
 /// How much disk space a tree uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,6 +39,11 @@ impl Usage {
     /// What one file or directory uses, without what is in it.
     pub(crate) fn of(stat: &FileStat) -> Self {
         Self { bytes: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512), inodes: 1 }
+    }
+
+    /// The larger of both, in bytes and in inodes.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self { bytes: self.bytes.max(other.bytes), inodes: self.inodes.max(other.inodes) }
     }
 }
 
@@ -52,111 +64,186 @@ impl std::iter::Sum for Usage {
     }
 }
 
-/// How deep a walk goes. It is far deeper than any path can name, and it bounds the memory.
-const DEPTH_LIMIT: usize = 1 << 17;
-
-/// Measures the tree at an open directory, however deep it is. What vanishes or is moved during the walk is not
-/// counted.
-///
-/// # Errors
-/// The kernel's error if the top cannot be read.
-pub fn measure(top: BorrowedFd<'_>) -> wharf_sys::Result<Usage> {
-    let failed = || "the top of a tree".into();
-    let mut count = Count { usage: Usage::default(), linked: HashSet::new() };
-    count.add(&fstat(top).named("fstat", failed)?);
-    let directory = open_directory(top, OsStr::new(".")).named("openat2", failed)?;
-    let mut stack = vec![Level::open(directory).named("getdents64", failed)?];
-    while let Some(level) = stack.last_mut() {
-        let Some((stat, name)) = level.next() else {
-            if leave(&mut stack).is_err() {
-                // Somebody is moving directories; the next measurement may see more.
-                break;
-            }
-            continue;
-        };
-        count.add(&stat);
-        if is_directory(&stat) && stack.len() < DEPTH_LIMIT {
-            enter(&mut stack, &name);
-        }
-    }
-    Ok(count.usage)
+/// How far a walk has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// To its end: this is what the trees use.
+    Whole(Usage),
+    /// Not to its end: this is what it has seen, and it can go on.
+    Part(Usage),
+    /// It has seen more entries than a walk looks at, and does not go on.
+    GivenUp(Usage),
 }
 
+/// A walk that measures trees, however deep they are, a stretch at a time. Between two stretches it keeps few
+/// descriptors open. What vanishes during the walk is not counted.
+#[derive(Debug)]
+pub struct Walk {
+    /// The tops of the trees that are left; the last one is being walked through.
+    tops: Vec<OwnedFd>,
+    stack: Vec<Level>,
+    /// What directories that are done use, and hard-linked files.
+    done: Usage,
+    /// Device and inode of those directories and files.
+    seen: HashSet<Identity>,
+    entries: u64,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
 /// A directory on the way down from the top, and the position in its listing.
+#[derive(Debug)]
 struct Level {
-    /// Device and inode, by which the walk recognises it on the way back.
-    identity: (u64, u64),
+    /// By this the walk recognises it on the way back.
+    identity: Identity,
     position: i64,
     /// `None` while the walk is far below it.
     listing: Option<Listing>,
+    /// What it uses, with what has been seen in it that is neither hard-linked nor a directory.
+    usage: Usage,
+}
+
+impl Walk {
+    /// A walk through the trees at these open directories.
+    #[must_use]
+    pub fn new(tops: Vec<OwnedFd>) -> Self {
+        Self { tops, stack: Vec::new(), done: Usage::default(), seen: HashSet::new(), entries: 0 }
+    }
+
+    /// Goes on for a while, by at least one step.
+    ///
+    /// # Errors
+    /// The kernel's error if the top of a tree cannot be read.
+    pub fn go_on(&mut self, stretch: Duration) -> wharf_sys::Result<Progress> {
+        let begin = Instant::now();
+        while !self.tops.is_empty() {
+            self.step()?;
+            if self.entries > ENTRY_LIMIT {
+                return Ok(Progress::GivenUp(self.so_far()));
+            }
+            if begin.elapsed() >= stretch && !self.tops.is_empty() {
+                self.close_all_but_the_last();
+                return Ok(Progress::Part(self.so_far()));
+            }
+        }
+        Ok(Progress::Whole(self.done))
+    }
+
+    fn close_all_but_the_last(&mut self) {
+        let above = self.stack.iter_mut().rev().take(OPEN_LIMIT).skip(1);
+        above.for_each(|level| level.listing = None);
+    }
+
+    fn so_far(&self) -> Usage {
+        self.done + self.stack.iter().map(|level| level.usage).sum()
+    }
+
+    fn step(&mut self) -> wharf_sys::Result<()> {
+        let Some(level) = self.stack.last_mut() else { return self.enter_top() };
+        let Some((name, directory)) = level.next() else {
+            self.leave();
+            return Ok(());
+        };
+        self.entries += 1;
+        let Ok(stat) = fstatat(directory.directory(), &*name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
+            return Ok(());
+        };
+        let (identity, usage) = ((stat.st_dev, stat.st_ino), Usage::of(&stat));
+        if is_directory(&stat) {
+            if !self.seen.contains(&identity) && !self.enter(&name) {
+                self.count(identity, usage);
+            }
+        } else if stat.st_nlink > 1 {
+            self.count(identity, usage);
+        } else {
+            level.usage = level.usage + usage;
+        }
+        Ok(())
+    }
+
+    /// Counts a hard-linked file, or a directory that is done, unless it has been counted.
+    fn count(&mut self, identity: Identity, usage: Usage) {
+        if self.seen.len() >= SEEN_LIMIT || self.seen.insert(identity) {
+            self.done = self.done + usage;
+        }
+    }
+
+    fn enter_top(&mut self) -> wharf_sys::Result<()> {
+        let failed = || "the top of a tree".into();
+        let Some(top) = self.tops.last() else { return Ok(()) };
+        let directory = open_directory(top.as_fd(), OsStr::new(".")).named("openat2", failed)?;
+        self.stack.push(Level::open(directory).named("getdents64", failed)?);
+        Ok(())
+    }
+
+    /// Goes down one level, if it can, and closes a directory far above.
+    fn enter(&mut self, name: &CStr) -> bool {
+        let above = self.stack.last().and_then(|level| level.listing.as_ref());
+        let Some(above) = above.filter(|_| self.stack.len() < DEPTH_LIMIT) else { return false };
+        let opened = open_directory(above.directory(), OsStr::from_bytes(name.to_bytes()));
+        let Ok(level) = opened.and_then(Level::open) else { return false };
+        self.stack.push(level);
+        if let Some(far) = self.stack.len().checked_sub(OPEN_LIMIT + 1) {
+            self.stack[far].listing = None;
+        }
+        true
+    }
+
+    /// Goes up one level from a directory that is done. If somebody has moved a directory, so that the way back is
+    /// lost, the walk begins again at the top, and leaves out what is done: nobody hides anything by moving it.
+    fn leave(&mut self) {
+        let Some(below) = self.stack.pop() else { return };
+        self.count(below.identity, below.usage);
+        match self.stack.last_mut() {
+            None => drop(self.tops.pop()),
+            Some(level) if level.listing.is_some() => {}
+            Some(level) => {
+                if level.reopen(below).is_err() {
+                    self.stack.clear();
+                }
+            }
+        }
+    }
 }
 
 impl Level {
     fn open(directory: OwnedFd) -> Result<Self, Errno> {
         let stat = fstat(&directory)?;
         let listing = Listing::new(directory, 0).map_err(|error| error.errno)?;
-        Ok(Self { identity: (stat.st_dev, stat.st_ino), position: 0, listing: Some(listing) })
+        Ok(Self {
+            identity: (stat.st_dev, stat.st_ino),
+            position: 0,
+            listing: Some(listing),
+            usage: Usage::of(&stat),
+        })
     }
 
-    /// The next entry that still exists.
-    fn next(&mut self) -> Option<(FileStat, CString)> {
+    /// Opens it again from a directory in it.
+    fn reopen(&mut self, below: Self) -> Result<(), Errno> {
+        let below = below.listing.ok_or(Errno::EBADF)?;
+        let directory = open_parent(below.directory())?;
+        let stat = fstat(&directory)?;
+        if (stat.st_dev, stat.st_ino) != self.identity {
+            return Err(Errno::ESTALE);
+        }
+        self.listing = Some(Listing::new(directory, self.position).map_err(|error| error.errno)?);
+        Ok(())
+    }
+
+    /// The next entry, which may have vanished, and the listing that it is in.
+    fn next(&mut self) -> Option<(CString, &Listing)> {
         let listing = self.listing.as_mut()?;
         loop {
             let entry = listing.read()?.ok()?;
             self.position = entry.position;
-            if matches!(entry.name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            if let Ok(stat) = fstatat(listing.directory(), &*entry.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                return Some((stat, entry.name));
+            if !matches!(entry.name.to_bytes(), b"." | b"..") {
+                return Some((entry.name, self.listing.as_ref()?));
             }
         }
     }
-}
-
-/// Goes down one level, and closes a directory far above.
-fn enter(stack: &mut Vec<Level>, name: &CStr) {
-    let Some(above) = stack.last().and_then(|level| level.listing.as_ref()) else { return };
-    let opened = open_directory(above.directory(), OsStr::from_bytes(name.to_bytes())).and_then(Level::open);
-    let Ok(level) = opened else { return };
-    stack.push(level);
-    if let Some(far) = stack.len().checked_sub(OPEN_LIMIT + 1) {
-        stack[far].listing = None;
-    }
-}
-
-/// Goes up one level, and reopens the directory if it was closed.
-fn leave(stack: &mut Vec<Level>) -> Result<(), Errno> {
-    let Some(below) = stack.pop() else { return Ok(()) };
-    let Some(level) = stack.last_mut().filter(|level| level.listing.is_none()) else { return Ok(()) };
-    let below = below.listing.ok_or(Errno::EBADF)?;
-    let directory = open_parent(below.directory())?;
-    let stat = fstat(&directory)?;
-    if (stat.st_dev, stat.st_ino) != level.identity {
-        return Err(Errno::ESTALE);
-    }
-    level.listing = Some(Listing::new(directory, level.position).map_err(|error| error.errno)?);
-    Ok(())
 }
 
 fn is_directory(stat: &FileStat) -> bool {
     stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
-}
-
-struct Count {
-    usage: Usage,
-    linked: HashSet<(u64, u64)>,
-}
-
-impl Count {
-    fn add(&mut self, stat: &FileStat) {
-        if stat.st_nlink > 1
-            && !is_directory(stat)
-            && self.linked.len() < LINKED_LIMIT
-            && !self.linked.insert((stat.st_dev, stat.st_ino))
-        {
-            return;
-        }
-        self.usage = self.usage + Usage::of(stat);
-    }
 }
