@@ -13,8 +13,9 @@ const LIST: &str = "/sys/kernel/cgroup/delegate";
 const USUAL: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
 
 /// How many cgroups a container may make, and how deep: each costs the kernel memory that no limit counts as its own.
-/// Commands (exec) have cgroups there, too.
-const BOUNDS: [(&str, u32); 2] = [("cgroup.max.descendants", 4096), ("cgroup.max.depth", 32)];
+/// Commands (exec) have cgroups there, too. No path becomes longer than PATH_MAX: kernels before about 6.15 would not
+/// tell any more in which cgroups a process is, and so not to which container it belongs.
+const BOUNDS: [(&str, u32); 2] = [("cgroup.max.descendants", 4096), ("cgroup.max.depth", 14)];
 
 /// Bounds the cgroups below one, of which `own` are wharf's, one below the other.
 pub(crate) fn bound(directory: &Path, own: u32) -> Result<(), Error> {
@@ -47,6 +48,15 @@ fn give(directory: &Path, list: &str, uid: u32) -> Result<(), Error> {
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn no_container_nests_cgroups_until_their_path_is_too_long() {
+        // As long as the path above is no longer than this, which is twice what it is on a node in a container.
+        const ABOVE: u32 = 512;
+        let [_descendants, (_name, depth)] = BOUNDS;
+        let longest = ABOVE + depth * (1 + 255);
+        assert!(longest <= 4096, "{longest}");
+    }
 
     #[test]
     fn what_is_listed_and_there_is_given_and_nothing_else() {

@@ -2,6 +2,7 @@
 //! used.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -262,11 +263,32 @@ pub fn is_asleep(process: BorrowedFd<'_>) -> Result<bool> {
 /// # Errors
 /// The file cannot be read: ENOENT or ESRCH if the process is gone.
 pub fn stat_field(pid: i32, number: usize) -> Result<Option<String>> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = std::fs::read_to_string(&path).named("read", || path)?;
+    stat_field_in(Path::new(&format!("/proc/{pid}")), number)
+}
+
+/// Like [`stat_field`], of the process or task that has this directory of procfs.
+///
+/// # Errors
+/// Those of [`stat_field`].
+pub fn stat_field_in(directory: &Path, number: usize) -> Result<Option<String>> {
+    let path = directory.join("stat");
+    let stat = std::fs::read_to_string(&path).named("read", || path.display().to_string())?;
     // The name, the second field, may contain anything.
     let rest = stat.rsplit_once(") ").map_or("", |(_name, rest)| rest);
     Ok(rest.split_whitespace().nth(number - 3).map(str::to_owned))
+}
+
+/// Whether a task exits, by its directory of procfs: it executes nothing of its own any more, and on v1 its cgroup is
+/// the root.
+///
+/// # Errors
+/// Those of [`stat_field`].
+pub fn is_exiting(task: &Path) -> Result<bool> {
+    const FLAGS: usize = 9;
+    /// `PF_EXITING`.
+    const EXITING: u64 = 4;
+    let flags = stat_field_in(task, FLAGS)?.and_then(|flags| flags.parse::<u64>().ok());
+    Ok(flags.is_some_and(|flags| flags & EXITING != 0))
 }
 
 /// Asks the kernel, which can answer since Linux 6.13.

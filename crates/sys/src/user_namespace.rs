@@ -3,11 +3,12 @@
 //! A process with several threads can neither make a user namespace for itself nor enter one, and only a process
 //! outside a namespace can set its ids. So short-lived processes in this one's memory do both.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
+use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Uid};
 use wharf_types::{IdMaps, IdRange};
 
@@ -72,6 +73,33 @@ pub fn own_files(user: u32, group: u32) -> Result<()> {
     capabilities::regain()
 }
 
+/// The user who made the user namespace to which a namespace belongs, as this process's numbers users. `None` if that
+/// is the one in which this process is.
+///
+/// # Errors
+/// EPERM if it belongs to one that is neither this process's nor below that.
+pub fn maker_of(namespace: BorrowedFd<'_>) -> Result<Option<u32>> {
+    /// `NS_GET_USERNS`.
+    const USER_NAMESPACE: u32 = 0xb701;
+    /// `NS_GET_OWNER_UID`.
+    const MAKER: u32 = 0xb704;
+    // SAFETY: the request takes no argument and returns a new descriptor.
+    let result = unsafe { libc::ioctl(namespace.as_raw_fd(), USER_NAMESPACE as _, 0) };
+    let found = Errno::result(result).map_err(|errno| Error::new("ioctl(NS_GET_USERNS)", "", errno))?;
+    // SAFETY: a new descriptor, which nobody else knows.
+    let found = unsafe { OwnedFd::from_raw_fd(found) };
+    let own = open("/proc/thread-self/ns/user", OFlag::O_RDONLY)?;
+    let inode = |of: &OwnedFd| fstat(of).map(|stat| stat.st_ino).named("fstat", || "a user namespace".into());
+    if inode(&found)? == inode(&own)? {
+        return Ok(None);
+    }
+    let mut maker: libc::uid_t = 0;
+    // SAFETY: the place is a uid's, and lives through the call.
+    let result = unsafe { libc::ioctl(found.as_raw_fd(), MAKER as _, &raw mut maker) };
+    Errno::result(result).map_err(|errno| Error::new("ioctl(NS_GET_OWNER_UID)", "", errno))?;
+    Ok(Some(maker))
+}
+
 fn reap(process: BorrowedFd<'_>) -> Result<()> {
     await_end(process)?;
     wait(process, Reap::Remove).map(drop)
@@ -89,6 +117,28 @@ mod tests {
 
     fn ids() -> IdMaps {
         IdMaps { users: IdRange::new(100_000, 65_536).unwrap(), groups: IdRange::new(200_000, 1000).unwrap() }
+    }
+
+    #[test]
+    fn a_namespace_belongs_to_a_user_namespace_that_somebody_made() {
+        let mounts = |process: &str| open(format!("/proc/{process}/ns/mnt"), OFlag::O_RDONLY);
+        assert_eq!(maker_of(mounts("self").unwrap().as_fd()).unwrap(), None);
+        let made_here = make(ids()).unwrap();
+        let unshared = inside(made_here.as_fd(), || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNS).named("unshare", || "CLONE_NEWNS".into())?;
+            mounts("thread-self")
+        });
+        assert_eq!(maker_of(unshared.unwrap().as_fd()).unwrap(), Some(Uid::effective().as_raw()));
+        #[expect(clippy::disallowed_methods, reason = "a namespace that another user makes")]
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-U", "-m", "sh", "-c", "echo x; read -r forever"]);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = std::os::unix::process::CommandExt::uid(&mut command, 4321).spawn().unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let maker = mounts(&child.id().to_string()).and_then(|mounts| maker_of(mounts.as_fd()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(maker.unwrap(), Some(4321));
     }
 
     fn words(text: &str) -> Vec<&str> {

@@ -207,7 +207,7 @@ fn the_cgroups_that_a_container_makes_are_bounded_from_above() {
         inside.push("x");
         std::fs::create_dir(&inside).is_ok()
     });
-    assert_eq!(nested.count(), 32);
+    assert_eq!(nested.count(), 14);
     let lower = [("cgroup.max.descendants".to_owned(), "3".to_owned())].into();
     let asked = Fresh::enclosed("asked", &Limits { unified: lower, ..Limits::default() });
     assert_eq!(read(&asked.0.unified().unwrap().join("cgroup.max.descendants")), "4", "one is the inner one");

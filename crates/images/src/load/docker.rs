@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use serde::Deserialize;
-use wharf_types::Reference;
 
 use super::LoadError;
 use super::listed::{Documents, IMAGES_LIMIT, Listed, unusable};
@@ -64,8 +63,7 @@ fn image(spool: &Spool<'_>, raw: RawImage, documents: &mut Documents) -> Result<
         Document::Manifest(manifest) => manifest,
         Document::Index(_) => return Err(LoadError::NoImage),
     };
-    let tags = raw.repo_tags.unwrap_or_default();
-    let names = tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Reference>, _>>()?;
+    let names = documents.names(&raw.repo_tags.unwrap_or_default())?;
     let (resolved, manifest_digest) = (None, digest_of(&manifest_bytes));
     Ok(Listed { names, resolved, manifest, manifest_bytes, manifest_digest, config, diff_ids, blobs })
 }

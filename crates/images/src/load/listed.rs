@@ -12,7 +12,7 @@ use crate::unpack::shown;
 
 /// The most images of an archive.
 pub(super) const IMAGES_LIMIT: usize = 1000;
-/// The most names of all its images.
+/// The most names of all its images, repeated ones included. An index cannot list more.
 const NAMES_LIMIT: usize = 2000;
 /// The most bytes of all manifests and configs, which are in memory until the images are in the store.
 const DOCUMENTS_LIMIT_BYTES: usize = 128 << 20;
@@ -73,9 +73,6 @@ fn check(listed: &[Listed]) -> Result<(), LoadError> {
             }
         }
     }
-    if owners.len() > NAMES_LIMIT {
-        return Err(LoadError::Limit { what: "names of images", limit: NAMES_LIMIT as u64 });
-    }
     Ok(())
 }
 
@@ -84,6 +81,7 @@ fn check(listed: &[Listed]) -> Result<(), LoadError> {
 pub(super) struct Documents {
     bytes: usize,
     layers: usize,
+    names: usize,
 }
 
 impl Documents {
@@ -94,6 +92,14 @@ impl Documents {
             return Err(LoadError::Limit { what: "bytes of manifests and configs", limit });
         }
         Ok(document)
+    }
+
+    pub(super) fn names(&mut self, tags: &[String]) -> Result<Vec<Reference>, LoadError> {
+        self.names += tags.len();
+        if self.names > NAMES_LIMIT {
+            return Err(LoadError::Limit { what: "names of images", limit: NAMES_LIMIT as u64 });
+        }
+        Ok(tags.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?)
     }
 
     /// The layers that a config lists, of which there must be as many as the image has.

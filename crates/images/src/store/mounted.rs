@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use wharf_sys::overlay::marks::{Mark, mark};
 
-use super::tenants::Tenants;
+use super::tenants::{self, Tenants};
 use scan::Scanner;
 
 mod scan;
@@ -107,6 +107,7 @@ struct Look<'a> {
     /// Whether an overlay whose layers are numbers may be an earlier release's. Where it cannot, it is somebody else's.
     may_be_untold: bool,
     whole: fn(&Path) -> Result<Option<File>>,
+    is_users: fn(&Path) -> bool,
 }
 
 /// What has been read of a mount namespace.
@@ -124,7 +125,7 @@ impl<'a> Look<'a> {
         let (candidates, until) = (Candidates::new(names), Instant::now() + PATIENCE);
         let (namespaces, hashes) = (HashMap::new(), RandomState::new());
         let may_be_untold = !wharf_sys::overlay::names_layers();
-        Self { place, tenants, candidates, namespaces, hashes, until, may_be_untold, whole }
+        Self { place, tenants, candidates, namespaces, hashes, until, may_be_untold, whole, is_users }
     }
 
     /// Reads what a process sees, unless it is in a container whose layers are leased. If its main thread has ended,
@@ -136,14 +137,19 @@ impl<'a> Look<'a> {
         let Some(tasks) = of_living(fs::read_dir(process.join("task")))? else { return Ok(()) };
         for task in tasks {
             let Some(task) = of_living(task)? else { continue };
-            if self.read(&task.path())?.is_some() {
+            if self.tenants.have(&task.path()) || self.read(&task.path())?.is_some() {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Reads what a task sees, unless it is known; `None` if the task has ended.
+    /// Reads what a task sees, unless it is known; `None` if the task has ended or exits.
+    ///
+    /// What a user of the host has mounted in namespaces of its own is not read: it can be as much as a container has.
+    /// Such a user cannot have mounted a layer, because nobody but root can enter the store's directory
+    /// (`make_private`). A user in a container can, because its root has the layers. So a process in any container is
+    /// asked, and so is one whose user namespace was made by root.
     ///
     /// A task whose root is a directory of its own sees only what is mounted below that, so each namespace is read from
     /// its root, too. That is not all, either: something may be mounted over it.
@@ -158,6 +164,18 @@ impl<'a> Look<'a> {
         let root = self.hashes.hash_one(root);
         let known = self.namespaces.entry(name.clone()).or_default();
         let (is_whole, is_seen) = (known.is_whole, known.roots.contains(&root));
+        if is_whole && is_seen {
+            return Ok(Some(()));
+        }
+        let is_in_none = tenants::is_in_none(task);
+        // Last: what exits is in no container's cgroup any more.
+        let is_exiting = wharf_sys::process::is_exiting(task).map_err(|error| error.errno.into());
+        if of_living(is_exiting)?.is_none_or(|exits| exits) {
+            return Ok(None);
+        }
+        if is_in_none && (self.is_users)(&task.join("ns/mnt")) {
+            return Ok(Some(()));
+        }
         if !is_whole {
             let Some(table) = (self.whole)(&task.join("ns/mnt"))? else { return Ok(None) };
             self.scan(&name, table, task)?;
@@ -205,6 +223,12 @@ fn whole(namespace: &Path) -> Result<Option<File>> {
     let Some(opened) = of_living(File::open(namespace))? else { return Ok(None) };
     let table = wharf_sys::mount::table_of(opened.as_fd());
     table.map(|table| Some(File::from(table))).map_err(|error| failed(namespace, error.errno.into()))
+}
+
+/// Whether a mount namespace belongs to a user namespace that somebody other than root has made.
+fn is_users(namespace: &Path) -> bool {
+    let maker = |opened: File| wharf_sys::user_namespace::maker_of(opened.as_fd()).ok().flatten();
+    File::open(namespace).ok().and_then(maker).is_some_and(|maker| maker != 0)
 }
 
 /// What the kernel says about a task; `None` for one that has ended, and so has nothing mounted, and for one with more

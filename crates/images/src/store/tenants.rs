@@ -48,11 +48,29 @@ impl Tenants {
         lock::lock(&self.0).insert(container.to_owned());
     }
 
-    /// Whether a process is in the cgroup of one of them. No container can leave its own.
-    pub(super) fn have(&self, process: &Path) -> bool {
-        let cgroups = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    /// Whether a process or a task is in the cgroup of one of them. No container can leave its own, and one that calls
+    /// another cgroup by the id of a container deceives nobody but itself.
+    pub(super) fn have(&self, task: &Path) -> bool {
+        let Some(cgroups) = cgroups(task) else { return false };
         let tenants = lock::lock(&self.0);
-        let mut words = cgroups.split(|letter: char| !letter.is_ascii_hexdigit());
-        words.any(|word| word.len() == ID_LENGTH && tenants.contains(word))
+        ids(&cgroups).any(|id| tenants.contains(id))
     }
+}
+
+/// Whether a process or a task, which does not exit, is certainly in no container.
+pub(super) fn is_in_none(task: &Path) -> bool {
+    cgroups(task).is_some_and(|cgroups| ids(&cgroups).next().is_none())
+}
+
+/// The cgroups of a task. `None` if the kernel does not tell: those before about 6.15 tell nothing if one of the paths
+/// is longer than PATH_MAX. Such a task may be in any container. Its parents say nothing about it, because a container's
+/// first process may be in such a cgroup, too. On v2, no container of wharf's can nest its cgroups so deep
+/// (`cgroup::delegate`). On v1, one can, and no layer is removed as long as it has more mounts than can be read.
+fn cgroups(task: &Path) -> Option<String> {
+    fs::read_to_string(task.join("cgroup")).ok()
+}
+
+fn ids(cgroups: &str) -> impl Iterator<Item = &str> {
+    let words = cgroups.split(|letter: char| !letter.is_ascii_hexdigit());
+    words.filter(|word| word.len() == ID_LENGTH)
 }

@@ -46,6 +46,23 @@ fn an_archive_of_which_an_image_is_refused_replaces_none() {
     }
 }
 
+/// Also if they are all the same, which costs an archive nothing.
+#[test]
+fn the_names_of_all_images_together_are_bounded() {
+    let rig = Rig::new();
+    let mut files = docker("1");
+    let mut load = |count: usize| {
+        let entry =
+            json!({ "Config": "config.json", "RepoTags": vec!["c:1"; count], "Layers": ["1/layer.tar"] });
+        files.put("manifest.json", json!([entry, entry]).to_string());
+        rig.store.load(&mut Cursor::new(files.end()), &mut |_event| ControlFlow::Continue(()))
+    };
+    load(1000).unwrap();
+    let error = load(1001).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}", shown(&error));
+    assert!(shown(&error).contains("more than 2000 names"), "{}", shown(&error));
+}
+
 /// A config is some bytes for each layer that it lists, and a list of names even less.
 #[test]
 fn the_layers_of_all_images_together_are_bounded() {

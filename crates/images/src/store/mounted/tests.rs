@@ -23,6 +23,16 @@ impl Procfs {
         std::os::unix::fs::symlink(namespace, task.join("ns/mnt")).unwrap();
         std::os::unix::fs::symlink(root, task.join("root")).unwrap();
         fs::write(task.join("mountinfo"), table(layers)).unwrap();
+        self.flags(path, 0x40_0000);
+    }
+
+    fn flags(&self, path: &str, flags: u64) {
+        let stat = format!("1 (a) b) S 1 1 1 0 -1 {flags} 0");
+        fs::write(self.0.path().join(path).join("stat"), stat).unwrap();
+    }
+
+    fn cgroup(&self, path: &str, cgroup: &str) {
+        fs::write(self.0.path().join(path).join("cgroup"), format!("2:cpu:{cgroup}\n")).unwrap();
     }
 
     /// A task that has ended.
@@ -41,6 +51,7 @@ impl Procfs {
         let mut look = Look::new(&place, &self.1, &mut left);
         look.may_be_untold = kernel == Kernel::Old;
         look.whole = |_namespace| File::open("/dev/null").map(Some);
+        look.is_users = |namespace| fs::read_link(namespace).unwrap().to_string_lossy().contains("user");
         let mut processes: Vec<_> = fs::read_dir(self.0.path())?.map(|entry| entry.unwrap().path()).collect();
         processes.sort();
         processes.iter().try_for_each(|process| look.ask(process))?;
@@ -85,6 +96,45 @@ fn a_process_without_its_main_thread_has_mounts() {
     procfs.ended("1/task/1");
     procfs.task("1/task/2", ["mnt:[1]", "/"], &["b"]);
     assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a", "c"]);
+}
+
+/// Its main thread is in no cgroup of v1's any more.
+#[test]
+fn a_container_whose_layers_are_leased_is_not_asked_without_its_main_thread() {
+    let procfs = Procfs::new();
+    let tenant = "ab".repeat(32);
+    procfs.1.begin(&tenant);
+    for task in ["1", "1/task/1"] {
+        procfs.ended(task);
+        procfs.cgroup(task, "/");
+    }
+    procfs.task("1/task/2", ["mnt:[1]", "/"], &["a"]);
+    procfs.cgroup("1/task/2", &format!("/kube/{tenant}"));
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a", "b", "c"]);
+}
+
+#[test]
+fn what_exits_is_not_asked_and_the_other_threads_are() {
+    let procfs = Procfs::new();
+    procfs.task("1", ["mnt:[1]", "/"], &["a"]);
+    procfs.task("1/task/2", ["mnt:[2]", "/"], &["b"]);
+    procfs.flags("1", 0x40_0004);
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a", "c"]);
+}
+
+#[test]
+fn a_user_of_the_host_is_not_asked_and_one_in_a_container_is() {
+    let procfs = Procfs::new();
+    let cgroups = ["/user.slice", &format!("/kube/{}", "cd".repeat(32)), "/user.slice"];
+    for (at, (cgroup, layer)) in cgroups.iter().zip(["a", "b", "c"]).enumerate() {
+        let namespace = format!("mnt:[{}{at}]", if at == 2 { "root" } else { "user" });
+        procfs.task(&at.to_string(), [&namespace, "/"], &[layer]);
+        procfs.cgroup(&at.to_string(), cgroup);
+    }
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a"]);
+    // The kernel may not tell.
+    fs::remove_file(procfs.0.path().join("0/cgroup")).unwrap();
+    assert!(procfs.left(["a", "b", "c"]).unwrap().is_empty());
 }
 
 #[test]
