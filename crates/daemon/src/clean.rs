@@ -1,15 +1,9 @@
 //! `wharfd clean`: restores the machine to its state before wharf.
 //!
 //! It takes over pods and removes them as the daemon would, so that what they left in the kernel is removed as well.
-<<<<<<< HEAD
-//! Then it removes the network, the cgroups and the files, as far as it can. Images stay unless `--images` is given,
-//! and so do logs. IP forwarding stays enabled, because other programs may rely on it by now. A machine without
-//! anything of wharf is left as it is.
-=======
 //! Then it removes the network, the cgroups and the files, as far as it can. Images stay unless `--images` is given.
 //! Logs stay, and so does IP forwarding, because other programs may rely on it by now. A machine without anything of
 //! wharf is left as it is.
->>>>>>> op
 #![expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 
 use std::collections::{BTreeSet, HashSet};
