@@ -28,6 +28,9 @@ pub struct Entry {
     ///
     /// `cgroup.procs` would have the same effect, but for a write to it the kernel stops all forks and exits on the
     /// machine, which takes it about 10 ms. A thread that moves itself does not need that (since Linux 5.4).
+    ///
+    /// The freezer's is the last: a container may have frozen its own cgroup, and whoever stops there is in all others,
+    /// so that the container is charged for it.
     pub tasks: Vec<PathBuf>,
 }
 
@@ -111,7 +114,9 @@ impl Cgroup {
         if let Some(inside) = self.inside() {
             return inside.entry();
         }
-        let tasks = self.v1().map(|hierarchy| self.directory(hierarchy).join("tasks"));
+        let mut hierarchies: Vec<_> = self.v1().collect();
+        hierarchies.sort_by_key(|hierarchy| hierarchy.controllers.contains(&Controller::Freezer));
+        let tasks = hierarchies.into_iter().map(|hierarchy| self.directory(hierarchy).join("tasks"));
         Entry { directory: self.unified(), tasks: tasks.collect() }
     }
 

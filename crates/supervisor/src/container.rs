@@ -285,9 +285,10 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// Kills it. One that a runtime is making is not in its own cgroup yet, and is the child of nobody who would find
-    /// it: whoever calls the runtime is told to hurry, and to name it first.
-    pub(crate) fn kill(&mut self) {
+    /// Kills it, in a container with these entries of its cgroup. One that a runtime is making is not in its own cgroup
+    /// yet, and is the child of nobody who would find it: whoever calls the runtime is told to hurry, and to name it
+    /// first.
+    pub(crate) fn kill(&mut self, entries: &[HostPath]) {
         if self.child.role == Role::Caller {
             self.condemned = true;
             match wharf_sys::socket::send(self.child.report.as_fd(), b"K", &[]) {
@@ -298,7 +299,7 @@ impl Exec {
             return;
         }
         kill::signal(self.child.pidfd.as_fd(), 9);
-        kill::kill_all(&self.leaf, &[]);
+        kill::kill_command(&self.leaf, entries);
     }
 
     /// How it ended, once it has; this reaps it.

@@ -127,7 +127,7 @@ impl Driver {
         match action {
             exec::Action::ReplyExecuted { request } => self.reply_executed(request, number),
             exec::Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
-            exec::Action::Kill => self.execs.get_mut(&number).into_iter().for_each(|exec| exec.kill()),
+            exec::Action::Kill => self.kill_exec(number),
             exec::Action::Forget => self.forget_exec(number),
             exec::Action::NotifyExited(exit) => self.notify_exec_exited(number, exit),
         }

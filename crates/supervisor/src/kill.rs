@@ -39,6 +39,20 @@ pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
     thaw(directory, &freezers);
 }
 
+/// The same for a command's own cgroup. `entries` are the container's: if the container has frozen itself, the command
+/// is frozen with it, or has stopped on its way in, and nothing but a thaw lets it die. One that is frozen from outside
+/// of what the container can reach stays so.
+pub(crate) fn kill_command(leaf: &Path, entries: &[HostPath]) {
+    let thaw = || {
+        let entered = entries.iter().filter_map(|entry| entry.as_path().parent());
+        entered.chain([leaf]).for_each(|cgroup| write_if_there(&cgroup.join("freezer.state"), "THAWED"));
+    };
+    thaw();
+    kill_all(leaf, &[]);
+    // It may have been frozen again before it was to die.
+    thaw();
+}
+
 /// The states of v1's freezers that may hold the processes, the outermost first: of the cgroups that they entered and,
 /// if these are inside that which is killed, of those around them in each hierarchy.
 fn freezers(directory: &Path, entries: &[HostPath]) -> Vec<PathBuf> {

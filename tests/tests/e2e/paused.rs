@@ -97,6 +97,26 @@ fn a_paused_container_holds_up_nobody_else() {
     });
 }
 
+/// v1's freezer holds back even SIGKILL, and a container may freeze itself: the commands of its probes would pile up.
+#[test]
+fn commands_of_a_frozen_container_are_gone_after_their_deadline() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("frozen")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let main = until("it runs", async || process_with("sleep 1000")).await;
+        let before = processes_of(&id);
+        for freezer in Freezer::all(main) {
+            for _ in 0..2 {
+                freezer.freeze();
+                let error = client.exec(&id, "true", 1).await.unwrap_err();
+                assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+                until("it is gone", async || (processes_of(&id) == before).then_some(())).await;
+            }
+        }
+    });
+}
+
 #[test]
 fn a_paused_container_can_be_stopped() {
     run(async |world| {

@@ -20,6 +20,19 @@ fn a_process_enters_every_hierarchy() {
     assert!(all.all(|line| line.ends_with(fresh.0.path().as_str())), "{of_process}");
 }
 
+/// Whoever stops in a frozen cgroup is in all others by then.
+#[test]
+fn the_freezer_is_entered_last() {
+    let mounts = [1, 2, 3].map(|_| tempfile::tempdir().unwrap());
+    let controllers = [vec![Controller::Freezer], vec![Controller::Memory], vec![Controller::Pids]];
+    let hierarchies = mounts.iter().zip(controllers);
+    let hierarchies = hierarchies
+        .map(|(mount, controllers)| Hierarchy::open(Kind::V1, mount.path().to_owned(), controllers).unwrap());
+    let cgroups = Cgroups::of(hierarchies.collect()).unwrap();
+    let tasks = cgroups.at(&CgroupPath::new("/c").unwrap()).entry().tasks;
+    assert_eq!(tasks, [1, 2, 0].map(|number: usize| mounts[number].path().join("c/tasks")));
+}
+
 #[test]
 fn creation_is_idempotent_and_makes_ancestors() {
     let fresh = Fresh::new("again");

@@ -130,6 +130,28 @@ fn execs_enter_all_cgroups_but_the_one_below_which_they_have_their_own() {
     rig.exit();
 }
 
+/// v1's freezer holds back even SIGKILL, and a container may freeze itself.
+#[test]
+fn a_command_that_is_to_die_is_thawed() {
+    let rig = Rig::new("true");
+    let leaf = rig.directory.path().join("b/exec-1.mount");
+    std::fs::create_dir(&leaf).unwrap();
+    let states = [&rig.directory.path().join("b"), &leaf].map(|cgroup| cgroup.join("freezer.state"));
+    states.iter().for_each(|state| std::fs::write(state, "FROZEN").unwrap());
+    let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let pid = process.id().cast_signed();
+    let (report, _line) = wharf_sys::socket::pair().unwrap();
+    let child = Child::new(pid, open_pidfd(pid).unwrap(), report, Role::Program);
+    let container = rig.container.plan.container.clone();
+    let mut exec = Exec { container, child, terminal: None, leaf, condemned: false };
+    exec.kill(&rig.container.plan.cgroup.entries);
+    states.iter().for_each(|state| assert_eq!(std::fs::read_to_string(state).unwrap(), "THAWED"));
+    await_end(exec.child.pidfd.as_fd()).unwrap();
+    assert_eq!(exec.ended(), Some(Exit::Signal { number: 9, oom: false }));
+    drop(process);
+    rig.exit();
+}
+
 /// A command that leaves a process running leaves its cgroup, and a probe that does so may run each second for years.
 #[test]
 fn of_the_cgroups_that_commands_left_a_few_are_retried_at_a_time_and_all_in_the_end() {

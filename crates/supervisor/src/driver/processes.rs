@@ -134,14 +134,21 @@ impl Driver {
     /// Kills a command that was not wanted any more before it was known.
     fn kill_condemned(&mut self, owner: &Owner) {
         let Owner::Exec(number) = owner else { return };
-        let condemned = self.execs.get_mut(number).filter(|exec| exec.condemned);
-        condemned.into_iter().for_each(|exec| exec.kill());
+        if self.execs.get(number).is_some_and(|exec| exec.condemned) {
+            self.kill_exec(*number);
+        }
+    }
+
+    pub(super) fn kill_exec(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        let container = self.containers.get(&exec.container);
+        exec.kill(container.map_or(&[], |container| &container.plan.cgroup.entries));
     }
 
     fn kill(&mut self, owner: &Owner) {
         match owner {
             Owner::Container(id) => self.containers.get_mut(id).into_iter().for_each(|it| it.kill()),
-            Owner::Exec(number) => self.execs.get_mut(number).into_iter().for_each(|it| it.kill()),
+            Owner::Exec(number) => self.kill_exec(*number),
         }
     }
 

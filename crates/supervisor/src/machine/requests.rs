@@ -14,6 +14,10 @@ use crate::clients::CLIENT_LIMIT;
 use crate::failure::Failure;
 use crate::link::RequestId;
 
+/// The most commands of a container that have not ended. wharfd runs fewer at a time; but it waits no longer for one
+/// that it has had killed, and a process may be in the kernel, or in a freezer, where nothing ends it.
+const EXEC_LIMIT: usize = 1024;
+
 impl Machine {
     /// Handles a request: it is accepted, or refused with the reason.
     pub(super) fn request(&mut self, id: RequestId, request: Request) -> Result<Vec<Action>, Failure> {
@@ -128,6 +132,15 @@ impl Machine {
         if self.execs.contains_key(&number) {
             return Err(Failure::precondition(format!("command {number} exists already")));
         }
+        if self.execs.values().filter(|exec| exec.container == id).count() >= EXEC_LIMIT {
+            return Err(Failure::new(
+                Kind::Exhausted,
+                format!(
+                    "{EXEC_LIMIT} commands in container {id} have not ended, although some may have been killed: if \
+                     it is frozen, thaw it, or else stop it"
+                ),
+            ));
+        }
         let phase = exec::Phase::Starting { request };
         self.execs.insert(number, Exec { container: id.clone(), phase });
         Ok(vec![Action::Enter { exec: number, container: id }])
@@ -173,5 +186,41 @@ impl Machine {
             actions.push(Action::ReplyFailure { request, failure });
         }
         actions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Event;
+    use wharf_types::Exit;
+
+    /// Not even a killed command ends as long as the kernel holds it.
+    #[test]
+    fn commands_that_never_end_are_bounded() {
+        let ids = [1, 2].map(|byte| ContainerId::from_random([byte; 32]));
+        let mut machine = Machine::default();
+        for id in ids.clone() {
+            let phase = Phase::Running { started_at_ns: 1 };
+            machine.containers.insert(id, Container { phase, since_ns: 0, has_log: false });
+        }
+        let mut enter = |container: &ContainerId, exec: u64| {
+            let request = Request::Exec { container: container.clone(), exec };
+            machine.step(Event::Request(RequestId::of_test(exec), request));
+            let killed = machine.step(Event::Exec(exec, exec::Event::Kill));
+            (!killed.is_empty()).then_some(())
+        };
+        let limit = EXEC_LIMIT as u64;
+        assert!((0..limit).all(|exec| enter(&ids[0], exec).is_some()));
+        assert_eq!(enter(&ids[0], limit), None);
+        assert_eq!(enter(&ids[1], limit + 1), Some(()), "another container has a bound of its own");
+        let request = Request::Exec { container: ids[0].clone(), exec: limit };
+        let refused = machine.step(Event::Request(RequestId::of_test(limit), request.clone()));
+        let [Action::ReplyFailure { failure, .. }] = &refused[..] else { panic!("{refused:?}") };
+        assert_eq!(failure.kind, Kind::Exhausted);
+        assert!(failure.message.contains("thaw it"), "{}", failure.message);
+        machine.step(Event::Exec(0, exec::Event::Exited(Exit::Code(0))));
+        let accepted = machine.step(Event::Request(RequestId::of_test(limit), request));
+        assert_eq!(accepted, [Action::Enter { exec: limit, container: ids[0].clone() }]);
     }
 }
