@@ -45,7 +45,7 @@ in_every() {
     id=$(of "$1" "$2")
     cat "/proc/$3/cgroup"
     while read -r line; do
-        [[ $line = *[/-]"$id"/* || $line = *[/-]"$id".scope/payload/* || $line = *[/-]"$id" ]]
+        [[ $line = *[/-]"$id"/* || $line = *[/-]"$id".scope/payload* || $line = *[/-]"$id" ]]
     done <"/proc/$3/cgroup"
 }
 
