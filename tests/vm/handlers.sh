@@ -83,7 +83,9 @@ cgroup_inside_runtime() {
         [[ $(inside "$id" cat /sys/fs/cgroup/memory/memory.limit_in_bytes) = 67108864 ]]
         not inside "$id" sh -c 'echo -1 >/sys/fs/cgroup/memory/memory.limit_in_bytes'
     fi
-    [[ $(inside "$id" cut -d : -f 3 /proc/1/cgroup | sort -u) = / ]]
+    in_every "$handler" main "$(status "$id" .info.pid)"
+    # The first process there is the pod's, which is not in the container's cgroup.
+    not inside "$id" grep -F /.. /proc/self/cgroup
     [[ $(inside "$id" grep Cpus_allowed_list /proc/self/status) = *[[:space:]]0 ]]
 }
 

@@ -20,7 +20,8 @@ see_hierarchies() {
     see 'wharfd starts again' with_driver cgroupfs
 }
 
-# systems_own: prints systemd's units with cgroups, and where their processes are in every hierarchy; not wharf's.
+# systems_own: prints systemd's units with cgroups, and where their processes are in its hierarchies; not wharf's. In those of
+# controllers systemd itself moves them about, for each unit that has a setting of that controller.
 systems_own() {
     local unit pid
     # udev starts workers when there is a link, so it is known by its first process.
@@ -28,9 +29,9 @@ systems_own() {
         awk '$1 !~ /^wharf|^kubepods|^run-/ { print $1 }'); do
         echo "$unit $(systemctl show --property ActiveState,SubState,ControlGroup,MainPID -- "$unit" | sort | paste -sd ' ')"
         pid=$(systemctl show --property MainPID --value -- "$unit")
-        [[ ${pid:-0} = 0 ]] || paste -sd ' ' "/proc/$pid/cgroup"
+        [[ ${pid:-0} = 0 ]] || grep -E '^[0-9]+:(name=systemd)?:' "/proc/$pid/cgroup"
     done
-    paste -sd ' ' /proc/1/cgroup
+    grep -E '^[0-9]+:(name=systemd)?:' /proc/1/cgroup
     echo "failed: $(systemctl list-units --plain --no-legend --state failed | paste -sd ' ')"
 }
 
@@ -45,7 +46,7 @@ in_every() {
     id=$(of "$1" "$2")
     cat "/proc/$3/cgroup"
     while read -r line; do
-        [[ $line = *[/-]"$id"/* || $line = *[/-]"$id".scope/payload/* || $line = *[/-]"$id" ]]
+        [[ $line = *[/-]"$id"/* || $line = *[/-]"$id".scope/payload* || $line = *[/-]"$id" ]]
     done <"/proc/$3/cgroup"
 }
 
@@ -121,8 +122,9 @@ cleaned_everywhere() {
     systemctl stop wharfd
     wharfd clean --force
     echo "cleaned in $((SECONDS - start)) s"
-    find /sys/fs/cgroup -type d '(' -name 'wharf?*' -o -path '*/wharf/*' ')'
-    [[ -z $(find /sys/fs/cgroup -type d '(' -name 'wharf?*' -o -path '*/wharf/*' ')' ! -name wharfd.service) ]]
+    # What the other driver made stays: its parent, wharf, with the supervisors' cgroup, which is empty.
+    [[ -z $(find /sys/fs/cgroup -type d '(' -name 'wharf?*' -o -path '*/wharf/*' ')' ! -path '*/wharf/supervisors') ]]
+    not pgrep --full '^wharf-'
     [[ -z $(wharf_units) ]]
 }
 
