@@ -85,7 +85,8 @@ pub fn maker_of(namespace: BorrowedFd<'_>) -> Result<Option<u32>> {
     const MAKER: u32 = 0xb704;
     // SAFETY: the request takes no argument and returns a new descriptor.
     let result = unsafe { libc::ioctl(namespace.as_raw_fd(), USER_NAMESPACE as _, 0) };
-    let found = Errno::result(result).map_err(|errno| Error::new("ioctl(NS_GET_USERNS)", "", errno))?;
+    let found =
+        Errno::result(result).map_err(|errno| Error::new("ioctl(NS_GET_USERNS)", "a namespace", errno))?;
     // SAFETY: a new descriptor, which nobody else knows.
     let found = unsafe { OwnedFd::from_raw_fd(found) };
     let own = open("/proc/thread-self/ns/user", OFlag::O_RDONLY)?;
@@ -96,7 +97,8 @@ pub fn maker_of(namespace: BorrowedFd<'_>) -> Result<Option<u32>> {
     let mut maker: libc::uid_t = 0;
     // SAFETY: the place is a uid's, and lives through the call.
     let result = unsafe { libc::ioctl(found.as_raw_fd(), MAKER as _, &raw mut maker) };
-    Errno::result(result).map_err(|errno| Error::new("ioctl(NS_GET_OWNER_UID)", "", errno))?;
+    Errno::result(result)
+        .map_err(|errno| Error::new("ioctl(NS_GET_OWNER_UID)", "a user namespace", errno))?;
     Ok(Some(maker))
 }
 

@@ -63,8 +63,8 @@ pub(super) fn is_in_none(task: &Path) -> bool {
 }
 
 /// The cgroups of a task. `None` if the kernel does not tell: those before about 6.15 tell nothing if one of the paths
-/// is longer than PATH_MAX. Such a task may be in any container. Its parents say nothing about it, because a container's
-/// first process may be in such a cgroup, too. On v2, no container of wharf's can nest its cgroups so deep
+/// is longer than PATH_MAX. Such a task may be in any container. Its parents say nothing about it, because a
+/// container's first process may be in such a cgroup, too. On v2, no container of wharf's can nest its cgroups so deep
 /// (`cgroup::delegate`). On v1, one can, and no layer is removed as long as it has more mounts than can be read.
 fn cgroups(task: &Path) -> Option<String> {
     fs::read_to_string(task.join("cgroup")).ok()
