@@ -24,6 +24,9 @@ use crate::tree::{Progress, Usage, Walk, remove_tree};
 
 const TRASH: &str = ".trash";
 const VOLUMES: &str = "volumes";
+/// How many directories and files all walks that are to be gone on with may remember, at some 32 bytes each. Beyond
+/// that, a container's walk begins again in the next round.
+const REMEMBERED_LIMIT: usize = 4 << 20;
 
 /// Why a snapshot could not be made, measured or removed.
 #[derive(Debug, thiserror::Error)]
@@ -257,11 +260,19 @@ impl Snapshots {
         };
         let (usage, activity, rest) = match walk.go_on(stretch).map_err(failed)? {
             Progress::Whole(usage) => (usage, activity, None),
-            Progress::Part(usage) => (usage.max(known), activity, Some(walk)),
-            Progress::GivenUp(usage) => (usage.max(known), Activity::Unknown, None),
+            Progress::Part(usage) if self.has_room_for(&walk) => (usage.max(known), activity, Some(walk)),
+            Progress::Part(usage) | Progress::GivenUp(usage) => (usage.max(known), Activity::Unknown, None),
         };
         self.remember(container, Measured { usage, at: Instant::now(), activity, rest });
         Ok(usage)
+    }
+
+    /// Whether a walk may be kept for the next stretch, with what it remembers.
+    fn has_room_for(&self, walk: &Walk) -> bool {
+        let kept = lock(&self.measured);
+        let kept: usize =
+            kept.values().filter_map(|measured| measured.rest.as_ref()).map(Walk::remembered).sum();
+        kept + walk.remembered() <= REMEMBERED_LIMIT
     }
 
     fn remember(&self, container: &ContainerId, new: Measured) {

@@ -130,6 +130,11 @@ impl Walk {
         Ok(Progress::Whole(self.done))
     }
 
+    /// How many directories and files it remembers, and the levels that it is in.
+    pub(crate) fn remembered(&self) -> usize {
+        self.seen.len() + self.stack.len()
+    }
+
     fn close_all_but_the_last(&mut self) {
         let above = self.stack.iter_mut().rev().take(OPEN_LIMIT).skip(1);
         above.for_each(|level| level.listing = None);
