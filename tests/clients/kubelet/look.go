@@ -134,9 +134,10 @@ func plausible(status *kubecontainer.PodStatus) error {
 	return nil
 }
 
-// lookAtLists compares lists as one message and as streams. Containers that have ended have no figures.
+// lookAtLists compares lists as one message and as streams. Containers that have ended have no figures, nor have pods that
+// were stopped.
 func (w *walk) lookAtLists(ctx context.Context) error {
-	type lists struct{ pods, containers, live, containerStats, podStats, metrics int }
+	type lists struct{ pods, ready, containers, live, containerStats, podStats, metrics int }
 	count := func(service interface {
 		ListPodSandbox(context.Context, *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error)
 		ListContainers(context.Context, *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error)
@@ -152,7 +153,12 @@ func (w *walk) lookAtLists(ctx context.Context) error {
 		if err != nil {
 			return found, err
 		}
-		live := 0
+		ready, live := 0, 0
+		for _, pod := range pods {
+			if pod.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+				ready++
+			}
+		}
 		for _, container := range containers {
 			if container.State != runtimeapi.ContainerState_CONTAINER_EXITED {
 				live++
@@ -167,7 +173,7 @@ func (w *walk) lookAtLists(ctx context.Context) error {
 			return found, err
 		}
 		metrics, err := service.ListPodSandboxMetrics(ctx)
-		return lists{len(pods), len(containers), live, len(containerStats), len(podStats), len(metrics)}, err
+		return lists{len(pods), ready, len(containers), live, len(containerStats), len(podStats), len(metrics)}, err
 	}
 	whole, err := count(w.node.service)
 	if err != nil {
@@ -177,7 +183,7 @@ func (w *walk) lookAtLists(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if whole != streamed || whole.live != whole.containerStats || whole.pods != whole.podStats || whole.pods != whole.metrics {
+	if whole != streamed || whole.live != whole.containerStats || whole.ready != whole.podStats || whole.pods != whole.metrics {
 		return fmt.Errorf("lists are not of one length: %+v, streamed %+v", whole, streamed)
 	}
 	return nil
