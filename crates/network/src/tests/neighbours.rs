@@ -114,17 +114,21 @@ fn a_routed_pod_speaks_in_its_own_name_alone() {
 
 fn speaks_in_its_own_name((liar, own): (&Pod, IpAddr), (victim, to): (&Pod, IpAddr), names: [&str; 3]) {
     let socket = victim.inside(|| UdpSocket::bind((to, 9)).unwrap());
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.set_read_timeout(Some(LIMIT / 10)).unwrap();
     liar.inside(|| {
         for name in names {
             let at_once = if name.contains(':') { "nodad" } else { "" };
             sh(&format!("ip address add {name} dev lo {at_once}"));
             UdpSocket::bind((name, 0)).unwrap().send_to(b"forged", (to, 9)).unwrap();
         }
-        UdpSocket::bind((own, 0)).unwrap().send_to(b"own", (to, 9)).unwrap();
     });
     let mut buffer = [0; 10];
-    let (len, from) = socket.recv_from(&mut buffer).unwrap();
+    // A busy machine may lose some.
+    let received = (0..10).find_map(|_| {
+        liar.inside(|| UdpSocket::bind((own, 0)).unwrap().send_to(b"own", (to, 9)).unwrap());
+        socket.recv_from(&mut buffer).ok()
+    });
+    let (len, from) = received.expect("what it sends in its own name arrives");
     assert_eq!((&buffer[..len], from.ip()), (&b"own"[..], own));
 }
 
