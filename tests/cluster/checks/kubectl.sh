@@ -99,7 +99,8 @@ check_logs() {
 check_log_rotation() {
     local dir
     # shellcheck disable=SC2016 # for the container's shell
-    pod floods 'i=0; while :; do i=$((i + 1)); echo "line $i of many that fill the log"; [ $((i % 50)) != 0 ] || sleep 0.05; done'
+    pod floods 'i=0; while :; do i=$((i + 1)); echo "line $i of many that fill the log"; [ $((i % 50)) != 0 ] || sleep 0.05; done' \
+        '' '"nodeName": "node1"'
     ready floods
     dir=$rig/node1/pods/${namespace}_floods_$(field pod/floods .metadata.uid)/main
     eventually 40 has '^[3-9]' sh -c "ls $dir | wc -l"

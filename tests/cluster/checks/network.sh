@@ -90,7 +90,8 @@ check_source_address() {
 
 check_host_port() {
     # shellcheck disable=SC2016 # for the container's shell
-    pod web 'hostname >/tmp/index.html; exec httpd -f -p 8080 -h /tmp' '"ports": [{"containerPort": 8080, "hostPort": 18080}]'
+    pod web 'hostname >/tmp/index.html; exec httpd -f -p 8080 -h /tmp' '"ports": [{"containerPort": 8080, "hostPort": 18080}]' \
+        '"nodeName": "node1"'
     ready web
     eventually 10 has '^web$' get "http://$plane_address:18080/"
     has '^web$' get http://127.0.0.1:18080/
@@ -99,7 +100,8 @@ check_host_port() {
 }
 
 check_host_namespaces() {
-    pod host "$idle" '' '"hostNetwork": true, "hostPID": true, "hostIPC": true, "dnsPolicy": "ClusterFirstWithHostNet"'
+    pod host "$idle" '' '"hostNetwork": true, "hostPID": true, "hostIPC": true, "dnsPolicy": "ClusterFirstWithHostNet",
+        "nodeName": "node1"'
     ready host
     has uplink0 k exec host -- ip link
     has wharfd k exec host -- ps

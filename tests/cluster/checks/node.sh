@@ -113,12 +113,15 @@ check_node_status() {
 }
 
 alone_drain() {
+    # Its pods have nowhere else to go.
+    [[ ! -e $rig/node2 ]] || kubectl cordon node2
     servers web 2
     kubectl drain node1 --pod-selector=app=web --timeout=60s
     has SchedulingDisabled kubectl get node node1
     eventually 20 has '^2$' sh -c "$(declare_k) get pods --field-selector status.phase=Pending --no-headers | wc -l"
     kubectl uncordon node1
     k rollout status deployment/web --timeout=60s
+    [[ ! -e $rig/node2 ]] || kubectl uncordon node2
 }
 
 alone_all_drained() {
