@@ -51,8 +51,12 @@ impl Left {
 
 /// Removes everything; a second call finds nothing to remove.
 pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
-    if UnixStream::connect(&config.socket).is_ok() {
-        bail!("a wharfd is serving {}: stop it first", config.socket.display());
+    for (_, socket) in config.sockets() {
+        ensure!(
+            UnixStream::connect(socket).is_err(),
+            "a wharfd is serving {}: stop it first",
+            socket.display()
+        );
     }
     let node = Node::open(config).await?;
     // First, because recovery forgets containers whose records it cannot use.
@@ -134,8 +138,11 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     }
     left.note(remove_empty(&pods));
     remove_entries(state, ["leases", "quarantine"], left);
-    left.note(remove(&config.socket, wharf_sys::socket::remove(&config.socket)));
-    for directory in [config.socket.parent().unwrap_or(root), state, root] {
+    for (_, socket) in config.sockets() {
+        left.note(remove(socket, wharf_sys::socket::remove(socket)));
+        left.note(remove_empty(socket.parent().unwrap_or(root)));
+    }
+    for directory in [state, root] {
         left.note(remove_empty(directory));
     }
     left.note(node.claims.withdraw());
