@@ -53,8 +53,9 @@ impl Left {
 
 /// Removes everything; a second call finds nothing to remove.
 pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::Result<()> {
-    if UnixStream::connect(&config.socket).is_ok() {
-        bail!("a wharfd is serving {}: stop it first", config.socket.display());
+    for (_, socket) in config.sockets() {
+        let is_free = UnixStream::connect(socket).is_err();
+        ensure!(is_free, "a wharfd is serving {}: stop it first", socket.display());
     }
     if !is_anything_left(config)? {
         return tell("there is nothing of wharf on this machine to remove\n");
@@ -112,7 +113,8 @@ fn is_anything_left(config: &Config) -> anyhow::Result<bool> {
     let pods = Layout::new(config.state.clone(), config.root.clone()).pods();
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
     if has_store(&config.root)
-        || [&pods, &config.socket, Path::new(POD_LOGS)].into_iter().any(is_there)
+        || [&pods, Path::new(POD_LOGS)].into_iter().any(is_there)
+        || config.sockets().any(|(_, socket)| is_there(socket))
         || is_network_claimed()
     {
         return Ok(true);
@@ -163,8 +165,11 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     }
     left.note(remove_empty(&pods));
     remove_entries(state, ["leases", "quarantine"], left);
-    left.note(remove(&config.socket, wharf_sys::socket::remove(&config.socket)));
-    for directory in [config.socket.parent().unwrap_or(root), state, root] {
+    for (_, socket) in config.sockets() {
+        left.note(remove(socket, wharf_sys::socket::remove(socket)));
+        left.note(remove_empty(socket.parent().unwrap_or(root)));
+    }
+    for directory in [state, root] {
         left.note(remove_empty(directory));
     }
     left.note(remove_unused_logs(Path::new(POD_LOGS)));

@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) state: PathBuf,
     /// The CRI socket.
     pub(crate) socket: PathBuf,
+    /// Further paths with the same services.
+    pub(crate) extra_sockets: Vec<PathBuf>,
     /// Who makes the cgroups: `cgroupfs`, which is wharf itself, or `systemd`.
     pub(crate) cgroup_driver: Driver,
     /// The parent of the cgroups of pods whose request names none.
@@ -187,6 +189,7 @@ impl Default for Config {
             root: "/var/lib/wharf".into(),
             state: "/run/wharf".into(),
             socket: "/run/wharf/wharf.sock".into(),
+            extra_sockets: Vec::new(),
             cgroup_driver: Driver::Cgroupfs,
             cgroup_parent: Placement::default_parent(Driver::Cgroupfs).into(),
             handlers: Handlers::default(),
@@ -315,6 +318,12 @@ impl Config {
 
     pub(crate) fn to_toml(&self) -> anyhow::Result<String> {
         Ok(toml::to_string(self)?)
+    }
+
+    /// Where the CRI is served: each path with its key.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let extra = self.extra_sockets.iter().map(|path| ("extra_sockets", path.as_path()));
+        std::iter::once(("socket", self.socket.as_path())).chain(extra)
     }
 
     /// Where the cgroups are. The default of one driver means that of the other, too.

@@ -218,7 +218,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, json),
         images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),
     };
-    serve::serve(&config.socket, services).await?;
+    let sockets: Vec<_> = config.sockets().map(|(_, path)| path).collect();
+    serve::serve(&sockets, services).await?;
     if let Some(listening) = listening {
         listening.end().await;
     }

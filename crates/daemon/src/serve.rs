@@ -1,4 +1,4 @@
-//! Serves the CRI socket until a signal ends the daemon.
+//! Serves the CRI on its sockets until a signal ends the daemon.
 //!
 //! The end of the daemon is the end of no container: calls in flight get some time to finish, and one that is cut off
 //! can be repeated with the next daemon.
@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
-use tokio_stream::{Stream, StreamExt as _};
+use tokio_stream::{Stream, StreamExt as _, StreamMap};
 use tonic::transport::Server;
 use wharf_cri::{Admin, Answers, Images, Runtime};
 use wharf_cri_api::admin::admin_server::AdminServer;
@@ -30,7 +30,7 @@ pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(10);
 /// How long nothing is accepted after an accept has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The services on the socket.
+/// The services on each socket.
 pub(crate) struct Services {
     pub(crate) runtime: Runtime,
     pub(crate) images: Images,
@@ -38,11 +38,11 @@ pub(crate) struct Services {
 }
 
 /// Serves until SIGTERM or SIGINT, then waits a limited time for in-flight calls. Containers keep running.
-pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<()> {
-    let listener = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
+pub(crate) async fn serve(sockets: &[&Path], services: Services) -> anyhow::Result<()> {
+    let connections = listen_on_all(sockets)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
+    tracing::info!(?sockets, version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
     notify("READY=1");
     let asked = Arc::new(Notify::new());
     let ending = Arc::clone(&asked);
@@ -60,7 +60,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
         )
         .add_service(AdminServer::new(services.admin))
-        .serve_with_incoming_shutdown(unhurried(UnixListenerStream::new(listener)), async {
+        .serve_with_incoming_shutdown(unhurried(connections), async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -79,7 +79,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
         } => tracing::warn!("stopped waiting for in-flight calls"),
         () = feed_watchdog() => {}
     }
-    // The socket's file stays for the next daemon, which could not make another on a file system that is full by then.
+    // The sockets' files stay for the next daemon, which could not make others on a file system that is full by then.
     Ok(())
 }
 
@@ -90,11 +90,23 @@ fn unhurried<C>(
 ) -> impl Stream<Item = std::io::Result<C>> {
     connections.then(|accepted| async {
         if let Err(error) = &accepted {
-            tracing::warn!(%error, "cannot accept a connection to the CRI socket");
+            tracing::warn!(%error, "cannot accept a connection to the CRI");
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
         accepted
     })
+}
+
+/// The connections to all the sockets.
+fn listen_on_all(
+    sockets: &[&Path],
+) -> anyhow::Result<impl Stream<Item = std::io::Result<UnixStream>> + use<>> {
+    let mut all = StreamMap::new();
+    for (number, socket) in sockets.iter().enumerate() {
+        let listener = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
+        all.insert(number, UnixListenerStream::new(listener));
+    }
+    Ok(all.map(|(_, accepted)| accepted))
 }
 
 /// Binds a socket that only its owner may open, in place of the one that an earlier daemon left.
@@ -130,6 +142,22 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         drop(listen(&dir.path().join("socket")).unwrap());
         listen(&dir.path().join("socket")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_socket_is_served_and_open_to_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = [dir.path().join("one"), dir.path().join("other/two")];
+        let sockets = paths.each_ref().map(|path| path.as_path());
+        let mut connections = std::pin::pin!(listen_on_all(&sockets).unwrap());
+        for path in &paths {
+            let mode = std::fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+            let _client = UnixStream::connect(path).await.unwrap();
+            connections.next().await.unwrap().unwrap();
+        }
+        let error = format!("{:#}", listen_on_all(&sockets[1..]).err().unwrap());
+        assert!(error.contains("two") && error.contains("another wharfd"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,15 +33,17 @@ impl Config {
         Store::check(&self.root).context("root")?;
         directory("state", &layout.pods())?;
         claims::check_own(&layout)?;
-        let nri = self.nri.enabled.then_some(("nri.socket", &self.nri.socket));
-        for (key, path) in [("socket", &self.socket)].into_iter().chain(nri) {
+        let nri = self.nri.enabled.then_some(("nri.socket", self.nri.socket.as_path()));
+        for (key, path) in self.sockets().chain(nri) {
             let is_other = std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket());
             ensure!(!is_other, "{key}: {} exists and is not a socket", path.display());
         }
-        // Each start makes a new one.
-        let parent = self.socket.parent().unwrap_or(&self.socket);
-        directory("socket", parent)?;
-        writable("socket", parent)?;
+        // Each start makes new ones.
+        for (key, path) in self.sockets() {
+            let parent = path.parent().unwrap_or(path);
+            directory(key, parent)?;
+            writable(key, parent)?;
+        }
         listening::check(self.streaming.address)?;
         let handlers = wharf_pods::Handlers::ask(self.handlers()?);
         let unusable: Vec<&str> = handlers.problems().collect();
@@ -132,13 +134,14 @@ mod tests {
             root: in_dir("new/root"),
             state: in_dir("new/state"),
             socket: in_dir("new/socket"),
+            extra_sockets: vec![in_dir("new/other/socket")],
             nri: Nri { socket: in_dir("new/nri"), ..Nri::default() },
             ..Config::default()
         };
         good.check_machine().unwrap();
         let others = in_dir("others");
         std::fs::create_dir_all(others.join("pods/of the kubelet")).unwrap();
-        let rows: [(Field, &str, &str); 15] = [
+        let rows: [(Field, &str, &str); 17] = [
             (|config| &mut config.supervisor, "missing", "supervisor: "),
             (|config| &mut config.supervisor, "file", "supervisor: "),
             (|config| &mut config.supervisor, "/bin/true", "supervisor: /bin/true is not a wharf-shim"),
@@ -153,6 +156,12 @@ mod tests {
             (|config| &mut config.socket, "/proc/wharf.sock", "socket: no file can be made in /proc"),
             (|config| &mut config.socket, "read-only/socket", "socket: nothing can be made in "),
             (|config| &mut config.socket, "", "socket: "),
+            (|config| &mut config.extra_sockets[0], "file", "extra_sockets: "),
+            (
+                |config| &mut config.extra_sockets[0],
+                "read-only/socket",
+                "extra_sockets: nothing can be made in ",
+            ),
             (|config| &mut config.nri.socket, "file", "nri.socket: "),
         ];
         for (field, path, words) in rows {

@@ -1,9 +1,10 @@
 //! Values that nothing could work with: each is refused with its key, at the start and not with the first pod.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use wharf_network::{Subnet, Subnets};
 
 use super::{Config, Network, Streaming};
@@ -12,6 +13,8 @@ use super::{Config, Network, Streaming};
 const TIME_MAX_S: u64 = 366 * 24 * 3600;
 /// The longest window that Zstandard knows, in MiB.
 const WINDOW_MAX_MIB: u64 = 2048;
+/// The most paths in `extra_sockets`: each is for a client that looks for another runtime's socket, and there are few.
+const EXTRA_SOCKETS_MAX: usize = 4;
 /// The most downloads and sessions.
 const COUNT_MAX: u64 = 1 << 16;
 /// The largest layer that can be told in bytes, in GiB.
@@ -74,11 +77,11 @@ fn paths(config: &Config) -> anyhow::Result<()> {
     let one = [
         ("root", config.root.as_path()),
         ("state", &config.state),
-        ("socket", &config.socket),
         ("network.cni_conf_dir", &network.cni_conf_dir),
     ];
     let all = one
         .into_iter()
+        .chain(config.sockets())
         .chain(optional.into_iter().filter(|(_, path)| given(path)))
         .chain(lists.iter().flat_map(|(key, paths)| paths.iter().map(|path| (*key, path.as_path()))))
         .chain(config.certs_dirs().map(|path| ("registry.certs_dir", path)));
@@ -91,14 +94,26 @@ fn paths(config: &Config) -> anyhow::Result<()> {
             "{key}: wharf closes this directory to all but root: give it one of its own"
         );
     }
-    for (key, path) in [("socket", &config.socket), ("nri.socket", &config.nri.socket)] {
+    sockets(config)
+}
+
+fn sockets(config: &Config) -> anyhow::Result<()> {
+    let count = config.extra_sockets.len();
+    ensure!(
+        count <= EXTRA_SOCKETS_MAX,
+        "extra_sockets: {count} are too many: {EXTRA_SOCKETS_MAX} is the most"
+    );
+    let mut seen = BTreeMap::new();
+    for (key, path) in config.sockets().chain([("nri.socket", config.nri.socket.as_path())]) {
         let len = path.as_os_str().len();
         ensure!(
             len <= SOCKET_PATH_LEN,
             "{key}: a path of {len} bytes is too long: {SOCKET_PATH_LEN} is the most"
         );
+        if let Some(other) = seen.insert(path, key) {
+            bail!("{key}: {} is also in `{other}`", path.display());
+        }
     }
-    ensure!(config.socket != config.nri.socket, "nri.socket: it must not be `socket`");
     Ok(())
 }
 
@@ -175,7 +190,17 @@ mod tests {
             ("streaming.address = \"192.0.2.1:1\"", "needs TLS"),
             ("streaming.address = \"0.0.0.0:1\"", "streaming"),
             ("root = \"/\"", "root: wharf closes this directory"),
-            ("nri.socket = \"/run/wharf/wharf.sock\"", "nri.socket"),
+            (
+                "nri.socket = \"/run/wharf/wharf.sock\"",
+                "nri.socket: /run/wharf/wharf.sock is also in `socket`",
+            ),
+            ("extra_sockets = [\"wharf.sock\"]", "extra_sockets: \"wharf.sock\" must begin with a slash"),
+            (
+                "extra_sockets = [\"/run/wharf/wharf.sock\"]",
+                "extra_sockets: /run/wharf/wharf.sock is also in",
+            ),
+            ("extra_sockets = [\"/a\", \"/a\"]", "is also in `extra_sockets`"),
+            ("extra_sockets = [\"/a\", \"/b\", \"/c\", \"/d\", \"/e\"]", "extra_sockets: 5 are too many"),
             (long.as_str(), "socket: a path of 108 bytes"),
         ];
         for (text, words) in rows {
