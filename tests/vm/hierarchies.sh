@@ -122,10 +122,8 @@ cleaned_everywhere() {
     systemctl stop wharfd
     wharfd clean --force
     echo "cleaned in $((SECONDS - start)) s"
-    # What the other driver made stays: its parent, wharf, with the supervisors' cgroup, which is empty. That of wharfd's own
-    # service is systemd's, which leaves it in v1's hierarchies.
-    [[ -z $(find /sys/fs/cgroup -type d '(' -name 'wharf?*' -o -path '*/wharf/*' ')' \
-        ! -path '*/wharf/supervisors' ! -path '*/system.slice/wharfd.service') ]]
+    # The cgroup of wharfd's own service is systemd's, which leaves it in v1's hierarchies.
+    [[ -z $(find /sys/fs/cgroup -type d -name 'wharf*' ! -path '*/system.slice/wharfd.service') ]]
     not pgrep --full '^wharf-'
     [[ -z $(wharf_units) ]]
 }

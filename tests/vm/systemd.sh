@@ -310,7 +310,6 @@ cleaned_units() {
     systemctl stop wharfd
     wharfd clean --force
     attempt 50 units_are "$before_systemd"
-    # The parent of the other driver's cgroups, wharf, stays.
-    [[ -z $(find /sys/fs/cgroup -type d '(' -name wharf.slice -o -name 'wharf-*' ')') ]]
+    [[ -z $(find /sys/fs/cgroup -type d -name 'wharf*' ! -path '*/system.slice/wharfd.service') ]]
     not pgrep --full '^wharf-'
 }

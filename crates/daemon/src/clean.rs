@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::mount::{MntFlags, umount2};
-use wharf_cgroup::{CgroupPath, Cgroups, Placement};
+use wharf_cgroup::{CgroupPath, Cgroups, Driver, Placement};
 use wharf_state::Layout;
 use wharf_state::records::ids;
 use wharf_types::{ContainerId, Failure, POD_LOGS, PodId, chain};
@@ -255,7 +255,14 @@ fn name(pod: &wharf_pods::Pod) -> String {
 
 /// Removes the cgroup of the supervisors, and then everything else below the parent.
 fn remove_cgroups(cgroups: &Cgroups, placement: &Placement) -> anyhow::Result<()> {
-    parents(placement)?.iter().try_for_each(|path| remove_cgroup(cgroups, path))
+    parents(placement)?.iter().try_for_each(|path| remove_cgroup(cgroups, path))?;
+    // An earlier configuration may have had the default. Another wharfd's is not empty as long as it has pods.
+    let default = Placement::new(Driver::Cgroupfs, Placement::default_parent(Driver::Cgroupfs));
+    let is_empty = |path: &CgroupPath| {
+        cgroups.open(path).is_ok_and(|cgroup| cgroup.is_populated().is_ok_and(|is_populated| !is_populated))
+    };
+    let mut empty = parents(&default.context("cgroup_parent")?)?.into_iter().filter(is_empty);
+    empty.try_for_each(|path| remove_cgroup(cgroups, &path))
 }
 
 fn parents(placement: &Placement) -> anyhow::Result<[CgroupPath; 2]> {
