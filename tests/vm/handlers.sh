@@ -40,6 +40,9 @@ with_runtimes() {
 
 without_runtimes() {
     rm -f /etc/wharf/config.toml.d/handlers.toml
+    # What systemd has for wharf is known to a wharfd with that driver alone.
+    systemctl stop wharfd
+    wharfd clean
     with_driver cgroupfs
 }
 
