@@ -354,8 +354,9 @@ impl Container {
 
     /// A container that an earlier daemon left and whose supervisor has not responded.
     pub(crate) fn unknown(pod: &Pod, byte: u8) -> Self {
-        let id = ContainerId::from_random([byte; 32]);
-        Self::found(pod, id, ContainerRecord::default(), None, NOTHING)
+        let record =
+            ContainerRecord { phase: wharf_records::Phase::Made.into(), ..ContainerRecord::default() };
+        Self::found(pod, ContainerId::from_random([byte; 32]), record, None, NOTHING)
     }
 }
 

@@ -4,7 +4,7 @@
 use wharf_state::ExitRecord;
 use wharf_types::Exit;
 use wharf_wire::exit_of;
-use wharf_wire::v1::{ContainerStatus, Identity, container_status::Phase};
+use wharf_wire::v1::{ContainerStatus, container_status::Phase};
 
 use crate::ContainerRecord;
 
@@ -39,29 +39,23 @@ pub enum Recovered {
     HalfMade,
 }
 
-/// Decides. The supervisor knows best; the exit record is its report, too, and outlives it. It does not know of hooks:
-/// a container that has some is whole only once its record says so.
+/// Decides. A container that is not whole on disk was never told of, and may lack what is set once its first process
+/// exists. Of others the supervisor knows best; the exit record is its report, too, and outlives it.
 #[must_use]
 pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>) -> Recovered {
     let status = if let Word::Given(status) = word { status } else { None };
-    if let Some(living) = status.and_then(living).filter(|_| !lacks_hooks(record)) {
-        return living;
-    }
     let has_answered = !matches!(word, Word::NoneYet);
-    // A container that ended before anyone was told about it was never started.
     if !record.is_made() {
         return if has_answered { Recovered::HalfMade } else { Recovered::Unknown };
+    }
+    if let Some(living) = status.and_then(living) {
+        return living;
     }
     match status.and_then(end_of).or(exit) {
         Some(exit) => Recovered::Ended(exit),
         None if has_answered => Recovered::Lost,
         None => Recovered::Unknown,
     }
-}
-
-/// Whether hooks that come before the start may not have been executed.
-fn lacks_hooks(record: &ContainerRecord) -> bool {
-    !record.is_made() && !record.hooks.is_empty()
 }
 
 /// The supervisor's report about a container whose first process exists and has been set up.
@@ -79,14 +73,6 @@ pub fn end_of(status: &ContainerStatus) -> Option<ExitRecord> {
     let exit = status.exit.filter(|_| status.phase() == Phase::Exited)?;
     let ContainerStatus { started_at_ns, finished_at_ns, .. } = *status;
     Some(ExitRecord { exit: exit_of(Some(exit)), started_at_ns, finished_at_ns })
-}
-
-/// The identity of the first process of a container whose daemon was killed before it could record it. `None` if the
-/// container is still being set up, or has ended.
-#[must_use]
-pub fn late_identity(record: &ContainerRecord, status: &ContainerStatus) -> Option<Identity> {
-    let is_whole = matches!(status.phase(), Phase::Created | Phase::Starting | Phase::Running);
-    status.identity.clone().filter(|_| is_whole && !record.is_made() && !lacks_hooks(record))
 }
 
 /// The exit of a container that nobody saw end.
@@ -109,7 +95,7 @@ mod tests {
 
     fn made() -> ContainerRecord {
         let mut record = ContainerRecord::default();
-        record.identify(Identity::default());
+        record.identify(v1::Identity::default());
         record
     }
 
@@ -139,10 +125,7 @@ mod tests {
             (exited(v1::exit::Kind::Lost), lost),
         ];
         for (status, expected) in rows {
-            let has_ended = status.phase() == Phase::Exited;
-            for record in [half_made(), made(), made_by_an_older_build()] {
-                let never_was = has_ended && !record.is_made();
-                let expected = if never_was { Recovered::HalfMade } else { expected.clone() };
+            for record in [made(), made_by_an_older_build()] {
                 for exit in [None, Some(ON_DISK)] {
                     let decided = decide(&record, exit, Word::Given(Some(&status)));
                     assert_eq!(decided, expected, "{status:?} with {exit:?} on disk");
@@ -170,29 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_container_that_was_made_whole_has_an_identity() {
-        for (phase, expected) in [
-            (Phase::Unknown, false),
-            (Phase::Created, true),
-            (Phase::Starting, true),
-            (Phase::Running, true),
-            (Phase::Exited, false),
-        ] {
-            let status = ContainerStatus { identity: Some(Identity::default()), ..status(phase) };
-            assert_eq!(late_identity(&half_made(), &status).is_some(), expected, "{phase:?}");
-            assert_eq!(late_identity(&made(), &status), None, "it is on disk already");
+    fn what_was_not_made_whole_is_undone_though_its_process_is_there() {
+        for phase in [Phase::Created, Phase::Starting, Phase::Running, Phase::Exited] {
+            let status = status(phase);
+            assert_eq!(
+                decide(&half_made(), None, Word::Given(Some(&status))),
+                Recovered::HalfMade,
+                "{phase:?}"
+            );
         }
-    }
-
-    #[test]
-    fn a_container_whose_hooks_may_be_missing_is_undone_though_its_process_is_there() {
-        let created = ContainerStatus { identity: Some(Identity::default()), ..status(Phase::Created) };
-        let hooks = "{}".to_owned();
-        let half = ContainerRecord { hooks: hooks.clone(), ..half_made() };
-        assert_eq!(decide(&half, None, Word::Given(Some(&created))), Recovered::HalfMade);
-        assert_eq!(late_identity(&half, &created), None);
-        let whole = ContainerRecord { hooks, ..made() };
-        assert_eq!(decide(&whole, None, Word::Given(Some(&created))), Recovered::Created);
     }
 
     #[test]

@@ -252,8 +252,6 @@ impl Container {
                 Wire::Exited
             }
         };
-        // During the setup its identity is not known yet.
-        status.identity = (phase != Wire::Unknown).then(|| wire_identity(&self.identity));
         status.set_phase(phase);
         status
     }

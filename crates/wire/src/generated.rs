@@ -244,8 +244,6 @@ pub struct ContainerStatus {
     pub phase: i32,
     #[prost(int32, tag = "3")]
     pub pid: i32,
-    #[prost(message, optional, tag = "4")]
-    pub identity: ::core::option::Option<Identity>,
     /// 0 if it never started.
     #[prost(int64, tag = "5")]
     pub started_at_ns: i64,

@@ -252,11 +252,8 @@ mod tests {
     #[test]
     fn a_message_longer_than_a_datagram_arrives_all_the_same() {
         let (a, b) = socket::pair().unwrap();
-        let status = |number: u32| v1::ContainerStatus {
-            id: number.to_string(),
-            identity: Some(v1::Identity { uid: 1, gid: 2, groups: (0..4000).collect() }),
-            ..Default::default()
-        };
+        let status =
+            |number: u32| v1::ContainerStatus { id: number.to_string().repeat(4000), ..Default::default() };
         let state = v1::State { containers: (0..40).map(status).collect(), ..Default::default() };
         let datagram = Datagram::new(&state, &[a.as_fd()]).unwrap();
         let again = || datagram.send(a.as_fd());

@@ -11,6 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::unistd::Pid;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tonic::Code;
 use wharf_cri_api::v1::{ContainerState, LinuxContainerResources, Mount, PodSandboxState, VersionRequest};
 
@@ -214,6 +215,17 @@ fn what_only_a_silent_supervisor_knows_is_not_answered() {
 
 #[test]
 fn a_container_that_nobody_was_told_of_is_not_handed_out_by_the_next_daemon() {
+    killed_after(Duration::ZERO);
+}
+
+/// Now its request has reached the supervisor, which carries it out.
+#[test]
+fn a_container_that_was_made_after_its_daemon_died_is_not_handed_out_by_the_next_one() {
+    killed_after(Duration::from_millis(500));
+}
+
+/// The daemon is killed so long after the creation of a container begins, in the pod of a supervisor that is stopped.
+fn killed_after(delay: Duration) {
     run(async |world| {
         let client = world.client.clone();
         let pod = client.run(&client.pod("half")).await.unwrap();
@@ -223,6 +235,7 @@ fn a_container_that_nobody_was_told_of_is_not_handed_out_by_the_next_daemon() {
         let records = world.dir.join("state/pods").join(&pod).join("containers");
         let half = async {
             let half = until("it is begun", async || fs::read_dir(&records).unwrap().next()).await;
+            tokio::time::sleep(delay).await;
             world.daemon.kill();
             half.unwrap().path()
         };

@@ -12,7 +12,7 @@ use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::NewNamespaces;
 use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
-use wharf_records::{Recovered, Word, decide, end_of, exit_at, late_identity, lost_at};
+use wharf_records::{Recovered, Word, decide, end_of, exit_at, lost_at};
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{Connection, Contact, Process, Signal, SupervisorError, patiently};
 use wharf_tasks::{CrowdLimits, Threads};
@@ -174,7 +174,7 @@ impl Engine {
         for container in pod.containers().iter().filter(|container| !container.end_is_known()) {
             let status = found.containers.iter().find(|status| status.id == container.id().as_str());
             if let Some(status) = status {
-                self.identify(pod, container, status).await;
+                container.set_pid(status.pid);
             }
             self.settle(pod, container, Word::Given(status)).await;
         }
@@ -189,21 +189,6 @@ impl Engine {
             Recovered::Lost => self.note_lost_in_time(pod, container).await,
             Recovered::HalfMade => self.undo_half_made(pod, container),
             Recovered::Unknown => {}
-        }
-    }
-
-    /// Notes the identity of the container's first process, for a record that a killed daemon could not complete.
-    async fn identify(&self, pod: &Pod, container: &Arc<Container>, status: &v1::ContainerStatus) {
-        container.set_pid(status.pid);
-        let Some(identity) = late_identity(&container.record(), status) else { return };
-        let record = container.change_record(|record| record.identify(identity));
-        let path = self.parts.layout.container_record(pod.id(), container.id());
-        if let Err(error) = blocking(move || Ok(record.update(&path)?)).await {
-            tracing::warn!(
-                container = container.id().short(),
-                error = chain(&error),
-                "a record stays incomplete"
-            );
         }
     }
 

@@ -124,7 +124,6 @@ fn status(container: &str) -> v1::ContainerStatus {
         id: container.to_owned(),
         phase: Phase::Created.into(),
         pid: PID,
-        identity: Some(v1::Identity { uid: 7, gid: 8, groups: vec![8] }),
         ..v1::ContainerStatus::default()
     }
 }
@@ -186,8 +185,8 @@ impl Mind {
             }
             Asked::Create(create) => {
                 let status = status(&create.container);
-                let created =
-                    v1::Created { pid: status.pid, identity: status.identity.clone(), stages: vec![] };
+                let identity = Some(v1::Identity { uid: 7, gid: 8, groups: vec![8] });
+                let created = v1::Created { pid: status.pid, identity, stages: vec![] };
                 self.living.insert(create.container.clone());
                 self.containers.push(status);
                 (reply::Result::Created(created), None)
