@@ -22,6 +22,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use crate::status::{self, Fault};
+use crate::underway::Underway;
 
 /// How much earlier than at the client a deadline expires here, at most, so that the client is still waiting for the
 /// response. It is a tenth of a short deadline.
@@ -29,13 +30,16 @@ const HEAD_START: Duration = Duration::from_millis(10);
 
 /// A layer for the server that gives all services such responses.
 #[derive(Debug, Clone)]
-pub struct Answers<S>(S);
+pub struct Answers<S> {
+    services: S,
+    underway: Underway,
+}
 
 impl<S> Answers<S> {
-    /// Wraps the services.
+    /// Wraps the services, whose calls are known from then on.
     #[must_use]
-    pub fn of(services: S) -> Self {
-        Self(services)
+    pub fn of(services: S, underway: Underway) -> Self {
+        Self { services, underway }
     }
 }
 
@@ -49,13 +53,15 @@ where
     type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
+        self.services.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let deadline = deadline(request.headers());
-        let answer = AssertUnwindSafe(self.0.call(request)).catch_unwind();
+        let ticket = self.underway.begin();
+        let answer = AssertUnwindSafe(self.services.call(request)).catch_unwind();
         Box::pin(async move {
+            let _ticket = ticket;
             let answered = tokio::select! {
                 biased;
                 answered = answer => answered,
@@ -165,7 +171,7 @@ mod tests {
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let request = Request::builder().header("grpc-timeout", patience).body(Body::empty()).unwrap();
-        Answers::of(handler).call(request).await.unwrap()
+        Answers::of(handler, Underway::new().0).call(request).await.unwrap()
     }
 
     fn status(headers: &HeaderMap) -> Option<tonic::Code> {

@@ -15,6 +15,7 @@ mod runtime;
 mod stats;
 mod status;
 mod streams;
+mod underway;
 mod view;
 
 pub use admin::Admin;
@@ -22,3 +23,4 @@ pub use answers::Answers;
 pub use image::Images;
 pub use runtime::Runtime;
 pub use streams::Streams;
+pub use underway::{Ended, Underway};

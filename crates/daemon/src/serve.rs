@@ -1,22 +1,21 @@
 //! Serves the CRI on its sockets until a signal ends the daemon.
 //!
-//! The end of the daemon is the end of no container: calls in flight get some time to finish, and one that is cut off
-//! can be repeated with the next daemon.
+//! The end of the daemon is the end of no container: calls in flight get some time to finish, others are served
+//! meanwhile, and one that is cut off can be repeated with the next daemon.
 #![expect(clippy::disallowed_methods, reason = "it runs on the main thread, which is not a worker")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt as _, StreamMap};
 use tonic::transport::Server;
-use wharf_cri::{Admin, Answers, Images, Runtime};
+use wharf_cri::{Admin, Answers, Images, Runtime, Underway};
 use wharf_cri_api::admin::admin_server::AdminServer;
 use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
@@ -26,6 +25,9 @@ use crate::systemd::{feed_watchdog, notify};
 
 /// How long in-flight calls may take once the daemon has been asked to exit. Cutting them off loses no work.
 pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long calls may take that began after that, once nothing is accepted any more.
+const LAST_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long nothing is accepted after an accept has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -44,11 +46,12 @@ pub(crate) async fn serve(sockets: &[&Path], services: Services) -> anyhow::Resu
     let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!(?sockets, version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
     notify("READY=1");
-    let asked = Arc::new(Notify::new());
-    let ending = Arc::clone(&asked);
+    let (underway, ended) = Underway::new();
+    let counted = underway.clone();
+    let (closing, closed) = oneshot::channel();
     let (events, progress) = (services.runtime.clone(), services.admin.clone());
     let serving = Server::builder()
-        .layer(tower::layer::layer_fn(Answers::of))
+        .layer(tower::layer::layer_fn(move |services| Answers::of(services, counted.clone())))
         .add_service(
             RuntimeServiceServer::new(services.runtime)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
@@ -67,16 +70,20 @@ pub(crate) async fn serve(sockets: &[&Path], services: Services) -> anyhow::Resu
             }
             tracing::info!("wharfd is stopping; containers keep running");
             notify("STOPPING=1");
+            underway.close();
+            if tokio::time::timeout(FINISH_LIMIT, ended.wait()).await.is_err() {
+                tracing::warn!("stopped waiting for in-flight calls");
+            }
             events.end_events();
             progress.end_progress();
-            ending.notify_one();
+            closing.send(()).ok();
         });
     tokio::select! {
         served = serving => served?,
         () = async {
-            asked.notified().await;
-            tokio::time::sleep(FINISH_LIMIT).await;
-        } => tracing::warn!("stopped waiting for in-flight calls"),
+            closed.await.ok();
+            tokio::time::sleep(LAST_LIMIT).await;
+        } => {}
         () = feed_watchdog() => {}
     }
     // The sockets' files stay for the next daemon, which could not make others on a file system that is full by then.

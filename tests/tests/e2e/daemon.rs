@@ -78,8 +78,12 @@ impl Daemon {
 
     /// Asks it to exit, and waits until it has.
     pub(crate) async fn end(&mut self) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
+        self.ask_to_exit();
         until("wharfd ends after SIGTERM", async || self.child.try_wait().unwrap()).await
+    }
+
+    pub(crate) fn ask_to_exit(&self) {
+        self.signal(Signal::SIGTERM);
     }
 
     /// Kills it, and returns when it is gone.

@@ -12,7 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wharf_cri_api::admin::PullProgressRequest;
 use wharf_cri_api::admin::admin_client::AdminClient;
-use wharf_cri_api::v1::GetEventsRequest;
+use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use wharf_cri_api::v1::{GetEventsRequest, VersionRequest};
 use wharf_tests::connect::connect;
 
 use crate::daemon::process_with;
@@ -352,6 +353,30 @@ fn clients_that_listen_do_not_hold_up_the_end() {
         assert!(!world.daemon.has_logged("stopped waiting"), "somebody held up the end");
         drop((progress, events));
         world.start_again().await;
+    });
+}
+
+#[test]
+fn until_the_calls_in_flight_are_answered_others_are_served() {
+    world::run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("busy")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let late = async {
+            let begun = async || client.exec(&id, "test -e /begun", 1).await.unwrap().exit_code == 0;
+            until("it is in flight", async || begun().await.then_some(())).await;
+            world.daemon.ask_to_exit();
+            until("wharfd is told", async || world.daemon.has_logged("wharfd is stopping").then_some(()))
+                .await;
+            let new = connect(&world.daemon.socket()).await.unwrap();
+            RuntimeServiceClient::new(new).version(VersionRequest::default()).await.unwrap();
+        };
+        let (in_flight, ()) = tokio::join!(client.output(&id, ">/begun; sleep 3; echo whole"), late);
+        assert_eq!(in_flight, "whole");
+        let status = world.daemon.end().await;
+        assert!(status.success() && !world.daemon.has_logged("stopped waiting"), "{status}");
+        world.start_again().await;
+        world.client.down(&pod).await.unwrap();
     });
 }
 
