@@ -1,20 +1,22 @@
 //! Reading and writing files of a cgroup.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+
+use wharf_sys::fs::kernel_text;
 
 use crate::error::Error;
 use crate::tree::is_gone;
 
 /// Reads a file as text.
 pub(crate) fn read(file: &Path) -> Result<String, Error> {
-    fs::read_to_string(file).map_err(Error::io("read", file))
+    kernel_text(file).map_err(Error::io("read", file))
 }
 
 /// Reads a file as text; `None` if it does not exist.
 pub(crate) fn read_if_there(file: &Path) -> Result<Option<String>, Error> {
-    match fs::read_to_string(file) {
+    match kernel_text(file) {
         Ok(text) => Ok(Some(text)),
         Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::Io { action: "read", path: file.into(), source }),

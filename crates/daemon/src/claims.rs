@@ -203,7 +203,7 @@ pub(crate) fn is_network_claimed() -> bool {
 
 /// Which process has the lock on a file, for people, if the kernel shows it here.
 pub(crate) fn holder(file: &Path) -> String {
-    let (table, data) = (std::fs::read_to_string("/proc/locks"), std::fs::metadata(file));
+    let (table, data) = (wharf_sys::fs::kernel_text("/proc/locks"), std::fs::metadata(file));
     let (Ok(table), Ok(data)) = (table, data) else { return String::new() };
     let (device, inode) = (data.dev(), data.ino());
     let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));

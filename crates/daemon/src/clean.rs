@@ -7,9 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 
 use std::collections::{BTreeSet, HashSet};
-use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
-use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +18,7 @@ use nix::mount::{MntFlags, umount2};
 use wharf_cgroup::{CgroupPath, Cgroups, Driver, Placement};
 use wharf_state::Layout;
 use wharf_state::records::ids;
+use wharf_sys::fs::kernel_text;
 use wharf_types::{ContainerId, Failure, POD_LOGS, PodId, chain};
 
 use crate::Node;
@@ -222,7 +221,7 @@ fn unmount_below(pods: &Path) -> anyhow::Result<()> {
     let mounts = std::fs::read(MOUNTS).with_context(|| format!("reading {MOUNTS}"))?;
     let points =
         mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    let mut points: Vec<PathBuf> = points.map(unescaped).collect();
+    let mut points: Vec<PathBuf> = points.map(wharf_sys::mount::unescaped).collect();
     points.retain(|point| is_in_a_pod(point, pods));
     // The last mount of several at one place is the uppermost.
     points.iter().rev().try_for_each(|point| {
@@ -234,19 +233,6 @@ fn unmount_below(pods: &Path) -> anyhow::Result<()> {
 fn is_in_a_pod(path: &Path, pods: &Path) -> bool {
     let pod = path.strip_prefix(pods).ok().and_then(|below| below.iter().next()?.to_str());
     pod.is_some_and(|name| name.parse::<PodId>().is_ok())
-}
-
-/// A path as it was before the kernel wrote its spaces, tabs, newlines and backslashes as three octal digits.
-fn unescaped(shown: &[u8]) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = shown;
-    while let [first, left @ ..] = rest {
-        let digits = left.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
-        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() { &left[3..] } else { left };
-    }
-    OsString::from_vec(bytes).into()
 }
 
 fn name(pod: &wharf_pods::Pod) -> String {
@@ -285,7 +271,7 @@ fn remove_cgroup(cgroups: &Cgroups, path: &CgroupPath) -> anyhow::Result<()> {
 /// Some of these processes, for people.
 fn people(pids: &[i32]) -> String {
     const SHOWN: usize = 5;
-    let program = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let program = |pid| kernel_text(format!("/proc/{pid}/comm")).unwrap_or_default();
     let mut shown: Vec<String> =
         pids.iter().take(SHOWN).map(|pid| format!("{pid} ({})", program(pid).trim())).collect();
     let more = pids.len().saturating_sub(SHOWN);

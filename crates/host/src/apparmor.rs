@@ -55,7 +55,7 @@ pub(crate) fn is_usable() -> bool {
 /// # Errors
 /// The kernel's list of profiles cannot be read.
 pub(crate) fn note_if_unloaded(profile: Option<&str>) -> Result<(), StageError> {
-    if profile == Some(DEFAULT_PROFILE) && !is_listed(&std::fs::read_to_string(LOADED).stage(STAGE)?) {
+    if profile == Some(DEFAULT_PROFILE) && !is_listed(&wharf_sys::fs::kernel_text(LOADED).stage(STAGE)?) {
         IS_LOADED.store(false, Ordering::Relaxed);
     }
     Ok(())

@@ -123,7 +123,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 /// The security modules that the kernel has enabled.
 fn security_modules() -> io::Result<SecurityModules> {
     // The kernel has this file system only if SELinux was not disabled at boot.
-    let filesystems = std::fs::read_to_string("/proc/filesystems")?;
+    let filesystems = wharf_sys::fs::kernel_text("/proc/filesystems")?;
     Ok(SecurityModules {
         apparmor: apparmor::is_usable().into(),
         selinux: filesystems.lines().any(|line| line.ends_with("\tselinuxfs")).into(),

@@ -1,8 +1,6 @@
 //! The plan's mounts. Sources on the host are opened while this process is still in the host's mount namespace, those
 //! of the pod in the pod's. All are attached once the root file system is there.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -67,10 +65,8 @@ fn unmapped(path: &HostPath, source: wharf_sys::Error) -> Error {
 /// The type of the file system at a path without links: that of the mount with the longest path above it, the last one
 /// of several.
 fn filesystem_at(path: &Path) -> Option<String> {
-    let table = wharf_sys::fs::open("/proc/self/mountinfo", OFlag::O_RDONLY).ok()?;
-    let mut text = String::new();
-    File::from(table).read_to_string(&mut text).ok()?;
-    let mounts = text.lines().filter_map(|line| {
+    let table = wharf_sys::fs::kernel_text("/proc/self/mountinfo").ok()?;
+    let mounts = table.lines().filter_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
         let point = mount.split(' ').nth(4)?;
         path.starts_with(point).then(|| (point.len(), filesystem.split(' ').next().unwrap_or_default()))

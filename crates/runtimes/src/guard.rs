@@ -122,7 +122,7 @@ fn kill_all() {
 }
 
 fn children() -> Vec<OwnedFd> {
-    let listed = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    let listed = wharf_sys::fs::kernel_text("/proc/thread-self/children").unwrap_or_default();
     listed.split_whitespace().filter_map(|pid| process::open_pidfd(pid.parse().ok()?).ok()).collect()
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use wharf_cgroup::{CgroupPath, Cgroups, Placement};
 use wharf_state::Layout;
 use wharf_state::records::ids;
+use wharf_sys::fs::kernel_text;
 use wharf_sys::process::{self, open_pidfd};
 use wharf_sys::socket;
 use wharf_types::{ContainerId, ErrorKind, Failure as _, PodId, Stage as _, StageError, chain};
@@ -188,7 +189,7 @@ fn supervisor_in(pid: i32, pods: &Path) -> Option<Supervisor> {
 
 /// The pid of a process that exists.
 fn pid_of(process: &OwnedFd) -> Option<i32> {
-    let shown = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+    let shown = kernel_text(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
     let pid = shown.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
     (pid > 0).then_some(pid)
 }
@@ -221,11 +222,10 @@ impl Supervisor {
     /// shares a PID namespace with others: that is in the container's cgroup.
     fn end(&self, cgroups: &Cgroups, placement: &Placement) -> Result<(), StageError> {
         const STAGE: &str = "killing the containers of a supervisor";
-        let children =
-            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).stage(STAGE)?;
+        let children = kernel_text(format!("/proc/{0}/task/{0}/children", self.pid)).stage(STAGE)?;
         let children = children.split_whitespace().filter_map(|pid| open_pidfd(pid.parse().ok()?).ok());
         let children: Vec<OwnedFd> = children.collect();
-        let own = std::fs::read_to_string("/proc/self/cgroup").stage(STAGE)?;
+        let own = kernel_text("/proc/self/cgroup").stage(STAGE)?;
         let container_of = |child| container_of(child, &self.pod, &own);
         let containers: Vec<CgroupPath> = children.iter().filter_map(container_of).collect();
         // First, so that it makes no others.
@@ -260,7 +260,7 @@ fn end_cgroup(cgroups: &Cgroups, placement: &Placement, pod: &PodId) -> Result<(
 
 /// The cgroup of the container to which a process of a pod belongs, if it does. `own` is the list of this process's.
 fn container_of(process: &OwnedFd, pod: &PodId, own: &str) -> Option<CgroupPath> {
-    let shown = std::fs::read_to_string(format!("/proc/{}/cgroup", pid_of(process)?)).ok()?;
+    let shown = kernel_text(format!("/proc/{}/cgroup", pid_of(process)?)).ok()?;
     shown.lines().find_map(|line| container_in(line.splitn(3, ':').nth(2)?, pod, own))
 }
 

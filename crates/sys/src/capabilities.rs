@@ -25,7 +25,7 @@ pub struct Capabilities {
 /// # Errors
 /// The kernel's error if `/proc` cannot be read; EBADMSG if it does not say.
 pub fn bounding() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").named("read", || "/proc/self/status".into())?;
+    let status = crate::fs::kernel_text("/proc/self/status").named("read", || "/proc/self/status".into())?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
     let set = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     set.ok_or_else(|| Error::new("read", "CapBnd in /proc/self/status", Errno::EBADMSG))

@@ -24,6 +24,15 @@ pub enum Resolve {
     BeneathNoLinks,
 }
 
+/// Reads a text that the kernel makes, such as a file of procfs. In it are names that processes, containers and users
+/// have chosen, which need not be UTF-8: what is not is replaced.
+///
+/// # Errors
+/// The kernel's error.
+pub fn kernel_text(path: impl AsRef<Path>) -> std::io::Result<String> {
+    std::fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
 /// Whether a file can be executed by somebody.
 ///
 /// # Errors

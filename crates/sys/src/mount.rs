@@ -5,8 +5,11 @@
 
 mod propagation;
 
+use std::ffi::OsString;
+use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
@@ -371,12 +374,15 @@ impl OwnThread {
         crate::fs::open("/proc/thread-self", flags).map(Self)
     }
 
-    /// Reads the table of the mounts in the thread's current mount namespace, as far as its root shows them.
+    /// Reads the table of the mounts in the thread's current mount namespace, as far as its root shows them. Its paths
+    /// are [`escaped`](unescaped).
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn mounts(&self) -> Result<String> {
-        std::io::read_to_string(std::fs::File::from(self.table()?)).named("read", || "mountinfo".into())
+    pub fn mounts(&self) -> Result<Vec<u8>> {
+        let mut table = Vec::new();
+        let read = std::fs::File::from(self.table()?).read_to_end(&mut table);
+        read.map(|_length| table).named("read", || "mountinfo".into())
     }
 
     fn table(&self) -> Result<OwnedFd> {
@@ -395,6 +401,20 @@ impl OwnThread {
         nix::fcntl::openat(&self.0, &*name, flags, nix::sys::stat::Mode::empty())
             .named("openat", || name.clone())
     }
+}
+
+/// A path of a table of mounts as it is: the kernel shows spaces, tabs, newlines and backslashes as three octal digits.
+#[must_use]
+pub fn unescaped(shown: &[u8]) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = shown;
+    while let [first, left @ ..] = rest {
+        let digits = left.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &left[3..] } else { left };
+    }
+    OsString::from_vec(bytes).into()
 }
 
 #[cfg(test)]
@@ -425,6 +445,7 @@ mod tests {
         };
         let (own, namespace) = std::thread::scope(|scope| scope.spawn(look).join()).unwrap();
         let whole = table_of(namespace.as_fd()).unwrap();
+        let own = String::from_utf8(own).unwrap();
         assert!(own.contains("own-root") && !own.contains("hidden"));
         let whole = std::io::read_to_string(std::fs::File::from(whole)).unwrap();
         assert!(whole.contains(" - tmpfs hidden ") && whole.contains(" - tmpfs own-root "), "{whole}");

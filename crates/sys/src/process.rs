@@ -11,6 +11,7 @@ use wharf_types::OwnerId;
 
 use crate::clone::Child;
 use crate::error::{Error, Named, Result};
+use crate::fs::kernel_text;
 
 /// Ends this process at once: no destructor and no handler runs, and no buffer is flushed.
 pub fn exit_now(code: i32) -> ! {
@@ -272,7 +273,7 @@ pub fn stat_field(pid: i32, number: usize) -> Result<Option<String>> {
 /// Those of [`stat_field`].
 pub fn stat_field_in(directory: &Path, number: usize) -> Result<Option<String>> {
     let path = directory.join("stat");
-    let stat = std::fs::read_to_string(&path).named("read", || path.display().to_string())?;
+    let stat = kernel_text(&path).named("read", || path.display().to_string())?;
     // The name, the second field, may contain anything.
     let rest = stat.rsplit_once(") ").map_or("", |(_name, rest)| rest);
     Ok(rest.split_whitespace().nth(number - 3).map(str::to_owned))
@@ -316,7 +317,7 @@ fn number(process: BorrowedFd<'_>) -> Result<i32> {
 
 fn number_in_proc(process: BorrowedFd<'_>) -> Result<i32> {
     let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
-    let info = std::fs::read_to_string(&path).named("read", || path)?;
+    let info = kernel_text(&path).named("read", || path)?;
     let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
     number.ok_or_else(|| Error::new("pidfd", info, Errno::ECHILD))
 }

@@ -292,3 +292,25 @@ fn events_come_in_the_order_of_things() {
         }
     });
 }
+
+/// As with other runtimes: tools such as cAdvisor take a cgroup for a container that runs.
+#[test]
+fn an_ended_container_has_no_cgroup_whether_or_not_a_daemon_sees_its_end() {
+    run(async |world| {
+        let client = world.client.clone();
+        let pod = client.run(&client.pod("ends")).await.unwrap();
+        let (seen, missed) = ("exit 3", "while ! test -e /end; do sleep 0.05; done; exit 4");
+        let seen = client.launch(&pod, &client.container("seen", seen)).await.unwrap();
+        client.exited(&seen).await;
+        until("its cgroup is gone", async || (world.cgroups(&seen) == 0).then_some(())).await;
+        let missed = client.launch(&pod, &client.container("missed", missed)).await.unwrap();
+        assert_ne!(world.cgroups(&missed), 0);
+        assert_eq!(client.output(&missed, "touch /end").await, "");
+        world.daemon.kill();
+        world.start_again().await;
+        until("the other's is gone, too", async || (world.cgroups(&missed) == 0).then_some(())).await;
+        let client = &world.client;
+        let codes = [client.exited(&seen).await.exit_code, client.exited(&missed).await.exit_code];
+        assert_eq!(codes, [3, 4]);
+    });
+}

@@ -133,6 +133,19 @@ fn drops_a_call(line: &str) -> bool {
     dropped.is_some_and(|(called, _)| !called.is_empty()) || by_default && !line.contains(" = ")
 }
 
+/// What the kernel shows has names in it that anybody may choose. The command line has no `sys`, and decides nothing by
+/// what it reads so.
+fn strict_about_names(file: &File) -> Vec<String> {
+    let is_exempt = file.path.starts_with("crates/cli/") || file.path.ends_with("/tests.rs");
+    if is_exempt || !file.path.starts_with("crates/") {
+        return Vec::new();
+    }
+    let what = "a name in it need not be UTF-8: read it with `wharf_sys::fs::kernel_text`";
+    let text = measures::without_tests(&file.text);
+    let reads = |line: &str| line.contains("read_to_string(") && line.contains("/proc/");
+    File { path: file.path.clone(), text, executable: false }.lines_where(what, reads)
+}
+
 fn headless(file: &File) -> Vec<String> {
     if !file.is_rust() || file.is_generated() || file.text.starts_with("//! ") {
         return Vec::new();
@@ -330,6 +343,11 @@ fn supervisors_drop_no_result() {
 }
 
 #[test]
+fn names_that_the_kernel_shows_may_be_any_bytes() {
+    check(strict_about_names);
+}
+
+#[test]
 fn files_say_what_they_are() {
     check(headless);
 }
@@ -461,6 +479,15 @@ fn a_dropped_result_is_found() {
     ] {
         assert!(dropped_result(&file(path, code)).is_empty(), "{code}");
     }
+}
+
+#[test]
+fn a_strict_reader_of_the_kernels_names_is_found() {
+    let code = "let text = std::fs::read_to_string(\"/proc/self/mountinfo\");";
+    assert_eq!(strict_about_names(&file("crates/x/src/a.rs", code)).len(), 1);
+    assert!(strict_about_names(&file("crates/cli/src/a.rs", code)).is_empty());
+    let in_tests = format!("#[cfg(test)]\nmod tests {{\n    {code}\n}}\n");
+    assert!(strict_about_names(&file("crates/x/src/a.rs", &in_tests)).is_empty());
 }
 
 #[test]

@@ -17,6 +17,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use wharf_sys::fs::kernel_text;
 use wharf_sys::socket::accept;
 use wharf_types::capability::SYS_ADMIN;
 
@@ -100,7 +101,7 @@ fn owner(patience_ms: i64) -> io::Result<Option<String>> {
         // It is outside of the container in which this one is.
         return Ok((owner.uid() == 0).then(|| "outside of this container".to_owned()));
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", owner.pid()))?;
+    let status = kernel_text(format!("/proc/{}/status", owner.pid()))?;
     let is_wharfd = is_powerful(owner, &status) && has_own_users(owner.pid())? && listens(owner.pid())?;
     Ok(is_wharfd.then(|| format!("pid {}", owner.pid())))
 }

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use anyhow::bail;
+use wharf_sys::fs::kernel_text;
 
 /// Refuses an address on which nothing can listen. That of a wharfd that runs is free for the next one.
 pub(super) fn check(address: SocketAddr) -> anyhow::Result<()> {
@@ -22,7 +23,7 @@ pub(super) fn check(address: SocketAddr) -> anyhow::Result<()> {
 
 /// The number and the name of a process that listens on a port, if the kernel shows it here.
 fn listener(port: u16) -> Option<(i32, String)> {
-    let tables = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/self/net/{table}")));
+    let tables = ["tcp", "tcp6"].map(|table| kernel_text(format!("/proc/self/net/{table}")));
     let tables = tables.map(Result::unwrap_or_default).concat();
     let sockets: Vec<PathBuf> = tables.lines().filter_map(|line| socket(line, port)).collect();
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
@@ -32,7 +33,7 @@ fn listener(port: u16) -> Option<(i32, String)> {
         let mut targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
         targets.any(|target| sockets.contains(&target))
     })?;
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = kernel_text(format!("/proc/{pid}/comm")).unwrap_or_default();
     Some((pid, name.trim_end().to_owned()))
 }
 

@@ -9,14 +9,13 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 use wharf_sys::error::Named as _;
-use wharf_sys::fs::{Resolve, open_below};
+use wharf_sys::fs::{Resolve, kernel_text, open_below};
 use wharf_sys::mount::{self, Attributes, Depth, OwnThread, Propagation};
 use wharf_sys::{Error, Result, process};
 use wharf_types::ContainerId;
@@ -40,7 +39,7 @@ pub(super) fn with_container<T: Send>(
 /// The first process of a container. The number may be another process's by now, which is in another cgroup.
 fn first_process(id: &ContainerId, pid: i32) -> Result<OwnedFd> {
     let process = process::open_pidfd(pid)?;
-    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).named("read", || "cgroup".into())?;
+    let cgroups = kernel_text(format!("/proc/{pid}/cgroup")).named("read", || "cgroup".into())?;
     // It was this one's file if it still exists.
     process::signal(process.as_fd(), 0)?;
     if cgroups.contains(id.as_str()) {
@@ -84,7 +83,7 @@ fn open_root() -> Result<OwnedFd> {
 /// mounts that did so already.
 fn share(thread: &OwnThread) -> Result<HashSet<u64>> {
     let table = thread.mounts()?;
-    let all: Vec<Line> = table.lines().filter_map(Line::parse).collect();
+    let all: Vec<Line> = table.split(|byte| *byte == b'\n').filter_map(Line::parse).collect();
     let private = all.iter().filter(|line| line.propagation == Propagation::Private);
     private.into_iter().try_for_each(|line| line.propagate(Propagation::Shared))?;
     let shared = all.iter().filter(|line| line.propagation == Propagation::Shared);
@@ -94,7 +93,7 @@ fn share(thread: &OwnThread) -> Result<HashSet<u64>> {
 /// Makes every mount private that propagates now and did not before; those that hooks have made are among them.
 fn unshare_mounts(thread: &OwnThread, before: &HashSet<u64>) -> Result<()> {
     let table = thread.mounts()?;
-    let all = table.lines().filter_map(Line::parse);
+    let all = table.split(|byte| *byte == b'\n').filter_map(Line::parse);
     let mut shared =
         all.filter(|line| line.propagation == Propagation::Shared && !before.contains(&line.number));
     shared.try_for_each(|line| line.propagate(Propagation::Private))
@@ -108,16 +107,16 @@ struct Line {
 }
 
 impl Line {
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split(' ');
-        let number = words.next()?.parse().ok()?;
-        let target = unescape(words.nth(3)?);
-        let tags = words.skip(1).take_while(|word| *word != "-");
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut words = line.split(|byte| *byte == b' ');
+        let number = str::from_utf8(words.next()?).ok()?.parse().ok()?;
+        let target = mount::unescaped(words.nth(3)?);
+        let tags = words.skip(1).take_while(|word| *word != b"-");
         let mut propagation = Propagation::Private;
         for tag in tags {
-            match tag.split(':').next() {
-                Some("shared") => propagation = Propagation::Shared,
-                Some("master") if propagation == Propagation::Private => propagation = Propagation::Slave,
+            match tag.split(|byte| *byte == b':').next() {
+                Some(b"shared") => propagation = Propagation::Shared,
+                Some(b"master") if propagation == Propagation::Private => propagation = Propagation::Slave,
                 _ => {}
             }
         }
@@ -141,27 +140,6 @@ impl Line {
     }
 }
 
-/// The table has spaces and the like as octal numbers.
-fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let number =
-            after.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match number.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(escaped) => {
-                bytes.push(escaped);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(bytes).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,11 +156,11 @@ mod tests {
             ("shared:1 master:2 ", Propagation::Shared),
         ];
         for (tags, propagation) in rows {
-            let line = Line::parse(&line(tags)).unwrap();
+            let line = Line::parse(line(tags).as_bytes()).unwrap();
             assert_eq!((line.number, line.propagation), (36, propagation), "{tags}");
             assert_eq!(line.target, Path::new("/mnt 2\\x"));
         }
-        assert!(Line::parse("nothing of a mount").is_none());
+        assert!(Line::parse(b"nothing of a mount").is_none());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use wharf_sys::fs::kernel_text;
 use wharf_sys::overlay::marks::{Mark, mark};
 
 use super::tenants::{self, Tenants};
@@ -131,6 +132,12 @@ impl<'a> Look<'a> {
     /// Reads what a process sees, unless it is in a container whose layers are leased. If its main thread has ended,
     /// the kernel answers for the others.
     fn ask(&mut self, process: &Path) -> Result<()> {
+        self.ask_threads(process).map_err(|error| {
+            Error::new(error.kind(), format!("the mounts of the process {}: {error}", process.display()))
+        })
+    }
+
+    fn ask_threads(&mut self, process: &Path) -> Result<()> {
         if self.tenants.have(process) || self.read(process)?.is_some() {
             return Ok(());
         }
@@ -178,11 +185,11 @@ impl<'a> Look<'a> {
         }
         if !is_whole {
             let Some(table) = (self.whole)(&task.join("ns/mnt"))? else { return Ok(None) };
-            self.scan(&name, table, task)?;
+            self.scan(&name, table)?;
         }
         if !is_seen {
             let Some(table) = of_living(File::open(task.join("mountinfo")))? else { return Ok(None) };
-            self.scan(&name, table, task)?;
+            self.scan(&name, table)?;
         }
         let known = self.namespaces.entry(name).or_default();
         known.is_whole = true;
@@ -190,7 +197,7 @@ impl<'a> Look<'a> {
         Ok(Some(()))
     }
 
-    fn scan(&mut self, namespace: &Path, mut table: impl Read, task: &Path) -> Result<()> {
+    fn scan(&mut self, namespace: &Path, mut table: impl Read) -> Result<()> {
         let mut scanner = Scanner::new(self.place, &mut self.candidates);
         let mut piece = vec![0; 64 << 10];
         let known = self.namespaces.entry(namespace.to_owned()).or_default();
@@ -199,30 +206,26 @@ impl<'a> Look<'a> {
                 Ok(0) => return Ok(()),
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(failed(task, error)),
+                Err(error) => return Err(error),
             };
             scanner.feed(piece.get(..length).unwrap_or_default());
             if scanner.is_untold() && self.may_be_untold {
-                return Err(failed(task, Error::new(ErrorKind::ResourceBusy, UNTOLD)));
+                return Err(Error::new(ErrorKind::ResourceBusy, UNTOLD));
             }
             known.bytes += length as u64;
             if known.bytes > TABLE_LIMIT_BYTES || Instant::now() > self.until {
                 let why = "it has more mounts than can be looked through: any layer may be among them";
-                return Err(failed(task, Error::new(ErrorKind::QuotaExceeded, why)));
+                return Err(Error::new(ErrorKind::QuotaExceeded, why));
             }
         }
     }
-}
-
-fn failed(task: &Path, error: Error) -> Error {
-    Error::new(error.kind(), format!("the mounts of the process {}: {error}", task.display()))
 }
 
 /// The table of a namespace from its root; `None` if its task has ended.
 fn whole(namespace: &Path) -> Result<Option<File>> {
     let Some(opened) = of_living(File::open(namespace))? else { return Ok(None) };
     let table = wharf_sys::mount::table_of(opened.as_fd());
-    table.map(|table| Some(File::from(table))).map_err(|error| failed(namespace, error.errno.into()))
+    table.map(|table| Some(File::from(table))).map_err(|error| error.errno.into())
 }
 
 /// Whether a mount namespace belongs to a user namespace that somebody other than root has made.
@@ -241,7 +244,7 @@ fn of_living<T>(answer: Result<T>) -> Result<Option<T>> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(None),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
         Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(None),
-        Err(error) => Err(Error::new(error.kind(), format!("the mounts of a process: {error}"))),
+        Err(error) => Err(error),
     }
 }
 
@@ -249,7 +252,7 @@ impl Place {
     fn of(layers: BorrowedFd<'_>) -> Result<Self> {
         use std::os::fd::AsRawFd as _;
         let number = layers.as_raw_fd();
-        let about = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+        let about = kernel_text(format!("/proc/self/fdinfo/{number}"))?;
         let mount = about.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
         let path = fs::read_link(format!("/proc/self/fd/{number}"))?;
         let table = fs::read("/proc/self/mountinfo")?;

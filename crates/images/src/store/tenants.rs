@@ -1,10 +1,10 @@
 //! Containers of which nobody need ask the kernel what they have mounted.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use wharf_sys::fs::kernel_text;
 use wharf_types::lock;
 
 use super::{Shared, Store};
@@ -57,7 +57,7 @@ impl Tenants {
     }
 }
 
-/// Whether a process or a task, which does not exit, is certainly in no container.
+/// Whether a task that is not exiting is certainly in no container.
 pub(super) fn is_in_none(task: &Path) -> bool {
     cgroups(task).is_some_and(|cgroups| ids(&cgroups).next().is_none())
 }
@@ -67,7 +67,7 @@ pub(super) fn is_in_none(task: &Path) -> bool {
 /// container's first process may be in such a cgroup, too. On v2, no container of wharf's can nest its cgroups so deep
 /// (`cgroup::delegate`). On v1, one can, and no layer is removed as long as it has more mounts than can be read.
 fn cgroups(task: &Path) -> Option<String> {
-    fs::read_to_string(task.join("cgroup")).ok()
+    kernel_text(task.join("cgroup")).ok()
 }
 
 fn ids(cgroups: &str) -> impl Iterator<Item = &str> {

@@ -143,7 +143,7 @@ impl Engine {
 
     /// Kills a container's processes through its supervisor or, if that does not respond, through its cgroup. The
     /// supervisor itself is left alone, because it has other containers, too.
-    async fn kill(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
+    async fn kill(self: &Arc<Self>, pod: &Pod, container: &Arc<Container>) -> Result<(), Error> {
         let asked = self.signal(pod, container, Signal::KillAll).await;
         let is_told = async |patience| asked && timeout(patience, container.exited()).await.is_ok();
         if is_told(KILL_PATIENCE).await {

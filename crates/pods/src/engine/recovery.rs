@@ -160,9 +160,12 @@ impl Engine {
         let key = ContainerKey::of(pod.id(), &record.config)?;
         self.table.was_created(record.created_at_ns);
         let own = id.clone();
-        let container =
-            self.blocking(pod, move |engine, pod| Ok(engine.find(pod, own, record, &path))).await?;
-        self.table.insert_found_container(pod, key, &Arc::new(container));
+        let found = self.blocking(pod, move |engine, pod| Ok(engine.find(pod, own, record, &path)));
+        let container = Arc::new(found.await?);
+        self.table.insert_found_container(pod, key, &container);
+        if container.is_exited() && container.cgroup().is_some() {
+            self.end_cgroup(&container);
+        }
         Ok(())
     }
 

@@ -41,6 +41,25 @@ impl Engine {
         blocking(move || cgroup.remove(PATIENCE).stage(STAGE)).await
     }
 
+    /// Removes the cgroup of a container that has ended, in the background. Otherwise what it has in the page cache would
+    /// stay charged to it, and whoever lists cgroups, such as cAdvisor, would take it for one that runs. If this fails,
+    /// the cgroup goes with the container.
+    pub(super) fn end_cgroup(self: &Arc<Self>, container: &Arc<Container>) {
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let _order = container.change().await;
+            let Ok(path) = CgroupPath::new(&container.record().cgroup) else { return };
+            if let Err(error) = engine.remove_cgroup(path).await {
+                let (id, error) = (container.id().short(), chain(&error));
+                tracing::debug!(
+                    container = id,
+                    error,
+                    "an ended container's cgroup stays until that is removed"
+                );
+            }
+        });
+    }
+
     /// Removes a container, and kills it if it runs; an unknown one is success. Its log stays.
     ///
     /// # Errors

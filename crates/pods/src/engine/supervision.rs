@@ -219,7 +219,7 @@ impl Engine {
         });
     }
 
-    fn note(&self, pod: &Arc<Pod>, event: Body) {
+    fn note(self: &Arc<Self>, pod: &Arc<Pod>, event: Body) {
         match event {
             Body::ContainerStarted(started) => {
                 if let Some(container) = pod.container(&started.container) {
@@ -235,7 +235,7 @@ impl Engine {
         }
     }
 
-    fn note_exit(&self, pod: &Arc<Pod>, exited: v1::ContainerExited) {
+    fn note_exit(self: &Arc<Self>, pod: &Arc<Pod>, exited: v1::ContainerExited) {
         let exit = exit_of(exited.exit);
         let exit = ExitRecord { exit, started_at_ns: 0, finished_at_ns: exited.finished_at_ns };
         if !self.note_end(pod, &exited.container, exit)
@@ -246,7 +246,7 @@ impl Engine {
     }
 
     /// Notes the end of a container, which may still be in the making; `false` if nobody knows it.
-    fn note_end(&self, pod: &Pod, id: &str, exit: ExitRecord) -> bool {
+    fn note_end(self: &Arc<Self>, pod: &Pod, id: &str, exit: ExitRecord) -> bool {
         let mut making = pod.making();
         if let Some(container) = pod.container(id) {
             drop(making);
@@ -266,7 +266,7 @@ impl Engine {
     }
 
     /// Notes that a container's first process has exited.
-    pub(super) fn ended(&self, pod: &Pod, container: &Container, exit: ExitRecord) {
+    pub(super) fn ended(self: &Arc<Self>, pod: &Pod, container: &Arc<Container>, exit: ExitRecord) {
         let _order = pod.telling();
         if exit.started_at_ns > 0 && container.note_start(exit.started_at_ns) {
             self.events.tell(ContainerEventType::ContainerStartedEvent, container.id().as_str(), pod);
@@ -274,6 +274,7 @@ impl Engine {
         if container.note_exit(exit) {
             self.parts.plugins.note_stopped(container.id());
             self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id().as_str(), pod);
+            self.end_cgroup(container);
         }
     }
 
@@ -282,7 +283,12 @@ impl Engine {
     ///
     /// # Errors
     /// The disk does not say within this time whether there is one.
-    async fn note_lost(&self, pod: &Pod, container: &Container, patience: Duration) -> Result<(), Error> {
+    async fn note_lost(
+        self: &Arc<Self>,
+        pod: &Pod,
+        container: &Arc<Container>,
+        patience: Duration,
+    ) -> Result<(), Error> {
         const STAGE: &str = "reading how the container ended";
         let path = self.parts.layout.exit_record(pod.id(), container.id());
         let reading = timeout(patience, READERS.run(&(), STAGE, move || exit_at(&path))).await;
@@ -293,7 +299,12 @@ impl Engine {
 
     /// The same, as soon as the disk says it; after so long it counts as unknown, because what has no end cannot be
     /// stopped or removed.
-    pub(super) async fn note_lost_within(&self, pod: &Pod, container: &Container, patience: Duration) {
+    pub(super) async fn note_lost_within(
+        self: &Arc<Self>,
+        pod: &Pod,
+        container: &Arc<Container>,
+        patience: Duration,
+    ) {
         let until = Instant::now() + patience;
         let left = || until.saturating_duration_since(Instant::now());
         while let Err(error) = self.note_lost(pod, container, left()).await {

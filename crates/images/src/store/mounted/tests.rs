@@ -27,7 +27,8 @@ impl Procfs {
     }
 
     fn flags(&self, path: &str, flags: u64) {
-        let stat = format!("1 (a) b) S 1 1 1 0 -1 {flags} 0");
+        // The name is the program's own choice.
+        let stat = [b"1 (a) \xff) S 1 1 1 0 -1 ", flags.to_string().as_bytes(), b" 0"].concat();
         fs::write(self.0.path().join(path).join("stat"), stat).unwrap();
     }
 
@@ -82,7 +83,9 @@ fn a_container_whose_layers_are_leased_is_not_asked() {
     procfs.task("1", ["mnt:[1]", "/"], &["a"]);
     procfs.task("2", ["mnt:[2]", "/"], &["b"]);
     let cgroup = |task: &str, text: &str| fs::write(procfs.0.path().join(task).join("cgroup"), text).unwrap();
-    cgroup("1", &format!("3:cpu:/kube/{tenant}/inner\n0::/kube/{tenant}\n"));
+    // A cgroup that a container makes has any name.
+    let own = [b"3:cpu:/kube/", tenant.as_bytes(), b"/x\xff\n0::/kube/", tenant.as_bytes(), b"\n"].concat();
+    fs::write(procfs.0.path().join("1/cgroup"), own).unwrap();
     cgroup("2", &format!("0::/kube/{other}\n"));
     assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a", "c"]);
     cgroup("2", &format!("0::/wharf.slice/wharf-{tenant}.scope/payload\n"));
