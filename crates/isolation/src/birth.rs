@@ -167,7 +167,7 @@ impl Origin<'_> {
     /// Waits for the supervisor's order to start; `false` if the supervisor has forgotten the container, or is gone.
     #[must_use]
     pub fn await_start(&self) -> bool {
-        report::await_start(&self.line)
+        report::await_start(&self.line).is_some()
     }
 
     /// Goes from the container that was entered to the program: gives up rights, and continues in the program's PID

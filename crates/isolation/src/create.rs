@@ -14,7 +14,7 @@ use wharf_sys::fs::{Descriptors, write_value};
 use wharf_types::HostPath;
 use wharf_wire::v1::stage::Name;
 
-use crate::birth::{Inside, Origin};
+use crate::birth::{Inside, Origin, Place};
 use crate::error::{Error, Stage};
 use crate::identity::{self, Identity};
 use crate::mounts::{self, Sources};
@@ -203,8 +203,9 @@ impl Ready {
         // The supervisor has its master now, and the standard streams are its other end.
         drop(terminal);
         // While this process still has its rights: the program is to find what hooks change until then.
-        if !report::await_start(&origin.line) {
-            wharf_sys::process::exit_now(128);
+        let Some(others) = report::await_start(&origin.line) else { wharf_sys::process::exit_now(128) };
+        if let Place::Of(_, known) = &mut origin.place {
+            *known = others;
         }
         // After the start, so that a process among others is there as its program, and never while it waits.
         origin.go_on(inside, connected, Runner { process: &plan.process, identity: &identity })

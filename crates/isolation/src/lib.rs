@@ -48,6 +48,7 @@ pub use plan::{
     PidNamespace, Plan, Process, Rootfs, Runtime, Source, Stdio, Traits, User, UserNamespace,
 };
 pub use pod::PodNamespaces;
-pub use report::{Report, failed as report_failure};
+pub use program::is_sealed_at_birth;
+pub use report::{Report, failed as report_failure, order_start};
 pub use streams::{Stream, Streams};
 pub use wharf_types::program::DEFAULT_PATH;

@@ -4,7 +4,7 @@
 //! that may have neither: each step has its message prepared, and nothing in it decides anything.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use wharf_sys::bare::Prepared;
@@ -48,7 +48,7 @@ pub(crate) fn way<'a>(
     let seal = Seal::of(runner);
     let program = program(process, identity)?;
     if let Place::Of(_, others) = origin.place {
-        let mut script = begin(connected, origin);
+        let mut script = begin(connected, origin.line.as_fd());
         execute(&mut script, process, &program, &[]);
         if birth::passes(seal.filter) && script.passes(seal.filter) {
             let script = script.prepare().stage(STAGE)?;
@@ -58,15 +58,28 @@ pub(crate) fn way<'a>(
             return Err(Error::Unsealed);
         }
     }
-    let mut script = begin(connected, origin);
+    let mut script = begin(connected, origin.line.as_fd());
     write_seal(&mut script, &seal);
     execute(&mut script, process, &program, seal.filter);
     Ok(Way { script: script.prepare().stage(STAGE)?, seal: None })
 }
 
+/// Whether a filter allows everything that leads to a program among others, so that its process is under it from its
+/// first moment. `line` is any line to the supervisor.
+#[must_use]
+pub fn is_sealed_at_birth(filter: &[u8], line: BorrowedFd<'_>) -> bool {
+    let mut script = begin(Connected::Terminal, line);
+    script.execute(&Program {
+        candidates: vec![CString::default()],
+        arguments: Vec::new(),
+        environment: Vec::new(),
+    });
+    birth::passes(filter) && script.passes(filter)
+}
+
 /// Sessions and their terminals belong to a PID namespace, so they are made in the program's.
-fn begin(connected: Connected, origin: &Origin<'_>) -> Script {
-    let mut script = Script::new(origin.line.as_fd());
+fn begin(connected: Connected, line: BorrowedFd<'_>) -> Script {
+    let mut script = Script::new(line);
     script.on_failure(&report::prepared(Internal, "leading a session failed: setsid()"));
     script.lead_session();
     if connected == Connected::Terminal {

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use wharf_sys::socket;
 use wharf_types::{ErrorKind, Failure as _, OwnerId, Subject};
 
+use crate::birth::Others;
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 
@@ -218,9 +219,32 @@ pub fn failed(socket: &OwnedFd, error: &Error) {
     drop(socket::send(socket.as_fd(), &bytes, &[]));
 }
 
-/// Waits for the supervisor's order to start; `false` if the supervisor is gone.
-pub(crate) fn await_start(socket: &OwnedFd) -> bool {
-    matches!(socket::receive(socket.as_fd(), &mut [0; 1]), Ok((1, _)))
+/// The order to start where no process in the PID namespace may trace.
+const START: u8 = b'S';
+/// The same where one may.
+const START_UNDER_TRACE: u8 = b'T';
+
+/// Orders a container's first process to execute its program, among these.
+///
+/// # Errors
+/// The process is gone.
+pub fn order_start(socket: BorrowedFd<'_>, others: Others) -> wharf_sys::Result<()> {
+    let order = match others {
+        Others::Bystanders => START,
+        Others::Tracers => START_UNDER_TRACE,
+    };
+    socket::send(socket, &[order], &[])
+}
+
+/// Waits for the supervisor's order to start, which says who is in the PID namespace by now; `None` if the supervisor is
+/// gone.
+pub(crate) fn await_start(socket: &OwnedFd) -> Option<Others> {
+    let mut order = [0; 1];
+    match socket::receive(socket.as_fd(), &mut order) {
+        Ok((1, _)) if order[0] == START => Some(Others::Bystanders),
+        Ok((1, _)) => Some(Others::Tracers),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -121,6 +121,11 @@ impl Child {
         watch.remove(self.pidfd.as_fd(), &owner.exit());
     }
 
+    /// Whether it is not known yet that the program was executed, or that it will not be.
+    pub(crate) fn begins(&self) -> bool {
+        self.line == Line::Open
+    }
+
     /// Stops listening to it: nothing more is expected, and others that hold the line could fill it without end.
     pub(crate) fn silence(&mut self, watch: &mut Watch, owner: &Owner) {
         self.line = Line::Over;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use wharf_cri_api::v1::*;
 
 use crate::client::{Client, processes, security};
-use crate::world::{World, run};
+use crate::daemon::process_with;
+use crate::paused::Freezer;
+use crate::world::{World, run, until};
 
 /// The calls on the way, with the message for those without which a program cannot start. Without no_new_privs, loading
 /// a filter takes a right that must be given up under the filter.
@@ -101,16 +103,19 @@ fn without_new_privileges_nothing_is_called_under_the_filter_but_the_exec() {
     });
 }
 
+const REFUSED_BESIDE_TRACERS: &str = "is safe to start where a container has CAP_SYS_PTRACE";
+
+fn tracing(config: &mut ContainerConfig) {
+    let add_capabilities = vec!["SYS_PTRACE".to_owned()];
+    security(config).capabilities = Some(Capability { add_capabilities, ..Capability::default() });
+}
+
 /// Until its filter is loaded, a new process has rights that the program has not: nobody there may take it over.
 #[test]
 fn where_a_container_may_trace_a_program_starts_only_under_its_filter() {
     run(async |world| {
         let client = &world.client;
-        let refused = "is safe to start where a container has CAP_SYS_PTRACE";
-        let tracing = |config: &mut ContainerConfig| {
-            let add_capabilities = vec!["SYS_PTRACE".to_owned()];
-            security(config).capabilities = Some(Capability { add_capabilities, ..Capability::default() });
-        };
+        let refused = REFUSED_BESIDE_TRACERS;
         let pod = client.run(&client.pod("traced")).await.unwrap();
         for (call, is_refused) in [("setsid", true), ("close_range", true), ("pidfd_send_signal", false)] {
             let mut config = under(client, call, &profile(&world.dir, call, "SCMP_ACT_ERRNO"));
@@ -135,6 +140,43 @@ fn where_a_container_may_trace_a_program_starts_only_under_its_filter() {
         assert!(error.message().contains(refused), "{error}");
         shared("apart", tracing, NamespaceMode::Container).await.unwrap();
         shared("harmless", |_config| {}, NamespaceMode::Pod).await.unwrap();
+    });
+}
+
+/// The one that may trace comes after the other was created, or while a command is on its way into it.
+#[test]
+fn a_container_that_may_trace_finds_nothing_that_begins_without_its_filter() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("late")).await.unwrap();
+        let mut app = under(client, "app", &profile(&world.dir, "setsid", "SCMP_ACT_ERRNO"));
+        let mut tracer = client.container("tracer", "exec sleep 1001");
+        tracing(&mut tracer);
+        for config in [&mut app, &mut tracer] {
+            security(config).namespace_options = Some(processes(NamespaceMode::Pod));
+        }
+        let waits = client.create(&pod, &app).await.unwrap();
+        let traces = client.launch(&pod, &tracer).await.unwrap();
+        let error = client.start(&waits).await.unwrap_err();
+        assert!(error.message().contains(REFUSED_BESIDE_TRACERS), "{error}");
+        for id in [&waits, &traces] {
+            client.remove_container(id).await.unwrap();
+        }
+        let id = client.launch(&pod, &app).await.unwrap();
+        let first = until("it runs", async || process_with("sleep 1000")).await;
+        let freezers = Freezer::all(first);
+        let freezer = freezers.last().unwrap();
+        freezer.freeze();
+        let late = async {
+            let begun = async || (world.cgroups("/exec-") > 0).then_some(());
+            until("the command is on its way", begun).await;
+            let error = client.create(&pod, &tracer).await.unwrap_err();
+            assert!(error.message().contains("begins without its seccomp profile"), "{error}");
+            freezer.thaw();
+        };
+        let (output, ()) = tokio::join!(client.output(&id, "echo whole"), late);
+        assert_eq!(output, "whole");
+        client.launch(&pod, &tracer).await.unwrap();
     });
 }
 

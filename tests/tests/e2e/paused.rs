@@ -14,7 +14,7 @@ use crate::streams::{ALL, Session, Speech, TERMINAL};
 use crate::world::{run, until};
 
 /// The files that freeze and thaw a process's cgroup, and the values for them.
-struct Freezer {
+pub(crate) struct Freezer {
     file: PathBuf,
     frozen: &'static str,
     thawed: &'static str,
@@ -22,7 +22,7 @@ struct Freezer {
 
 impl Freezer {
     /// Those of all hierarchies that have a freezer.
-    fn all(pid: i32) -> Vec<Self> {
+    pub(crate) fn all(pid: i32) -> Vec<Self> {
         let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         let paths = table.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
         let known = paths.filter_map(|fields| {
@@ -41,11 +41,11 @@ impl Freezer {
         known.collect()
     }
 
-    fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         fs::write(&self.file, self.frozen).unwrap();
     }
 
-    fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         fs::write(&self.file, self.thawed).unwrap();
     }
 }
@@ -106,7 +106,9 @@ fn commands_of_a_frozen_container_are_gone_after_their_deadline() {
         let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
         let main = until("it runs", async || process_with("sleep 1000")).await;
         let before = processes_of(&id);
-        for freezer in Freezer::all(main) {
+        let freezers = Freezer::all(main);
+        assert!(!freezers.is_empty());
+        for freezer in &freezers {
             for _ in 0..2 {
                 freezer.freeze();
                 let error = client.exec(&id, "true", 1).await.unwrap_err();

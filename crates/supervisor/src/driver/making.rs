@@ -27,6 +27,7 @@ impl Driver {
     pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
         let stages = Stages::begin();
         let NewContainer { plan, whole, log_directory } = self.payload.take_container()?;
+        self.check_unsealed(&plan)?;
         let (streams, pipes) = pipes(plan.stdio.input)?;
         self.ensure_reaper(&plan)?;
         let place = self.place(&plan)?;
@@ -96,13 +97,39 @@ impl Driver {
     }
 
     /// What the processes may be in the PID namespace of a container, its own included.
-    fn others(&self, plan: &Outline) -> Others {
+    pub(super) fn others(&self, plan: &Outline) -> Others {
         let home = self.home(plan);
         let alive = self.containers.values().filter(|container| container.first != First::Reaped);
         let mut there =
             alive.map(|container| &container.plan).chain([plan]).filter(|plan| self.home(plan) == home);
-        let traces = |plan: &Outline| plan.process.capabilities.bounding & capability::SYS_PTRACE != 0;
-        if there.any(traces) { Others::Tracers } else { Others::Bystanders }
+        if there.any(may_trace) { Others::Tracers } else { Others::Bystanders }
+    }
+
+    /// Refuses a container that may trace while a process begins beside it that is not under its filter yet, because
+    /// nobody could trace it so far. All that begin later are asked to be under theirs.
+    fn check_unsealed(&self, plan: &Outline) -> Result<(), Failure> {
+        if !may_trace(plan) {
+            return Ok(());
+        }
+        let home = self.home(plan);
+        let firsts = self.containers.values().filter(|container| container.first == First::Started);
+        let firsts = firsts.map(|container| (&container.plan, &container.child));
+        let commands = self.execs.values();
+        let commands =
+            commands.filter_map(|exec| Some((&self.containers.get(&exec.container)?.plan, &exec.child)));
+        let mut unsealed = firsts.chain(commands).filter(|(of, child)| {
+            child.begins()
+                && of.runtime.is_none()
+                && self.home(of) == home
+                && !wharf_isolation::is_sealed_at_birth(&of.process.seccomp, child.report.as_fd())
+        });
+        unsealed.next().map_or(Ok(()), |(of, _)| {
+            Err(Failure::precondition(format!(
+                "a program of container {} begins without its seccomp profile, which forbids a call on the way to it, \
+                 and must not be traced: try again",
+                of.container
+            )))
+        })
     }
 
     /// Whose PID namespace a container is in: that of a container, or else the pod's or the host's.
@@ -184,4 +211,8 @@ impl Driver {
         let ids = container.plan.namespaces.user.as_ref().map(|user| user.ids);
         Ok(JoinPlan { process, identity, ids, entries, terminal: new.terminal, size: new.size })
     }
+}
+
+fn may_trace(plan: &Outline) -> bool {
+    plan.process.capabilities.bounding & capability::SYS_PTRACE != 0
 }

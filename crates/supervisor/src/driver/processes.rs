@@ -29,10 +29,13 @@ enum ChildReport {
 impl Driver {
     /// Tells a container's first process to execute the program.
     pub(super) fn start(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get(id) else { return };
+        // Since it was created, others may have come.
+        let others = self.others(&container.plan);
         let Some(container) = self.containers.get_mut(id) else { return };
         container.first = First::Started;
         container.stages.ordered();
-        let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
+        let told = wharf_isolation::order_start(container.child.report.as_fd(), others);
         // The process is gone, which will be seen soon.
         told.or_warn(format_args!("starting container {id}"));
     }
