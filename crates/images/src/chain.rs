@@ -22,7 +22,8 @@ use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
 
-use crate::unpack::{Contents, Effect, OPAQUE, is_whiteout, look, open_beneath, shown};
+use crate::limits::Limits;
+use crate::unpack::{Contents, Effect, OPAQUE, UnpackError, is_whiteout, look, open_beneath, shown};
 
 /// Overlayfs accepts 500 lower layers, and one of them may be the thin layer.
 const LAYERS_LIMIT: usize = 499;
@@ -42,6 +43,35 @@ impl Lookups {
 
     fn take(&self) -> Result<(), ChainError> {
         self.0.set(self.0.get().checked_sub(1).ok_or(ChainError::TooMuchToLookUp)?);
+        Ok(())
+    }
+}
+
+/// The most directories and files that are copied for one image, in whatever copies of its layers: some minutes of a
+/// disk. A few bytes of an archive can ask for as many.
+const COPIES_LIMIT: u64 = 1_000_000;
+/// After how many of them the disk is looked at again.
+const DISK_CHECK: u64 = 128;
+
+/// What may still be made for one image.
+#[derive(Debug)]
+pub(crate) struct Copies<'a> {
+    left: Cell<u64>,
+    limits: &'a Limits,
+}
+
+impl<'a> Copies<'a> {
+    pub(crate) fn new(limits: &'a Limits) -> Self {
+        Self { left: Cell::new(COPIES_LIMIT), limits }
+    }
+
+    /// Counts a directory or file that is about to be made below this directory.
+    pub(crate) fn take(&self, root: &OwnedFd) -> Result<(), ChainError> {
+        let left = self.left.get();
+        if left.is_multiple_of(DISK_CHECK) {
+            self.limits.check_disk(root).map_err(ChainError::Disk)?;
+        }
+        self.left.set(left.checked_sub(1).ok_or(ChainError::TooMuchToCopy)?);
         Ok(())
     }
 }
@@ -84,6 +114,15 @@ pub enum ChainError {
          files of lower layers; rebuild the image with those entries, or in one layer"
     )]
     TooMuchToLookUp,
+    /// Too much of the layers must be copied.
+    #[error(
+        "the layers of the image have too many directories and files that must be copied (at most {COPIES_LIMIT}), because a \
+         layer has files below symbolic links of lower layers; rebuild the image in one layer"
+    )]
+    TooMuchToCopy,
+    /// Only the disk's reserve is left, or the disk cannot be looked at.
+    #[error(transparent)]
+    Disk(UnpackError),
     /// The kernel returned an error.
     #[error("cannot combine the layers of the image at {path:?}")]
     System {
@@ -259,12 +298,17 @@ impl Chain {
     }
 
     /// Makes the thin layer in an empty directory.
-    pub(crate) fn make_thin_layer(&self, root: &OwnedFd) -> Result<Contents, ChainError> {
+    pub(crate) fn make_thin_layer(
+        &self,
+        root: &OwnedFd,
+        copies: &Copies<'_>,
+    ) -> Result<Contents, ChainError> {
         fchmod(root, Mode::from_bits_truncate(0o755))
             .named("fchmod", || "0755".into())
             .map_err(|source| system(b"/", source))?;
         for (path, source) in &self.thin {
             let failed = |source| system(path, source);
+            copies.take(root)?;
             if !path.is_empty() {
                 make(root, path).map_err(failed)?;
             }

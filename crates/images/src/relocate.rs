@@ -18,17 +18,22 @@ use wharf_snapshots::list_names;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::error::Named;
 
-use crate::chain::{self, ChainError, ChainLayer, Link, attributes, copy_time, open, system};
+use crate::chain::{self, ChainError, ChainLayer, Copies, Link, attributes, copy_time, open, system};
 use crate::unpack::{Contents, OPAQUE, is_kind, join, look, plain, shown};
 
 /// Makes a relocated copy of a layer in an empty directory.
 ///
 /// # Errors
 /// HiddenLink if the link leads to itself, or through something in the layer that is not a directory.
-pub(crate) fn relocate(layer: &ChainLayer, link: &Link, root: &OwnedFd) -> Result<Contents, ChainError> {
+pub(crate) fn relocate(
+    layer: &ChainLayer,
+    link: &Link,
+    root: &OwnedFd,
+    copies: &Copies<'_>,
+) -> Result<Contents, ChainError> {
     let impossible = || ChainError::HiddenLink { layer: layer.name.clone(), path: shown(&link.path) };
     let target = leads_to(&link.path, &link.target).ok_or_else(impossible)?;
-    let mut copy = Copy::new(layer, root);
+    let mut copy = Copy::new(layer, root, copies);
     let copied = copy.whole(Some(&link.path)).and_then(|()| {
         copy.make_way(&target, &link.path)?;
         copy.merge(&link.path, &target)
@@ -73,11 +78,12 @@ pub(crate) struct Copy<'a> {
     implied: BTreeSet<Vec<u8>>,
     /// How many directories have been made.
     made: u64,
+    copies: &'a Copies<'a>,
 }
 
 impl<'a> Copy<'a> {
-    pub(crate) fn new(layer: &'a ChainLayer, root: &'a OwnedFd) -> Self {
-        Self { layer, root, but: None, implied: BTreeSet::new(), made: 0 }
+    pub(crate) fn new(layer: &'a ChainLayer, root: &'a OwnedFd, copies: &'a Copies<'a>) -> Self {
+        Self { layer, root, but: None, implied: BTreeSet::new(), made: 0, copies }
     }
 
     /// Copies everything except one directory.
@@ -93,6 +99,7 @@ impl<'a> Copy<'a> {
         let ((source, name), (parent, new_name)) = (split(path), split(to));
         self.make_plain_way(parent)?;
         let (source, destination) = (open(from, source)?, open(self.root, parent)?);
+        self.copies.take(self.root)?;
         put(&source, name, &destination, new_name).map_err(|source| system(to, source))?;
         // The directory keeps its time, or gets that of the one in the lower layer.
         let own = open(&self.layer.root, parent);
@@ -122,6 +129,7 @@ impl<'a> Copy<'a> {
             if look(&source, name).is_some_and(|stat| is_kind(&stat, SFlag::S_IFDIR)) {
                 self.directory(&from, &to)?;
             } else {
+                self.copies.take(self.root)?;
                 put(&source, name, &destination, name).map_err(|source| system(&to, source))?;
             }
         }
@@ -163,6 +171,7 @@ impl<'a> Copy<'a> {
 
     /// Makes a directory; `false` if it exists.
     fn make(&mut self, path: &[u8]) -> Result<bool, ChainError> {
+        self.copies.take(self.root)?;
         match chain::make(self.root, path) {
             Ok(()) => {
                 self.made += 1;

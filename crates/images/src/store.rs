@@ -170,9 +170,10 @@ impl Failure for StoreError {
             Self::Mounts { source } => Failure::kind(source),
             Self::Document { source, .. } => source.kind(),
             Self::Mismatch { .. } => ErrorKind::DataLoss,
-            Self::Chain { source: ChainError::TooMany { .. } | ChainError::TooMuchToLookUp } => {
-                ErrorKind::ResourceExhausted
-            }
+            Self::Chain {
+                source: ChainError::TooMany { .. } | ChainError::TooMuchToLookUp | ChainError::TooMuchToCopy,
+            } => ErrorKind::ResourceExhausted,
+            Self::Chain { source: ChainError::Disk(source) } => source.kind(),
             Self::Chain { source: ChainError::NoTarget { .. } } => ErrorKind::InvalidArgument,
             Self::Chain { source: ChainError::HiddenLink { .. } } => ErrorKind::Unimplemented,
         }

@@ -3,7 +3,7 @@
 //! The order is everything: layers and documents are in place and synced before the record that names them is renamed
 //! into place. A crash in between leaves things without a record, which mean nothing and are removed by a sweep.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use wharf_sys::fs::{Resolve, open_below};
 use wharf_types::{Digest, Reference};
 
 use super::{Shared, Store, StoreError, system};
-use crate::chain::{self, Chain, ChainError, ChainLayer, Lookups, Plan};
+use crate::chain::{self, Chain, ChainError, ChainLayer, Copies, Lookups, Plan};
 use crate::complete::complete;
 use crate::config::parse_config;
 use crate::image::Image;
@@ -48,8 +48,8 @@ pub struct NewImage<'a> {
     pub pinned: bool,
 }
 
-/// An image of which everything is there and nothing is visible. All images of an archive are so at a time: what is as
-/// long as a config or has a descriptor is not kept.
+/// An image that is complete but not visible yet. All images of an archive are in this state at once, so it keeps no
+/// parsed config and no descriptors.
 #[derive(Debug)]
 pub(crate) struct Prepared<'a> {
     image: NewImage<'a>,
@@ -99,8 +99,9 @@ impl Store {
         let shared = &self.shared;
         let (id, diff_ids) = verify(&image)?;
         let layers = shared.chain_layers(&image, &id, &diff_ids)?;
-        let (chain, mut own) = shared.put_together(layers, &id)?;
-        let thin = shared.make_thin(&chain, &id)?;
+        let copies = Copies::new(&shared.limits);
+        let (chain, mut own) = shared.put_together(layers, &id, &copies)?;
+        let thin = shared.make_thin(&chain, &id, &copies)?;
         let below = chain.layers.into_iter().map(|layer| layer.name);
         let chain = thin.iter().map(|thin| thin.name.clone()).chain(below).collect();
         own.extend(thin);
@@ -267,20 +268,23 @@ impl Shared {
         Ok(ChainLayer { name, root, contents: Arc::new(contents) })
     }
 
-    /// Puts the layers together, and makes the copies that this image needs.
+    /// Puts the layers together, and makes the copies that this image needs. A copy replaces an earlier one of the same
+    /// layer.
     fn put_together(
         &self,
         mut layers: Vec<ChainLayer>,
         id: &Digest,
+        copies: &Copies<'_>,
     ) -> Result<(Chain, Vec<OwnLayer<'_>>), StoreError> {
-        let (mut own, mut relocations, lookups) = (Vec::new(), 0, Lookups::new());
+        let (mut own, mut made_so_far, mut relocations) = (BTreeMap::new(), 0, 0);
+        let lookups = Lookups::new();
         loop {
-            let name = format!("moved-{}-{}", id.hex(), own.len());
+            let name = format!("moved-{}-{made_so_far}", id.hex());
             let (at, (made, layer)) = match chain::plan(layers, &lookups)? {
-                Plan::Whole(chain) => return Ok((chain, own)),
+                Plan::Whole(chain) => return Ok((chain, own.into_values().collect())),
                 Plan::Complete(those, at) => {
                     layers = those;
-                    (at, self.make_own(name, id, |root| complete(&layers, at, root, &lookups))?)
+                    (at, self.make_own(name, id, |root| complete(&layers, at, root, (&lookups, copies)))?)
                 }
                 Plan::Relocate(those, link) => {
                     layers = those;
@@ -290,20 +294,26 @@ impl Shared {
                         let path = shown(&link.path);
                         return Err(ChainError::HiddenLink { layer: layer.name.clone(), path }.into());
                     }
-                    (link.layer, self.make_own(name, id, |root| relocate(layer, &link, root))?)
+                    (link.layer, self.make_own(name, id, |root| relocate(layer, &link, root, copies))?)
                 }
             };
             layers[at] = layer;
-            own.push(made);
+            own.insert(at, made);
+            made_so_far += 1;
         }
     }
 
-    fn make_thin(&self, chain: &Chain, id: &Digest) -> Result<Option<OwnLayer<'_>>, StoreError> {
+    fn make_thin(
+        &self,
+        chain: &Chain,
+        id: &Digest,
+        copies: &Copies<'_>,
+    ) -> Result<Option<OwnLayer<'_>>, StoreError> {
         if !chain.needs_thin_layer() {
             return Ok(None);
         }
         let name = format!("attrs-{}", id.hex());
-        self.make_own(name, id, |root| chain.make_thin_layer(root)).map(|(thin, _layer)| Some(thin))
+        self.make_own(name, id, |root| chain.make_thin_layer(root, copies)).map(|(thin, _layer)| Some(thin))
     }
 
     /// Makes a layer for one image in the staging directory; `fill` gets its root.

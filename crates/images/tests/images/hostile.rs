@@ -3,7 +3,10 @@
 
 use std::fs;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use wharf_images::{Limits, Store};
+use wharf_types::{ErrorKind, Failure as _};
 
 use crate::support::{Header, Rig, Tar, header, limits, long_names, pax_record, shown, source};
 
@@ -231,6 +234,41 @@ fn names_that_a_layer_leaves_open_are_bounded_by_themselves() {
     let archive = names.iter().fold(Tar::new(), |tar, name| tar.long_file(&format!("{name}/f"))).end();
     let error = store.unpack(&source(&archive, &archive), &mut &archive[..]).unwrap_err();
     assert!(shown(&error).contains("bytes of names of directories"), "{}", shown(&error));
+}
+
+/// Each of its links asks for another copy of the upper layer.
+fn many_links(links: usize, directories: usize) -> [Vec<u8>; 2] {
+    let base = (0..links).fold(Tar::new(), |tar, at| tar.symlink(&format!("l{at}"), &format!("usr/t{at}")));
+    let top = (0..links).fold(Tar::new(), |tar, at| tar.file(&format!("l{at}/x"), "x"));
+    [base.end(), (0..directories).fold(top, |tar, at| tar.dir(&format!("d{at}"))).end()]
+}
+
+#[test]
+fn a_copy_of_a_layer_replaces_the_one_before_it() {
+    let rig = Rig::new();
+    rig.image("a.b/c:1", &many_links(20, 100)).unwrap();
+    let layers = fs::read_dir(rig.root().join("layers")).unwrap();
+    let moved = layers.filter(|layer| {
+        let name = layer.as_ref().unwrap().file_name();
+        name.to_str().unwrap().starts_with("moved-")
+    });
+    assert_eq!(moved.count(), 1);
+}
+
+#[test]
+fn copies_of_layers_keep_the_disks_reserve() {
+    let temp = tempfile::tempdir().unwrap();
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some("tmpfs"), temp.path(), Some("tmpfs"), MsFlags::empty(), Some("nr_inodes=4000")).unwrap();
+        let store = Store::open_with(&temp.path().join("store"), limits()).unwrap();
+        let rig = Rig { temp, store };
+        let error = rig.image("a.b/c:1", &many_links(2, 1990)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}", shown(&error));
+        assert!(shown(&error).contains("fewer than 200 inodes free"), "{}", shown(&error));
+    });
+    thread.join().unwrap();
 }
 
 /// Layers that are accepted, and must do nothing outside.
