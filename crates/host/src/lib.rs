@@ -35,7 +35,7 @@ pub use facts::{Machine, facts, names};
 pub use handlers::{Given, Handler, HandlerConfig, Handlers, Planned, set_rules};
 pub use hooks::Hooked;
 pub use images::{ImageView, Images, check_profile};
-pub use logs::make_log;
+pub use logs::{make_log, remove_unused_log};
 pub use places::{Site, host_path};
 pub use probe::{Obstacle, UserNamespaces};
 pub use program::check_supervisor;

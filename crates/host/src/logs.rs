@@ -2,10 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
-use wharf_isolation::LogFile;
+use wharf_isolation::{LogFile, LogLimits};
 use wharf_planner::{Refusal, Unread};
 use wharf_types::failure::named;
-use wharf_types::{ErrorKind, StageError, chain};
+use wharf_types::{ErrorKind, HostPath, Stage as _, StageError, chain};
 
 use crate::error::Error;
 
@@ -15,6 +15,16 @@ use crate::error::Error;
 /// It cannot be opened: the request names the file, but a lack of space on the machine is not the request's fault.
 pub fn make_log(file: &LogFile) -> Result<OwnedFd, Error> {
     file.make().map_err(unopened)
+}
+
+/// Removes the log of a container that could not be made, unless something is in it.
+///
+/// # Errors
+/// The kernel's error.
+pub fn remove_unused_log(directory: &str, name: &str) -> Result<(), StageError> {
+    let Ok(directory) = HostPath::new(directory) else { return Ok(()) };
+    let log = LogFile { directory, name: name.to_owned(), limits: LogLimits::default() };
+    log.remove_unused().stage("removing the container's log")
 }
 
 fn unopened(error: wharf_sys::Error) -> Error {
@@ -31,8 +41,7 @@ fn unopened(error: wharf_sys::Error) -> Error {
 mod tests {
     use super::*;
     use nix::errno::Errno;
-    use wharf_isolation::LogLimits;
-    use wharf_types::{Failure as _, HostPath};
+    use wharf_types::Failure as _;
 
     #[test]
     fn a_log_is_made_in_its_directory_and_nowhere_else() {
@@ -41,8 +50,17 @@ mod tests {
             let directory = HostPath::new(directory.path().to_str().unwrap()).unwrap();
             LogFile { directory, name: name.into(), limits: LogLimits::default() }
         };
+        let path = directory.path().join("0.log");
         make_log(&file("0.log")).unwrap();
-        assert!(directory.path().join("0.log").is_file());
+        assert!(path.is_file());
+        std::fs::write(&path, "said").unwrap();
+        let remove = || remove_unused_log(directory.path().to_str().unwrap(), "0.log").unwrap();
+        remove();
+        assert!(path.is_file(), "it has been used");
+        std::fs::write(&path, "").unwrap();
+        remove();
+        assert!(!path.exists());
+        remove();
         std::os::unix::fs::symlink("/tmp", directory.path().join("link")).unwrap();
         for name in ["missing/0.log", "link/0.log", "../0.log"] {
             let error = make_log(&file(name)).unwrap_err();

@@ -3,11 +3,14 @@
 //! The directory is the request's, and on a node whoever may write to it could put anything there. This is for the
 //! daemon and the log writer; no process of a container ever has the file.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::libc::{S_IFMT, S_IFREG};
+use nix::sys::stat::fstatat;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open, open_below, open_below_mode, split_last};
 
@@ -22,6 +25,24 @@ impl LogFile {
         let directory = open(self.directory.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         open_log(directory.as_fd(), &self.name)?;
         Ok(directory)
+    }
+
+    /// Removes the file if nothing is in it. Success also if there is none, or something else in its place.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn remove_unused(&self) -> wharf_sys::Result<()> {
+        let directory = open(self.directory.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let (parent, name) = parent_of(directory.as_fd(), &self.name)?;
+        let named = |call| move |errno| wharf_sys::Error::new(call, self.name.as_str(), errno);
+        match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(named("fstatat")(errno)),
+            Ok(stat) if stat.st_mode & S_IFMT == S_IFREG && stat.st_size == 0 => {
+                unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir).map_err(named("unlinkat"))
+            }
+            Ok(_other) => Ok(()),
+        }
     }
 }
 
@@ -38,14 +59,20 @@ pub fn open_log(directory: BorrowedFd<'_>, name: &str) -> wharf_sys::Result<Owne
     if stat.st_mode & S_IFMT == S_IFREG { Ok(file) } else { Err(named(Errno::EINVAL)) }
 }
 
+/// The directory that a log is in, and its name there.
+fn parent_of<'a>(directory: BorrowedFd<'_>, name: &'a str) -> wharf_sys::Result<(OwnedFd, &'a OsStr)> {
+    let (parent, last) = split_last(name);
+    let parent = if parent.is_empty() { "." } else { parent };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    Ok((open_below(directory, parent, flags, Resolve::BeneathNoLinks)?, last))
+}
+
 /// Puts an empty log in the place of the one of this name, and opens it.
 ///
 /// # Errors
 /// Those of [`LogFile::make`]; then the old one is still there.
 pub fn replace_log(directory: BorrowedFd<'_>, name: &str) -> wharf_sys::Result<OwnedFd> {
-    let (parent, last) = split_last(name);
-    let parent = if parent.is_empty() { "." } else { parent };
-    let parent = open_below(directory, parent, OFlag::O_PATH | OFlag::O_DIRECTORY, Resolve::BeneathNoLinks)?;
+    let (parent, last) = parent_of(directory, name)?;
     let new = format!("{}.new", last.display());
     let file = open_log(parent.as_fd(), &new)?;
     // What an earlier attempt left may not be empty.

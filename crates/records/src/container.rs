@@ -25,6 +25,10 @@ pub const UNSEEN: &str = "its supervisor died or did not respond, so how it ende
 /// The explanation of a failed start without another one.
 pub const UNSTARTED: &str = "the call that started it gave up before its program was executed";
 
+/// The path that is told for the log of a container without one. Nothing can ever be there. The kubelet removes what
+/// matches a removed container's path and a star: with an empty path, that is everything in its working directory.
+pub const NO_LOG: &str = "/dev/null/no-log";
+
 /// The recorded facts about a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct ContainerRecord {
@@ -120,12 +124,12 @@ impl ContainerRecord {
         }
     }
 
-    /// The path of its log in the pod's directory of logs; empty if either has no name.
+    /// The path of its log in the pod's directory of logs, or [`NO_LOG`] if either has no name.
     #[must_use]
     pub fn log_path(&self, directory: &str) -> String {
         let name = &self.config.log_path;
         if directory.is_empty() || name.is_empty() {
-            return String::new();
+            return NO_LOG.to_owned();
         }
         format!("{}/{name}", directory.trim_end_matches('/'))
     }

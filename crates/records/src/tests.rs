@@ -58,5 +58,8 @@ fn a_log_has_a_path_where_both_parts_are_named() {
         ContainerRecord { config, ..Default::default() }
     };
     assert_eq!(record("main/0.log").log_path("/var/log/pods/x/"), "/var/log/pods/x/main/0.log");
-    assert_eq!((record("0.log").log_path(""), record("").log_path("/x")), (String::new(), String::new()));
+    assert_eq!(
+        (record("0.log").log_path(""), record("").log_path("/x")),
+        (NO_LOG.to_owned(), NO_LOG.to_owned())
+    );
 }

@@ -113,3 +113,35 @@ fn a_reopened_log_is_a_new_file_and_nothing_is_lost_between() {
         assert_eq!(all, expected);
     });
 }
+
+/// The kubelet counts a container's restarts by its logs.
+#[test]
+fn a_container_that_could_not_be_made_leaves_no_log() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("unmade")).await.unwrap();
+        let log = client.log_path("unmade", "main");
+        let mut nowhere = client.container("main", "true");
+        nowhere.working_dir = "/etc/passwd".to_owned();
+        client.create(&pod, &nowhere).await.unwrap_err();
+        assert!(!log.exists());
+        // What an earlier container of this name has written stays.
+        std::fs::write(&log, "earlier\n").unwrap();
+        client.create(&pod, &nowhere).await.unwrap_err();
+        assert!(log.exists());
+    });
+}
+
+/// The kubelet removes all that begins with a removed container's path: in its working directory, if that is empty.
+#[test]
+fn the_path_of_a_log_that_is_not_there_is_a_path() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("silent")).await.unwrap();
+        let mut config = client.container("main", "true");
+        config.log_path.clear();
+        let id = client.create(&pod, &config).await.unwrap();
+        let path = client.status(&id).await.unwrap().log_path;
+        assert!(path.starts_with("/dev/null/"), "{path:?}");
+    });
+}

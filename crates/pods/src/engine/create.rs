@@ -286,9 +286,6 @@ impl Engine {
             save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
             self.hooked(pod, id, &decision.record, 0).make_bundle(&decision.spec)
         })?;
-        // While the cgroup is made, because the log's disk may be slow.
-        let log = decision.planned.plan.stdio.log.clone();
-        let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));
         let cgroup = timings.time("cgroup and limits", || {
             let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
             let cgroup = decision.record.of_cgroup(cgroup);
@@ -296,6 +293,9 @@ impl Engine {
             Ok::<_, Error>(cgroup)
         })?;
         timings.time("writable layer", || self.make_layer(id, decision))?;
+        // Not on this thread, because the log's disk may be slow.
+        let log = decision.planned.plan.stdio.log.clone();
+        let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));
         Ok((cgroup, log))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wharf_cgroup::{CgroupPath, Removed};
 use wharf_cri_api::v1::ContainerEventType;
-use wharf_host::Hooked;
+use wharf_host::{self as host, Hooked};
 use wharf_nri::api::Event;
 use wharf_planner::hooks::Point;
 use wharf_records::{ContainerRecord, remove_container};
@@ -161,6 +161,22 @@ impl Engine {
                 ContainerRecord { cgroup, ..ContainerRecord::default() }
             }
         };
+        self.remove_unused_log(pod, id, &record).await;
         self.delete_container(pod, id, &record).await
+    }
+
+    /// Removes the log that was made for a container that is undone: the kubelet counts a container's starts by its
+    /// logs. Another container may have the same one.
+    async fn remove_unused_log(&self, pod: &Pod, id: &ContainerId, record: &ContainerRecord) {
+        let (directory, name) = (pod.config().log_directory.clone(), record.config.log_path.clone());
+        let has_it =
+            |other: &Arc<Container>| other.id() != id && other.with_config(|own| own.log_path == name);
+        if directory.is_empty() || name.is_empty() || pod.containers().iter().any(has_it) {
+            return;
+        }
+        let removing = self.logs.begin(move || host::remove_unused_log(&directory, &name));
+        if let Ok(Some(Err(error))) = self.logs.end(removing).await {
+            tracing::debug!(container = id.short(), error = chain(&error), "an unused log may be left");
+        }
     }
 }
