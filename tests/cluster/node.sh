@@ -11,7 +11,7 @@ start_node() {
     : >"$dir/resolv.conf"
     wharf_config "$dir" "$plugins"
     mkdir -p "$dir/config.toml.d"
-    printf '[network]\ncluster_subnets = ["%s"]\n' "$pod_range" >"$dir/config.toml.d/cluster.toml"
+    [[ -n $plugins ]] || printf '[network]\ncluster_subnets = ["%s"]\n' "$pod_range" >"$dir/config.toml.d/cluster.toml"
     # The Node authorizer knows a kubelet by this name, and the API server finds the kubelet at this address.
     user "$name" "/O=system:nodes/CN=system:node:$name" "IP:$2,DNS:$name"
     node_cgroup "$name"

@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{ErrorKind, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +17,12 @@ use nix::mount::{MntFlags, umount2};
 use wharf_cgroup::{CgroupPath, Cgroups, Driver, Placement};
 use wharf_state::Layout;
 use wharf_state::records::ids;
-use wharf_sys::fs::kernel_text;
 use wharf_types::{ContainerId, Failure, POD_LOGS, PodId, chain};
 
 use crate::Node;
 use crate::claims::is_network_claimed;
 use crate::config::Config;
+use crate::listener::{Listener, program};
 
 /// How long the last processes may take to leave their cgroups.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,8 +52,10 @@ impl Left {
 /// Removes everything; a second call finds nothing to remove.
 pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::Result<()> {
     for (_, socket) in config.sockets() {
-        let is_free = UnixStream::connect(socket).is_err();
-        ensure!(is_free, "a wharfd is serving {}: stop it first", socket.display());
+        let is_in_use = |listener: &Listener| socket == config.socket || listener.may_be_wharfd();
+        if let Some(listener) = Listener::at(socket).filter(is_in_use) {
+            bail!("{listener} is serving {}: stop it first", socket.display());
+        }
     }
     if !is_anything_left(config)? {
         return tell("there is nothing of wharf on this machine to remove\n");
@@ -164,7 +165,8 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     }
     left.note(remove_empty(&pods));
     remove_entries(state, ["leases", "quarantine"], left);
-    for (_, socket) in config.sockets() {
+    // One of `extra_sockets` may be another runtime's by now.
+    for (_, socket) in config.sockets().filter(|(_, socket)| Listener::at(socket).is_none()) {
         left.note(remove(socket, wharf_sys::socket::remove(socket)));
         left.note(remove_empty(socket.parent().unwrap_or(root)));
     }
@@ -271,9 +273,8 @@ fn remove_cgroup(cgroups: &Cgroups, path: &CgroupPath) -> anyhow::Result<()> {
 /// Some of these processes, for people.
 fn people(pids: &[i32]) -> String {
     const SHOWN: usize = 5;
-    let program = |pid| kernel_text(format!("/proc/{pid}/comm")).unwrap_or_default();
     let mut shown: Vec<String> =
-        pids.iter().take(SHOWN).map(|pid| format!("{pid} ({})", program(pid).trim())).collect();
+        pids.iter().take(SHOWN).map(|pid| format!("{pid} ({})", program(*pid))).collect();
     let more = pids.len().saturating_sub(SHOWN);
     shown.extend((more > 0).then(|| format!("{more} more")));
     shown.join(", ")

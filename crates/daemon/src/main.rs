@@ -6,6 +6,7 @@ mod claims;
 mod clean;
 mod config;
 mod journal;
+mod listener;
 mod log;
 mod reload;
 mod runtime;
@@ -85,7 +86,7 @@ fn perform() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
     if let Some(Command::Config(command)) = &arguments.command {
-        config.check_apart()?;
+        config.check_apart(|_path, resolve| resolve())?;
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
             ConfigCommand::Check => {
@@ -129,7 +130,7 @@ impl Node {
     async fn open(config: &Config) -> anyhow::Result<Self> {
         let layout = Layout::new(config.state.clone(), config.root.clone());
         let (root, state) = (&config.root, &config.state);
-        work_in(root, || config.check_apart())?;
+        config.check_apart(|path, resolve| work_in(path, resolve))?;
         let taken = |unclaimed: &Unclaimed| match unclaimed {
             Unclaimed::Taken(error) => Some(error.to_string()),
             Unclaimed::Refused(_) | Unclaimed::Failed(_) => None,
@@ -146,7 +147,8 @@ impl Node {
         let snapshots = work_in(root, || wharf_snapshots::Snapshots::open(&layout.snapshots()));
         let snapshots = snapshots.context("opening the snapshots")?;
         let network = config.network(&layout)?;
-        let network = work_in(root, || wharf_network::Network::open(network));
+        // What must outlive a reboot is in `root`, and the leases are in `state`.
+        let network = work_in(root, || work_in(state, || wharf_network::Network::open(network)));
         let network = Arc::new(network.context("opening the network")?);
         let cgroups = config.cgroups()?;
         anyhow::ensure!(

@@ -4,11 +4,14 @@
 //! meanwhile, and one that is cut off can be repeated with the next daemon.
 #![expect(clippy::disallowed_methods, reason = "it runs on the main thread, which is not a worker")]
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind};
+use nix::sys::stat::{Mode, fchmod};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -21,6 +24,7 @@ use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
+use crate::listener::Listener;
 use crate::systemd::{feed_watchdog, notify};
 
 /// How long in-flight calls may take once the daemon has been asked to exit. Cutting them off loses no work.
@@ -104,14 +108,20 @@ fn unhurried<C>(
     })
 }
 
-/// The connections to all the sockets.
+/// The connections to all the sockets. Without the first one there is no service.
 fn listen_on_all(
     sockets: &[&Path],
 ) -> anyhow::Result<impl Stream<Item = std::io::Result<UnixStream>> + use<>> {
     let mut all = StreamMap::new();
     for (number, socket) in sockets.iter().enumerate() {
-        let listener = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
-        all.insert(number, UnixListenerStream::new(listener));
+        match listen(socket).with_context(|| format!("listening on {}", socket.display())) {
+            Ok(listener) => drop(all.insert(number, UnixListenerStream::new(listener))),
+            // Who has the first one has everything.
+            Err(error) if number > 0 => {
+                tracing::warn!(error = format!("{error:#}"), "the CRI is not served at one of extra_sockets");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(all.map(|(_, accepted)| accepted))
 }
@@ -119,21 +129,25 @@ fn listen_on_all(
 /// Binds a socket that only its owner may open, in place of the one that an earlier daemon left.
 fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     if let Some(parent) = socket.parent() {
-        std::fs::create_dir_all(parent)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
-    match std::os::unix::net::UnixStream::connect(socket) {
-        Ok(_answered) => anyhow::bail!("another wharfd is serving it: stop that one first"),
-        Err(_nobody) => wharf_sys::socket::remove(socket)?,
+    if let Some(listener) = Listener::at(socket) {
+        anyhow::bail!("{listener} is serving it: stop that first");
     }
-    // The mode is set before anyone else can reach the socket: until then its directory is open to its owner alone.
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    wharf_sys::socket::remove(socket)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // The file gets this mode when it is made: nobody else can connect at any moment.
+    fchmod(&listener, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(listener.as_raw_fd(), &UnixAddr::new(socket)?)?;
+    nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
+    Ok(UnixListener::from_std(listener.into())?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use tokio::time::Instant;
 
@@ -164,7 +178,11 @@ mod tests {
             connections.next().await.unwrap().unwrap();
         }
         let error = format!("{:#}", listen_on_all(&sockets[1..]).err().unwrap());
-        assert!(error.contains("two") && error.contains("another wharfd"), "{error}");
+        let who = format!("(pid {}) is serving it", std::process::id());
+        assert!(error.contains("two") && error.contains(&who), "{error}");
+        drop(std::fs::remove_file(&paths[0]));
+        let alone = listen_on_all(&sockets);
+        assert!(alone.is_ok(), "a further socket that another process serves is done without");
     }
 
     #[tokio::test(start_paused = true)]

@@ -88,8 +88,9 @@ pub enum BuiltinError {
     },
     /// This node has no range of the cluster's yet.
     #[error(
-        "the range {subnet} of pods is in none of network.cluster_subnets: the kubelet has not sent its pod CIDR yet; \
-         if the node has none, set network.subnets to a part of them"
+        "the range {subnet} of pods is in none of network.cluster_subnets: wharf waits for the kubelet's pod CIDR, which \
+         comes when the kubelet starts or the CIDR changes. On a node that gets none, set network.subnets to a part of \
+         them; if the kubelet has sent this range, correct them"
     )]
     NotOfCluster {
         /// The pods' range.

@@ -11,6 +11,9 @@ pub struct IdError {
     pub text: String,
 }
 
+/// How many characters an id has.
+const ID_LENGTH: usize = 64;
+
 macro_rules! id {
     ($name:ident, $what:literal) => {
         #[doc = concat!("The id of a ", $what, ": 64 lower-case hexadecimal characters.")]
@@ -30,6 +33,12 @@ macro_rules! id {
                 &self.0
             }
 
+            /// Every word of a text that may be an id, such as in the path of a cgroup.
+            pub fn all_in(text: &str) -> impl Iterator<Item = &str> {
+                let words = text.split(|letter: char| !letter.is_ascii_hexdigit());
+                words.filter(|word| word.len() == ID_LENGTH)
+            }
+
             /// The first 13 characters, for people to read.
             #[must_use]
             pub fn short(&self) -> &str {
@@ -41,7 +50,7 @@ macro_rules! id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let ok = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                let ok = text.len() == ID_LENGTH && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
                 if ok { Ok(Self(text.into())) } else { Err(IdError { text: text.chars().take(80).collect() }) }
             }
         }

@@ -229,20 +229,24 @@ impl Drop for Silent {
 }
 
 #[test]
-fn a_daemon_whose_data_root_does_not_respond_says_what_it_waits_for() {
+fn a_daemon_whose_directory_does_not_respond_says_which_it_waits_for() {
     run(async |world| {
         world.daemon.end().await;
         let file = world.dir.join("config.toml");
         let config = fs::read_to_string(&file).unwrap();
-        let silent = Silent::mount(world.dir.join("silent"));
-        let root = world.dir.join("root").display().to_string();
-        fs::write(&file, config.replace(&root, silent.path.to_str().unwrap())).unwrap();
-        world.daemon.start_again();
-        let words = "waiting for the files in this directory";
-        until("it says so", async || world.daemon.has_logged(words).then_some(())).await;
-        assert!(world.daemon.has_logged_value(&format!("directory=\"{}\"", silent.path.display())));
-        drop(silent);
-        world.daemon.end().await;
+        for kind in ["root", "state"] {
+            let silent = Silent::mount(world.dir.join(format!("silent-{kind}")));
+            let own = world.dir.join(kind).display().to_string();
+            fs::write(&file, config.replace(&own, silent.path.to_str().unwrap())).unwrap();
+            world.daemon.start_again();
+            let words = "waiting for the files in this directory";
+            until("it says so", async || world.daemon.has_logged(words).then_some(())).await;
+            let named =
+                |path: &Path| world.daemon.has_logged_value(&format!("directory=\"{}\"", path.display()));
+            assert!(named(&silent.path) && !named(&world.dir.join("root")), "{kind}");
+            drop(silent);
+            world.daemon.end().await;
+        }
         fs::write(&file, config).unwrap();
         world.start_again().await;
     });

@@ -1,8 +1,8 @@
 //! The claim to a network as an abstract socket. Its name is the network namespace's own, whereas a wharfd with mounts
 //! of its own does not see the files of others.
 //!
-//! Anybody may make a socket with this name. One of a process without a wharfd's power over the machine is no claim:
-//! else a container in the host's network could keep wharfd from starting.
+//! Anybody may make a socket with this name. One of a process without a wharfd's power over the machine, or in a
+//! container, is no claim: else a container in the host's network could keep wharfd from starting.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -19,6 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use wharf_sys::fs::kernel_text;
 use wharf_sys::socket::accept;
+use wharf_types::ContainerId;
 use wharf_types::capability::SYS_ADMIN;
 
 use super::Unclaimed;
@@ -102,7 +103,10 @@ fn owner(patience_ms: i64) -> io::Result<Option<String>> {
         return Ok((owner.uid() == 0).then(|| "outside of this container".to_owned()));
     }
     let status = kernel_text(format!("/proc/{}/status", owner.pid()))?;
-    let is_wharfd = is_powerful(owner, &status) && has_own_users(owner.pid())? && listens(owner.pid())?;
+    let is_wharfd = is_powerful(owner, &status)
+        && has_own_users(owner.pid())?
+        && !is_in_a_container(owner.pid())?
+        && listens(owner.pid())?;
     Ok(is_wharfd.then(|| format!("pid {}", owner.pid())))
 }
 
@@ -132,13 +136,19 @@ fn listening_inode(line: &str) -> Option<String> {
     is_claim.then(|| format!("socket:[{inode}]"))
 }
 
+/// Whether a process is in a container in which this one is not: its cgroups are named after the container's id.
+fn is_in_a_container(pid: i32) -> io::Result<bool> {
+    let (own, shown) = (kernel_text("/proc/self/cgroup")?, kernel_text(format!("/proc/{pid}/cgroup"))?);
+    Ok(ContainerId::all_in(&shown).any(|id| !own.contains(id)))
+}
+
 /// Whether a process has this one's user namespace. In a new one everybody has all capabilities, but over nothing.
 fn has_own_users(pid: i32) -> io::Result<bool> {
     let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/user"));
     Ok(namespace("self")? == namespace(&pid.to_string())?)
 }
 
-/// Whether a process can be a wharfd. Containers have no such capability, except for privileged ones.
+/// Whether a process can be a wharfd. Few containers have this capability.
 fn is_powerful(process: UnixCredentials, status: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());

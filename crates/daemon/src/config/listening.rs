@@ -1,11 +1,13 @@
 //! Whether the server for sessions can have its address, before it is started.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use anyhow::bail;
 use wharf_sys::fs::kernel_text;
+
+use crate::listener::program;
 
 /// Refuses an address on which nothing can listen. That of a wharfd that runs is free for the next one.
 pub(super) fn check(address: SocketAddr) -> anyhow::Result<()> {
@@ -13,7 +15,7 @@ pub(super) fn check(address: SocketAddr) -> anyhow::Result<()> {
     if error.kind() != ErrorKind::AddrInUse {
         bail!("streaming.address: nothing can listen on {address}: {error}");
     }
-    let (pid, name) = match listener(address.port()) {
+    let (pid, name) = match listener(address) {
         Some((_pid, name)) if name == "wharfd" => return Ok(()),
         Some((pid, name)) => (format!(" (pid {pid})"), name),
         None => (String::new(), "another process".to_owned()),
@@ -21,11 +23,11 @@ pub(super) fn check(address: SocketAddr) -> anyhow::Result<()> {
     bail!("streaming.address: {address} is in use by {name}{pid}: choose another port, or 0 for any")
 }
 
-/// The number and the name of a process that listens on a port, if the kernel shows it here.
-fn listener(port: u16) -> Option<(i32, String)> {
+/// The number and the name of a process that keeps others from an address, if the kernel shows it here.
+fn listener(address: SocketAddr) -> Option<(i32, String)> {
     let tables = ["tcp", "tcp6"].map(|table| kernel_text(format!("/proc/self/net/{table}")));
     let tables = tables.map(Result::unwrap_or_default).concat();
-    let sockets: Vec<PathBuf> = tables.lines().filter_map(|line| socket(line, port)).collect();
+    let sockets: Vec<PathBuf> = tables.lines().filter_map(|line| socket(line, address)).collect();
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
     let pid = { pids }.find(|pid: &i32| {
@@ -33,20 +35,42 @@ fn listener(port: u16) -> Option<(i32, String)> {
         let mut targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
         targets.any(|target| sockets.contains(&target))
     })?;
-    let name = kernel_text(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some((pid, name.trim_end().to_owned()))
+    Some((pid, program(pid)))
 }
 
-/// The socket in a line of `/proc/net/tcp`, as a descriptor shows it, if it listens on a port.
-fn socket(line: &str, port: u16) -> Option<PathBuf> {
+/// The socket in a line of `/proc/net/tcp`, as a descriptor shows it, if it listens at an address, or at all with its
+/// port.
+fn socket(line: &str, address: SocketAddr) -> Option<PathBuf> {
     /// `TCP_LISTEN` in the column of states.
     const LISTENS: &str = "0A";
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     match fields[..] {
-        [_, local, _, LISTENS, _, _, _, _, _, inode, ..] if local.ends_with(&format!(":{port:04X}")) => {
+        [_, local, _, LISTENS, _, _, _, _, _, inode, ..] if takes(local, address) => {
             Some(format!("socket:[{inode}]").into())
         }
         _ => None,
+    }
+}
+
+/// Whether a listener at an address, as the kernel shows it, keeps others from another one.
+fn takes(local: &str, wanted: SocketAddr) -> bool {
+    let Some((ip, port)) = local.split_once(':') else { return false };
+    let same_port = u16::from_str_radix(port, 16) == Ok(wanted.port());
+    let same_ip = address(ip).is_none_or(|ip| {
+        ip == wanted.ip().to_canonical() || ip.is_unspecified() || wanted.ip().is_unspecified()
+    });
+    same_port && same_ip
+}
+
+/// The kernel shows each four bytes of an address as a number of this machine.
+fn address(shown: &str) -> Option<IpAddr> {
+    let words =
+        shown.as_bytes().chunks(8).map(|word| u32::from_str_radix(str::from_utf8(word).ok()?, 16).ok());
+    let bytes: Vec<u8> =
+        words.collect::<Option<Vec<u32>>>()?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    match <[u8; 4]>::try_from(&bytes[..]) {
+        Ok(bytes) => Some(bytes.into()),
+        Err(_longer) => Some(IpAddr::from(<[u8; 16]>::try_from(&bytes[..]).ok()?).to_canonical()),
     }
 }
 
@@ -66,6 +90,12 @@ mod tests {
             drop(other);
             check(taken).unwrap();
         }
+        let elsewhere = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+        let here = SocketAddr::new("127.0.0.1".parse().unwrap(), elsewhere.port());
+        assert_eq!(listener(here), None, "another address with the same port");
+        assert!(takes("00000000:1B59", "127.0.0.1:7001".parse().unwrap()));
+        assert!(takes("0000000000000000FFFF00000100007F:1B59", "127.0.0.1:7001".parse().unwrap()));
+        assert!(!takes("0200007F:1B59", "127.0.0.1:7001".parse().unwrap()));
         let own = TcpListener::bind("127.0.0.1:0").unwrap();
         std::fs::write("/proc/self/comm", "wharfd").unwrap();
         check(own.local_addr().unwrap()).unwrap();

@@ -1,5 +1,6 @@
 //! The checks of a configuration that need the machine. They change nothing.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +13,7 @@ use wharf_sys::fs::is_program;
 
 use super::{Config, listening};
 use crate::claims;
+use crate::listener::Listener;
 
 impl Config {
     /// Finds what would keep wharfd from starting on this machine.
@@ -38,12 +40,7 @@ impl Config {
             let is_other = std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket());
             ensure!(!is_other, "{key}: {} exists and is not a socket", path.display());
         }
-        // Each start makes new ones.
-        for (key, path) in self.sockets() {
-            let parent = path.parent().unwrap_or(path);
-            directory(key, parent)?;
-            writable(key, parent)?;
-        }
+        self.check_sockets()?;
         listening::check(self.streaming.address)?;
         let handlers = wharf_pods::Handlers::ask(self.handlers()?);
         let unusable: Vec<&str> = handlers.problems().collect();
@@ -51,10 +48,29 @@ impl Config {
         self.registry().map(drop)
     }
 
+    /// Each start makes new ones.
+    fn check_sockets(&self) -> anyhow::Result<()> {
+        let mut seen = BTreeSet::new();
+        for (key, path) in self.sockets() {
+            let parent = path.parent().unwrap_or(path);
+            directory(key, parent)?;
+            writable(key, parent)?;
+            let shown = path.display();
+            ensure!(seen.insert(resolved(path)), "{key}: {shown} is another socket by another path");
+            if let Some(other) = Listener::at(path).filter(|listener| !listener.may_be_wharfd()) {
+                bail!("{key}: {other} is serving {shown}: stop that, or choose another path");
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a directory for one kind of files where everything is of the other kind, whatever it is called. Their
-    /// disks may not respond.
-    pub(crate) fn check_apart(&self) -> anyhow::Result<()> {
-        let [root, state] = [&self.root, &self.state].map(|path| resolved(path));
+    /// disks may not respond: `look` does what is done on each.
+    pub(crate) fn check_apart(
+        &self,
+        look: impl Fn(&Path, &dyn Fn() -> PathBuf) -> PathBuf,
+    ) -> anyhow::Result<()> {
+        let [root, state] = [&self.root, &self.state].map(|path| look(path, &|| resolved(path)));
         ensure!(
             !state.starts_with(&root),
             "state: it must be neither `root` nor in it: give each a directory of its own"
@@ -196,7 +212,7 @@ mod tests {
             ("link/../w", "srv/w", true),
         ] {
             let config = Config { root: in_dir(root), state: in_dir(state), ..Config::default() };
-            assert_eq!(config.check_apart().is_ok(), is_apart, "{root} {state}");
+            assert_eq!(config.check_apart(|_path, resolve| resolve()).is_ok(), is_apart, "{root} {state}");
         }
     }
 }

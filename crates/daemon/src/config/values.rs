@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use wharf_network::{Subnet, Subnets};
+use wharf_network::{Builtin, Subnet, Subnets};
 
 use super::{Config, Network, Streaming};
 
@@ -133,7 +133,11 @@ fn level(filter: &str) -> anyhow::Result<()> {
 
 fn network(network: &Network) -> anyhow::Result<()> {
     let subnets: Subnets = network.subnets.parse().context("network.subnets")?;
-    network.cluster_subnets()?;
+    let is_of_cluster = !network.cluster_subnets()?.is_empty();
+    ensure!(
+        !is_of_cluster || network.builtin == Builtin::On,
+        "network.cluster_subnets: on a cluster's node it has no effect without network.builtin = \"on\""
+    );
     let name = &network.bridge;
     let is_name = (1..=LINK_NAME_LEN).contains(&name.len()) && !name.contains(['/', ':']);
     ensure!(
@@ -184,6 +188,7 @@ mod tests {
             ("network.mtu = 67", "network.mtu: 67 is neither 0 nor from 1280"),
             ("network.mtu = 65536", "network.mtu"),
             ("network.cluster_subnets = [\"10.0.0.0\"]", "network.cluster_subnets"),
+            ("network.cluster_subnets = [\"10.0.0.0/8\"]", "without network.builtin = \"on\""),
             ("network.mtu = 67\nnetwork.subnets = \"10.0.0.0/16\"", "from 68 to 65535"),
             ("streaming.sessions = 0", "streaming.sessions"),
             ("streaming.tls_key = \"/k\"", "belong together"),

@@ -5,12 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use wharf_sys::fs::kernel_text;
-use wharf_types::lock;
+use wharf_types::{ContainerId, lock};
 
 use super::{Shared, Store};
-
-/// The length of a container's id, which is hexadecimal.
-const ID_LENGTH: usize = 64;
 
 /// The ids of all of them.
 #[derive(Debug, Default)]
@@ -53,13 +50,13 @@ impl Tenants {
     pub(super) fn have(&self, task: &Path) -> bool {
         let Some(cgroups) = cgroups(task) else { return false };
         let tenants = lock::lock(&self.0);
-        ids(&cgroups).any(|id| tenants.contains(id))
+        ContainerId::all_in(&cgroups).any(|id| tenants.contains(id))
     }
 }
 
 /// Whether a task that is not exiting is certainly in no container.
 pub(super) fn is_in_none(task: &Path) -> bool {
-    cgroups(task).is_some_and(|cgroups| ids(&cgroups).next().is_none())
+    cgroups(task).is_some_and(|cgroups| ContainerId::all_in(&cgroups).next().is_none())
 }
 
 /// The cgroups of a task. `None` if the kernel does not tell: those before about 6.15 tell nothing if one of the paths
@@ -68,9 +65,4 @@ pub(super) fn is_in_none(task: &Path) -> bool {
 /// (`cgroup::delegate`). On v1, one can, and no layer is removed as long as it has more mounts than can be read.
 fn cgroups(task: &Path) -> Option<String> {
     kernel_text(task.join("cgroup")).ok()
-}
-
-fn ids(cgroups: &str) -> impl Iterator<Item = &str> {
-    let words = cgroups.split(|letter: char| !letter.is_ascii_hexdigit());
-    words.filter(|word| word.len() == ID_LENGTH)
 }

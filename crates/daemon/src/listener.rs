@@ -1,0 +1,77 @@
+//! Who serves a socket, for people and for those who would take its place.
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
+use std::os::fd::AsRawFd as _;
+use wharf_sys::fs::kernel_text;
+
+/// A process that serves a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listener {
+    /// `None` if it is outside of the container in which this process is.
+    process: Option<(i32, String)>,
+}
+
+impl Listener {
+    /// Whoever serves the socket at a path; `None` if nobody does. Never waits: one whose queue is full serves it, too.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let own = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
+        match connect(own.as_raw_fd(), &UnixAddr::new(path).ok()?) {
+            Ok(()) => {}
+            Err(Errno::EAGAIN) => return Some(Self { process: None }),
+            Err(_nobody) => return None,
+        }
+        let stream = UnixStream::from(own);
+        let owner = getsockopt(&stream, PeerCredentials).ok().map(|owner| owner.pid()).filter(|pid| *pid > 0);
+        Some(Self { process: owner.map(|pid| (pid, program(pid))) })
+    }
+
+    /// Whether it may be a wharfd.
+    pub(crate) fn may_be_wharfd(&self) -> bool {
+        self.process.as_ref().is_none_or(|(_pid, name)| name == "wharfd")
+    }
+}
+
+/// The name of a process's program, as the kernel has it.
+pub(crate) fn program(pid: i32) -> String {
+    kernel_text(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.process {
+            Some((pid, name)) => write!(formatter, "{name} (pid {pid})"),
+            None => formatter.write_str("another process"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn whoever_serves_a_socket_is_named_even_if_the_queue_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        assert_eq!(Listener::at(&path), None);
+        let listener = UnixListener::bind(&path).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let found = Listener::at(&path).unwrap();
+        assert!(found.to_string().ends_with(&format!(" (pid {})", std::process::id())), "{found}");
+        // That connection is in the queue, which has no room for another one.
+        assert_eq!(Listener::at(&path).unwrap().to_string(), "another process");
+        drop(listener);
+        assert_eq!(Listener::at(&path), None);
+        let other = Listener { process: Some((7, "containerd".to_owned())) };
+        assert!(!other.may_be_wharfd() && Listener { process: None }.may_be_wharfd());
+    }
+}
