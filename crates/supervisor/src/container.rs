@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use wharf_isolation::{Identity, Outline};
+use wharf_isolation::{CgroupPlan, Identity, Outline};
 use wharf_sys::process::{Ended, Reap};
 use wharf_types::{ContainerId, Exit, HostPath};
 use wharf_wire::v1::{self, container_status};
@@ -283,10 +283,10 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// Kills it, in a container with these entries of its cgroup. One that a runtime is making is not in its own cgroup
+    /// Kills it, in a container with this cgroup. One that a runtime is making is not in its own cgroup
     /// yet, and is the child of nobody who would find it: whoever calls the runtime is told to hurry, and to name it
     /// first.
-    pub(crate) fn kill(&mut self, entries: &[HostPath]) {
+    pub(crate) fn kill(&mut self, container: Option<&CgroupPlan>) {
         if self.child.role == Role::Caller {
             self.condemned = true;
             match wharf_sys::socket::send(self.child.report.as_fd(), b"K", &[]) {
@@ -297,7 +297,7 @@ impl Exec {
             return;
         }
         kill::signal(self.child.pidfd.as_fd(), 9);
-        kill::kill_command(&self.leaf, entries);
+        kill::kill_command(&self.leaf, container);
     }
 
     /// How it ended, once it has; this reaps it.

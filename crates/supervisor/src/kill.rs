@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use wharf_isolation::CgroupPlan;
 use wharf_sys::deep;
 use wharf_sys::fs::{proc_path, write_value};
 use wharf_sys::process::{self, open_pidfd};
@@ -39,18 +40,26 @@ pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
     thaw(directory, &freezers);
 }
 
-/// The same for a command's own cgroup. `entries` are the container's: if the container has frozen itself, the command
-/// is frozen with it, or has stopped on its way in, and nothing but a thaw lets it die. One that is frozen from outside
-/// of what the container can reach stays so.
-pub(crate) fn kill_command(leaf: &Path, entries: &[HostPath]) {
+/// The same for a command's own cgroup in a container's. If the container has frozen itself, which it can if it is
+/// enclosed, the command is frozen with it, or has stopped on its way in, and nothing but a thaw lets it die. One that
+/// is frozen from outside of what the container can reach stays so, and its command dies when it is thawed.
+pub(crate) fn kill_command(leaf: &Path, container: Option<&CgroupPlan>) {
+    let reached = container.filter(|plan| is_enclosed(plan)).map_or(&[][..], |plan| &plan.entries);
     let thaw = || {
-        let entered = entries.iter().filter_map(|entry| entry.as_path().parent());
+        let entered = reached.iter().filter_map(|entry| entry.as_path().parent());
         entered.chain([leaf]).for_each(|cgroup| write_if_there(&cgroup.join("freezer.state"), "THAWED"));
     };
     thaw();
     kill_all(leaf, &[]);
     // It may have been frozen again before it was to die.
     thaw();
+}
+
+/// Whether a container's processes are in a cgroup below its own, to which it may write.
+fn is_enclosed(plan: &CgroupPlan) -> bool {
+    let entered = plan.entries.iter().filter_map(|entry| entry.as_path().parent());
+    let mut entered = entered.chain(plan.directory.as_ref().map(HostPath::as_path));
+    entered.any(|entered| entered.parent() == Some(plan.kill_directory.as_path()))
 }
 
 /// The states of v1's freezers that may hold the processes, the outermost first: of the cgroups that they entered and,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tonic::Code;
-use wharf_cri_api::v1::NamespaceMode;
+use wharf_cri_api::v1::{Int64Value, NamespaceMode};
 
 use crate::client::{pod_security, security};
 use crate::daemon::process_with;
@@ -43,6 +43,10 @@ impl Freezer {
 
     pub(crate) fn freeze(&self) {
         fs::write(&self.file, self.frozen).unwrap();
+    }
+
+    fn is_frozen(&self) -> bool {
+        fs::read_to_string(&self.file).unwrap().trim_end() == self.frozen
     }
 
     pub(crate) fn thaw(&self) {
@@ -103,7 +107,8 @@ fn commands_of_a_frozen_container_are_gone_after_their_deadline() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("frozen")).await.unwrap();
-        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        // It can reach its own cgroup.
+        let id = client.launch(&pod, &unconfined(client, "main", "sleep 1000")).await.unwrap();
         let main = until("it runs", async || process_with("sleep 1000")).await;
         let before = processes_of(&id);
         let freezers = Freezer::all(main);
@@ -115,6 +120,31 @@ fn commands_of_a_frozen_container_are_gone_after_their_deadline() {
                 assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
                 until("it is gone", async || (processes_of(&id) == before).then_some(())).await;
             }
+        }
+    });
+}
+
+/// Without a way to its own cgroup it has not frozen itself: whoever has paused it does not want it to go on for a probe.
+#[test]
+fn a_container_that_somebody_else_paused_stays_so_after_a_commands_deadline() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("paused")).await.unwrap();
+        let mut config = client.container("main", "sleep 1000");
+        let user = Int64Value { value: 1000 };
+        security(&mut config).run_as_user = Some(user);
+        let id = client.launch(&pod, &config).await.unwrap();
+        let main = until("it runs", async || process_with("sleep 1000")).await;
+        let before = processes_of(&id);
+        let freezers = Freezer::all(main);
+        assert!(!freezers.is_empty());
+        for freezer in &freezers {
+            freezer.freeze();
+            let error = client.exec(&id, "true", 1).await.unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+            assert!(freezer.is_frozen());
+            freezer.thaw();
+            until("the command is gone", async || (processes_of(&id) == before).then_some(())).await;
         }
     });
 }

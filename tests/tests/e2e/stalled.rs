@@ -239,11 +239,11 @@ fn a_daemon_whose_directory_does_not_respond_says_which_it_waits_for() {
             let own = world.dir.join(kind).display().to_string();
             fs::write(&file, config.replace(&own, silent.path.to_str().unwrap())).unwrap();
             world.daemon.start_again();
-            let words = "waiting for the files in this directory";
-            until("it says so", async || world.daemon.has_logged(words).then_some(())).await;
-            let named =
-                |path: &Path| world.daemon.has_logged_value(&format!("directory=\"{}\"", path.display()));
-            assert!(named(&silent.path) && !named(&world.dir.join("root")), "{kind}");
+            let told = |path: &Path| format!("directory=\"{}\"", path.display());
+            let names = |path: &Path| world.daemon.has_logged_value(&told(path));
+            until("it says so", async || names(&silent.path).then_some(())).await;
+            assert!(world.daemon.has_logged("waiting for the files in this directory"));
+            assert!(!names(&world.dir.join("root")), "{kind}");
             drop(silent);
             world.daemon.end().await;
         }

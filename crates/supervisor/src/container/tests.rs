@@ -144,7 +144,9 @@ fn a_command_that_is_to_die_is_thawed() {
     let child = Child::new(pid, open_pidfd(pid).unwrap(), report, Role::Program);
     let container = rig.container.plan.container.clone();
     let mut exec = Exec { container, child, terminal: None, leaf, condemned: false };
-    exec.kill(&rig.container.plan.cgroup.entries);
+    let kill_directory = HostPath::new(rig.directory.path().to_str().unwrap()).unwrap();
+    let enclosed = CgroupPlan { kill_directory, ..rig.container.plan.cgroup.clone() };
+    exec.kill(Some(&enclosed));
     states.iter().for_each(|state| assert_eq!(std::fs::read_to_string(state).unwrap(), "THAWED"));
     await_end(exec.child.pidfd.as_fd()).unwrap();
     assert_eq!(exec.ended(), Some(Exit::Signal { number: 9, oom: false }));

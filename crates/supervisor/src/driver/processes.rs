@@ -145,7 +145,7 @@ impl Driver {
     pub(super) fn kill_exec(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         let container = self.containers.get(&exec.container);
-        exec.kill(container.map_or(&[], |container| &container.plan.cgroup.entries));
+        exec.kill(container.map(|container| &container.plan.cgroup));
     }
 
     fn kill(&mut self, owner: &Owner) {
