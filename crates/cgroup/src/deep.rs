@@ -1,10 +1,11 @@
 //! A walk over a tree of cgroups of any depth, as [`wharf_sys::deep`] does it.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use wharf_sys::deep::walk;
+use wharf_sys::fs::proc_path;
 
 use crate::error::Error;
 use crate::tree::is_gone;
@@ -14,7 +15,7 @@ use crate::tree::is_gone;
 /// # Errors
 /// What `found` returns; [`Error::Io`].
 pub(crate) fn each(top: &Path, mut found: impl FnMut(&Path) -> Result<(), Error>) -> Result<(), Error> {
-    walk(top, &mut |at| found(&in_procfs(at)), &mut |_, _| Ok(()))
+    walk(top, &mut |at| found(&proc_path(at)), &mut |_, _| Ok(()))
 }
 
 /// Calls `found` with each directory below `top` after those below it.
@@ -25,7 +26,7 @@ pub(crate) fn each_after_those_below(
     top: &Path,
     mut found: impl FnMut(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    walk(top, &mut |_| Ok(()), &mut |parent, name| found(&in_procfs(parent).join(name)))
+    walk(top, &mut |_| Ok(()), &mut |parent, name| found(&proc_path(parent).join(name)))
 }
 
 /// Removes what is below `top`, children first, as long as `go_on` has no error. Adds to `removed` how many there were.
@@ -48,11 +49,6 @@ pub(crate) fn clear(
             Ok(())
         }
     })
-}
-
-/// A path that is short however deep the directory is.
-fn in_procfs(at: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", at.as_raw_fd()))
 }
 
 #[cfg(test)]

@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn no_container_nests_cgroups_until_their_path_is_too_long() {
-        // As long as the path above is no longer than this, which is twice what it is on a node in a container.
+        // Holds while the path above the container is at most this long: twice what it is on a node that is itself a
+        // container.
         const ABOVE: u32 = 512;
         let [_descendants, (_name, depth)] = BOUNDS;
         let longest = ABOVE + depth * (1 + 255);

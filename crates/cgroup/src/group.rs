@@ -29,8 +29,8 @@ pub struct Entry {
     /// `cgroup.procs` would have the same effect, but for a write to it the kernel stops all forks and exits on the
     /// machine, which takes it about 10 ms. A thread that moves itself does not need that (since Linux 5.4).
     ///
-    /// The freezer's is the last: a container may have frozen its own cgroup, and whoever stops there is in all others,
-    /// so that the container is charged for it.
+    /// The freezer's comes last. A container may have frozen its own cgroup; a process that stops on entering it is in
+    /// all others by then, and charged to the container.
     pub tasks: Vec<PathBuf>,
 }
 

@@ -65,7 +65,7 @@ pub struct ContainerRecord {
     /// The directories of the layers of its image and of those that it mounts; the container may outlive them.
     #[prost(string, repeated, tag = "11")]
     pub layers: Vec<String>,
-    /// `Made` once its first process existed and had reported its identity.
+    /// `Made` once all is set that needs its first process: identity, hooks, device rules, delegation.
     #[prost(enumeration = "Phase", tag = "12")]
     pub phase: i32,
     /// For each mount of the request, the id of the image that is mounted; empty for any other mount.

@@ -1,7 +1,7 @@
 //! The system calls for which no safe library exists, each as a safe function with a typed error.
 //!
-//! This is the only crate with `unsafe`, and the only one that names `libc` and `rustix`. It decides nothing: no path,
-//! no policy, no default. Every descriptor that it returns is owned and close-on-exec.
+//! This is the only crate with `unsafe`, and the only one that names `libc` and `rustix`. It decides nothing: no path
+//! of wharf's, no policy, no default. Every descriptor that it returns is owned and close-on-exec.
 
 pub mod bare;
 pub mod bpf;

@@ -23,8 +23,8 @@ pub mod v1 {
     include!("generated.rs");
 }
 
-/// The version of the protocol that this build speaks. Within a version, fields are only added. An addition that
-/// changes what a supervisor has to do is a [`feature`], so that an older supervisor is not asked for it.
+/// The version of the protocol that this build speaks. Within a version, fields are added, or reserved once no
+/// supported release needs them. An addition that changes what a supervisor has to do is a [`feature`], so that an older supervisor is not asked for it.
 pub const VERSION: u32 = 1;
 
 /// The names of what a supervisor can do and older ones of the same version cannot. It lists them in its state. A

@@ -14,7 +14,7 @@ use crate::clients::CLIENT_LIMIT;
 use crate::failure::Failure;
 use crate::link::RequestId;
 
-/// The most commands of a container that have not ended. wharfd runs fewer at a time; but it waits no longer for one
+/// The most commands of a container that have not ended. By default wharfd runs fewer at a time; but it waits no longer for one
 /// that it has had killed, and a process may be in the kernel, or in a freezer, where nothing ends it.
 const EXEC_LIMIT: usize = 1024;
 
@@ -136,8 +136,8 @@ impl Machine {
             return Err(Failure::new(
                 Kind::Exhausted,
                 format!(
-                    "{EXEC_LIMIT} commands in container {id} have not ended, although some may have been killed: if \
-                     it is frozen, thaw it, or else stop it"
+                    "container {id} has {EXEC_LIMIT} commands that have not ended, some perhaps killed: thaw it if it \
+                     is frozen, otherwise stop it"
                 ),
             ));
         }

@@ -122,7 +122,7 @@ fn a_signal_is_for_the_first_process_and_a_kill_for_all() {
 }
 
 #[test]
-fn a_container_has_a_phase_once_it_is_created() {
+fn a_container_that_is_being_set_up_has_no_phase_yet() {
     let mut supervisor = Supervisor::start();
     let plan = container(&supervisor, "sleep 1000");
     let file = wharf_wire::to_file(&v1::Plan::from(&plan)).unwrap();
