@@ -1,6 +1,5 @@
 //! A walk over a tree of cgroups of any depth, as [`wharf_sys::deep`] does it.
 
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{UnlinkatFlags, unlinkat};

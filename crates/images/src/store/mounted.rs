@@ -109,6 +109,7 @@ struct Look<'a> {
     may_be_untold: bool,
     whole: fn(&Path) -> Result<Option<File>>,
     is_users: fn(&Path) -> bool,
+    is_roots: fn(&str, &Path) -> bool,
 }
 
 /// What has been read of a mount namespace.
@@ -126,7 +127,19 @@ impl<'a> Look<'a> {
         let (candidates, until) = (Candidates::new(names), Instant::now() + PATIENCE);
         let (namespaces, hashes) = (HashMap::new(), RandomState::new());
         let may_be_untold = !wharf_sys::overlay::names_layers();
-        Self { place, tenants, candidates, namespaces, hashes, until, may_be_untold, whole, is_users }
+        let is_roots = tenants::is_roots;
+        Self {
+            place,
+            tenants,
+            candidates,
+            namespaces,
+            hashes,
+            until,
+            may_be_untold,
+            whole,
+            is_users,
+            is_roots,
+        }
     }
 
     /// Reads what a process sees, unless it is in a container whose layers are leased. If its main thread has ended,
@@ -174,13 +187,15 @@ impl<'a> Look<'a> {
         if is_whole && is_seen {
             return Ok(Some(()));
         }
-        let is_in_none = tenants::is_in_none(task);
-        // Last: what exits is in no container's cgroup any more.
+        let cgroups = tenants::cgroups(task);
+        // After that: what exits is in no container's cgroup any more.
         let is_exiting = wharf_sys::process::is_exiting(task).map_err(|error| error.errno.into());
         if of_living(is_exiting)?.is_none_or(|exits| exits) {
             return Ok(None);
         }
-        if is_in_none && (self.is_users)(&task.join("ns/mnt")) {
+        if (self.is_users)(&task.join("ns/mnt"))
+            && cgroups.is_some_and(|cgroups| tenants::is_in_none(&cgroups, self.is_roots))
+        {
             return Ok(Some(()));
         }
         if !is_whole {

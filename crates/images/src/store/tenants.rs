@@ -1,7 +1,10 @@
 //! Containers of which nobody need ask the kernel what they have mounted.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use wharf_sys::fs::kernel_text;
@@ -54,15 +57,77 @@ impl Tenants {
     }
 }
 
-/// Whether a task that is not exiting is certainly in no container.
-pub(super) fn is_in_none(task: &Path) -> bool {
-    cgroups(task).is_some_and(|cgroups| ContainerId::all_in(&cgroups).next().is_none())
+/// Whether a task that is not exiting, of which the kernel shows these cgroups, is certainly in no container. Anybody
+/// who was given a cgroup may call those below it by the id of a container, but a container's is in one of root's.
+pub(super) fn is_in_none(cgroups: &str, is_roots: impl Fn(&str, &Path) -> bool) -> bool {
+    !cgroups.lines().any(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let named = |cgroup: &&Path| {
+            let name = cgroup.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            ContainerId::all_in(name).next().is_some()
+        };
+        let named = Path::new(path).ancestors().filter(named);
+        named.filter_map(Path::parent).any(|parent| is_roots(controllers, parent))
+    })
+}
+
+/// Whether root owns a cgroup, or its owner is not known here.
+pub(super) fn is_roots(controllers: &str, cgroup: &Path) -> bool {
+    let table = kernel_text("/proc/self/mountinfo").unwrap_or_default();
+    let owner = |mount: &Path| {
+        let below = cgroup.strip_prefix("/").unwrap_or(cgroup);
+        fs::symlink_metadata(mount.join(below)).ok().map(|directory| directory.uid())
+    };
+    let owner = table.lines().find_map(|line| hierarchy(line, controllers)).and_then(|mount| owner(&mount));
+    owner.is_none_or(|owner| owner == 0)
+}
+
+/// Where the hierarchy with these controllers is mounted, if a line of a table of mounts says it. v2 has none.
+fn hierarchy(line: &str, controllers: &str) -> Option<PathBuf> {
+    let (mount, of) = line.split_once(" - ")?;
+    let mut of = of.split(' ');
+    let (kind, mut options) = (of.next()?, of.nth(1)?.split(','));
+    let is_it = match kind {
+        "cgroup2" => controllers.is_empty(),
+        "cgroup" => options.any(|option| controllers.split(',').any(|controller| controller == option)),
+        _ => false,
+    };
+    let point = mount.split(' ').nth(4).filter(|_| is_it)?;
+    Some(wharf_sys::mount::unescaped(point.as_bytes()))
 }
 
 /// The cgroups of a task. `None` if the kernel does not tell: those before about 6.15 tell nothing if one of the paths
 /// is longer than PATH_MAX. Such a task may be in any container. Its parents say nothing about it, because a
 /// container's first process may be in such a cgroup, too. On v2, no container of wharf's can nest its cgroups so deep
 /// (`cgroup::delegate`). On v1, one can, and no layer is removed as long as it has more mounts than can be read.
-fn cgroups(task: &Path) -> Option<String> {
+pub(super) fn cgroups(task: &Path) -> Option<String> {
     kernel_text(task.join("cgroup")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hierarchy_is_found_by_its_controllers() {
+        let rows = [
+            (
+                "30 1 0:9 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct",
+                "cpu,cpuacct",
+                "/sys/fs/cgroup/cpu",
+            ),
+            ("31 1 0:9 / /a\\040b rw - cgroup cgroup rw,xattr,name=systemd", "name=systemd", "/a b"),
+            (
+                "32 1 0:9 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw",
+                "",
+                "/sys/fs/cgroup/unified",
+            ),
+        ];
+        for (line, controllers, mount) in rows {
+            assert_eq!(hierarchy(line, controllers), Some(mount.into()));
+            assert_eq!(hierarchy(line, "pids"), None);
+        }
+        assert!(is_roots("", Path::new("/missing")), "nobody knows whose it is");
+    }
 }

@@ -52,6 +52,7 @@ impl Procfs {
         let mut look = Look::new(&place, &self.1, &mut left);
         look.may_be_untold = kernel == Kernel::Old;
         look.whole = |_namespace| File::open("/dev/null").map(Some);
+        look.is_roots = |_controllers, cgroup| !cgroup.starts_with("/user.slice");
         look.is_users = |namespace| fs::read_link(namespace).unwrap().to_string_lossy().contains("user");
         let mut processes: Vec<_> = fs::read_dir(self.0.path())?.map(|entry| entry.unwrap().path()).collect();
         processes.sort();
@@ -135,6 +136,8 @@ fn a_user_of_the_host_is_not_asked_and_one_in_a_container_is() {
         procfs.cgroup(&at.to_string(), cgroup);
     }
     assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a"]);
+    procfs.cgroup("0", &format!("/user.slice/{}", "cd".repeat(32)));
+    assert_eq!(procfs.left(["a", "b", "c"]).unwrap(), ["a"], "a user's own cgroup may have any name");
     // The kernel may not tell.
     fs::remove_file(procfs.0.path().join("0/cgroup")).unwrap();
     assert!(procfs.left(["a", "b", "c"]).unwrap().is_empty());
