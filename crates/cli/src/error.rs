@@ -60,7 +60,7 @@ pub(crate) enum Error {
     Runs { name: String },
     #[error("{0} of {1} failed: see above")]
     Some(usize, usize),
-    #[error("the container {name} has no log: it was created without one")]
+    #[error("the container {name} has no log: it was created without one, or the log has been removed")]
     NoLog { name: String },
     // No `source`, which the chain of causes would repeat: the advice comes after the cause.
     #[error("{}: {cause}{}", path.display(), denied(cause))]

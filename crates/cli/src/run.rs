@@ -2,13 +2,12 @@
 
 mod request;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use wharf_cri_api::v1::{
-    AttachRequest, ContainerConfig, CreateContainerRequest, PodSandbox, RunPodSandboxRequest,
-    StartContainerRequest,
+    AttachRequest, ContainerConfig, ContainerMetadata, CreateContainerRequest, PodSandbox,
+    RunPodSandboxRequest, StartContainerRequest,
 };
 
 use crate::args::Run;
@@ -119,8 +118,10 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
     match &run.pod {
         Some(name) => {
             let pod = joined(&listing, name)?;
-            let (name, attempt) = request::name_in(&listing, pod, run)?;
-            let config = request::container(run, env, &name, attempt);
+            let metadata = request::name_in(&listing, pod, run)?;
+            let name = metadata.name.clone();
+            let log = request::log_in(&name, &request::random()?);
+            let config = request::container(run, env, metadata, log);
             let container_id = Box::pin(create(daemon, run, &pod.id, config)).await?;
             let (pod_name, pod_id) = (pod_name(pod).to_owned(), pod.id.clone());
             Ok(Created { own_pod: None, pod_name, pod_id, container_id, name })
@@ -134,7 +135,8 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
             let pod_id = pod.inspect_err(|_failed| remove::unused_logs(&config))?.into_inner().pod_sandbox_id;
             let annotations = config.annotations;
             let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
-            let container = request::container(run, env, &name, 0);
+            let metadata = ContainerMetadata { name: name.clone(), attempt: 0 };
+            let container = request::container(run, env, metadata, format!("{name}.log"));
             match Box::pin(create(daemon, run, &pod_id, container)).await {
                 Ok(container_id) => {
                     Ok(Created { own_pod: Some(pod), pod_name: name.clone(), pod_id, container_id, name })
@@ -186,7 +188,7 @@ async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
 async fn undo(daemon: &mut Daemon, created: &Created) {
     let removed = match &created.own_pod {
         Some(pod) => remove::whole_pod(daemon, pod).await,
-        None => remove::container(daemon, &created.container_id).await,
+        None => remove::with_log(daemon, &created.container_id).await,
     };
     if let Err(error) = removed {
         output::report(&wharf_types::chain(&error));
@@ -237,14 +239,14 @@ async fn converse(daemon: &Daemon, run: &Run, created: &Created, session: Sessio
 /// Shows the container's output until it exits. Ctrl-C stops it and a second one kills it.
 async fn attend(daemon: &mut Daemon, created: &Created) -> Result<ExitCode, Error> {
     let status = daemon.container_status(&created.container_id).await?;
-    let mut reader = Reader::open(logs::path(&status, &created.name)?, &Selection::default())?;
+    let mut reader = Reader::of(&status, &created.name, &Selection::default())?;
     let shown = reader.follow(wait::for_end(daemon.clone(), created.container_id.clone()));
     let interrupted = interrupts(daemon.clone(), created.container_id.clone());
     tokio::pin!(shown, interrupted);
     tokio::select! {
         ended = &mut shown => {
             let status = ended?;
-            logs::report_loss(daemon, &created.pod_id, Path::new(&status.log_path)).await;
+            logs::report_loss(daemon, &created.pod_id, &status).await;
             Ok(exit_code(status.exit_code))
         }
         error = &mut interrupted => Err(error),
