@@ -5,6 +5,7 @@
 mod bounded;
 mod driver;
 mod machine;
+mod process;
 mod service;
 mod upkeep;
 

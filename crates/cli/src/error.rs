@@ -15,11 +15,16 @@ pub(crate) enum Error {
     )]
     NotRunning { socket: PathBuf },
     #[error(
-        "wharfd{} is running, but its socket {} was removed, so nobody can connect\n  \
-         restart it, which makes the socket again: sudo systemctl restart wharfd",
-        of_pid(*pid), socket.display()
+        "wharfd (pid {pid}) is running, but its socket {} was removed, so nobody can connect\n  \
+         restart it, which makes the socket again: sudo systemctl restart wharfd", socket.display()
     )]
-    SocketRemoved { socket: PathBuf, pid: Option<i32> },
+    SocketRemoved { socket: PathBuf, pid: i32 },
+    #[error(
+        "nothing listens at {}, but wharfd (pid {pid}) is running: it is starting, or has another socket\n  \
+         its log says what it waits for: journalctl -u wharfd\n  \
+         its `socket` is in its configuration: --socket PATH, or WHARF_SOCKET", socket.display()
+    )]
+    NotListening { socket: PathBuf, pid: i32 },
     #[error("permission denied to connect to wharfd at {}\n  use sudo: only root may control containers", socket.display())]
     Denied { socket: PathBuf },
     #[error(
@@ -103,6 +108,8 @@ pub(crate) enum Error {
     Listen { port: u16, source: io::Error },
     #[error("cannot write the output")]
     Output { source: io::Error },
+    #[error("cannot start a thread: a limit on processes was reached (pids.max of a cgroup, or ulimit -u)")]
+    Thread { source: io::Error },
     #[error("cannot start the async runtime")]
     Runtime { source: io::Error },
 }

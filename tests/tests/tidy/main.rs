@@ -9,6 +9,7 @@
 )]
 
 mod measures;
+mod threads;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
