@@ -10,7 +10,7 @@ use wharf_images::Store;
 use wharf_state::Layout;
 use wharf_sys::fs::is_program;
 
-use super::{Config, listening};
+use super::{Config, listening, pods};
 use crate::claims;
 
 impl Config {
@@ -27,6 +27,7 @@ impl Config {
             );
         }
         self.cgroups()?;
+        pods::check(self)?;
         let layout = Layout::new(self.state.clone(), self.root.clone());
         // The first start makes these.
         directory("root", &self.root.join("content"))?;
