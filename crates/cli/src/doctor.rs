@@ -9,15 +9,21 @@ mod process;
 mod service;
 mod upkeep;
 
-use std::process::ExitCode;
+use std::io::Read as _;
+use std::process::{Command, ExitCode};
 
 use serde::Serialize;
 use wharf_cri_api::admin::{InfoRequest, InfoResponse};
+
+pub(crate) use driver::KUBELETS;
 
 use crate::args::Socket;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{Output, Row};
+
+/// The flag of the process that makes the checks.
+const CHECKS_ONLY: &str = "checks-only";
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -85,13 +91,44 @@ impl Row for Check {
 /// The connection to wharfd with its information about itself, or why there is none.
 pub(crate) type DaemonInfo = Result<(Daemon, InfoResponse), Error>;
 
-pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
+/// Makes all checks in a process of their own. A thread that waits for a disk keeps its process from ending, so that one
+/// may not be waited for.
+pub(crate) fn apart() -> Result<ExitCode, Error> {
+    let failed = |source| Error::Apart { source };
+    let (mut told, tells) = std::io::pipe().map_err(failed)?;
+    #[expect(clippy::disallowed_methods, reason = "it is this program, by whatever name it was called")]
+    let mut checks = Command::new("/proc/self/exe");
+    checks.args(std::env::args_os().skip(1)).arg(format!("--{CHECKS_ONLY}")).stdin(tells);
+    let mut process = checks.spawn().map_err(failed)?;
+    // It has the other end of the pipe.
+    drop(checks);
+    let mut code = [0];
+    match told.read_exact(&mut code) {
+        Ok(()) => Ok(ExitCode::from(code[0])),
+        // It ended before it had a result, and has said why.
+        Err(_ended) => {
+            let code = process.wait().map_err(failed)?.code();
+            Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+    }
+}
+
+/// Makes all checks for [`apart`], which gets the exit code through standard input.
+pub(crate) async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
+    let code = u8::from(check_all(socket, output).await? == Verdict::Fail);
+    // Whoever asked may be gone.
+    let _unheard = nix::unistd::write(std::io::stdin(), &[code]);
+    Ok(ExitCode::from(code))
+}
+
+/// Shows all checks, and returns the verdict about the machine.
+async fn check_all(socket: &Socket, output: Output) -> Result<Verdict, Error> {
     let answer = ask(socket).await;
     let mut checks = machine::checks();
     checks.extend(service::checks(answer).await);
     output.rows(&checks)?;
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed { Verdict::Fail } else { Verdict::Ok })
 }
 
 async fn ask(socket: &Socket) -> DaemonInfo {

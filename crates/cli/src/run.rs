@@ -2,6 +2,7 @@
 
 mod request;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -12,6 +13,7 @@ use wharf_cri_api::v1::{
 
 use crate::args::Run;
 use crate::daemon::Daemon;
+use crate::doctor::KUBELETS;
 use crate::error::Error;
 use crate::find::{Listing, is_ready, pod_name};
 use crate::logs::{self, Reader, Selection};
@@ -66,6 +68,9 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
         if daemon.image(image).await?.is_none() {
             pull::fetch(daemon, image, credentials::stored(image)?).await?;
         }
+    }
+    if let Some(warning) = warning_of_kubelet(&KUBELETS) {
+        output::report(&warning);
     }
     let connects = ConnectedTo::of(&run);
     if connects == ConnectedTo::Streams && run.interactive && run.tty {
@@ -278,8 +283,46 @@ async fn next_interrupt() -> Result<(), Error> {
     use tokio::signal::unix::{SignalKind, signal};
     let unheard = |source| Error::Runtime { source };
     let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
+    let hangs_up = async {
+        if !ignores_hangup() {
+            signal(SignalKind::hangup()).map_err(unheard)?.recv().await;
+            return Ok(());
+        }
+        std::future::pending().await
+    };
     tokio::select! {
         heard = tokio::signal::ctrl_c() => heard.map_err(unheard),
         _ = terminate.recv() => Ok(()),
+        hung_up = hangs_up => hung_up,
+    }
+}
+
+/// Whether this process is to go on when its terminal is gone, as after nohup(1).
+fn ignores_hangup() -> bool {
+    /// `1 << (SIGHUP - 1)`.
+    const HANGUP: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & HANGUP != 0)
+}
+
+/// What a kubelet whose configuration is here does to pods that it does not know.
+fn warning_of_kubelet(configurations: &[&str]) -> Option<String> {
+    let file = configurations.iter().find(|file| Path::new(file).exists())?;
+    Some(format!(
+        "this machine is a cluster's node ({file}): its kubelet stops pods that it does not know, and so what this starts, \
+         within about a minute\n  let the cluster make what is to stay: kubectl run"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_node_it_is_said_what_the_kubelet_does() {
+        let told = warning_of_kubelet(&["/no/such", "/proc/self/status"]).unwrap();
+        assert!(told.contains("(/proc/self/status)") && told.contains("kubectl run"), "{told}");
+        assert_eq!(warning_of_kubelet(&["/no/such"]), None);
     }
 }

@@ -14,6 +14,7 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::socket::{MsgFlags, send};
 use wharf_cri_api::v1::ContainerState;
 
+use crate::daemon::process_with;
 use crate::image::{Content, plain};
 use crate::place;
 use crate::server::Server;
@@ -306,6 +307,18 @@ fn a_run_whose_log_has_no_room_says_that_output_is_missing() {
         let told = wharf(world, "logs pod/job");
         assert!(told.stdout == b"said\n" && told.stderr.is_empty(), "{told:?}");
         printed(world, "rm --force pod");
+    });
+}
+
+#[test]
+fn a_run_whose_terminal_is_gone_removes_its_container() {
+    run(async |world| {
+        let mut run = command(world, "run --rm IMAGE sleep 1000").stdin(Stdio::null()).spawn().unwrap();
+        until("it runs", async || process_with("sleep 1000")).await;
+        let pid = nix::unistd::Pid::from_raw(run.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+        until("it ends", async || run.try_wait().unwrap()).await;
+        assert!(world.client.pods().await.is_empty());
     });
 }
 
