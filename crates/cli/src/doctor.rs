@@ -91,8 +91,8 @@ impl Row for Check {
 /// The connection to wharfd with its information about itself, or why there is none.
 pub(crate) type DaemonInfo = Result<(Daemon, InfoResponse), Error>;
 
-/// Makes all checks in a process of their own. A thread that waits for a disk keeps its process from ending, so that one
-/// may not be waited for.
+/// Makes all checks in a process of their own, and does not wait for it to end: a thread of it that waits for a disk
+/// keeps it from ending.
 pub(crate) fn apart() -> Result<ExitCode, Error> {
     let failed = |source| Error::Apart { source };
     let (mut told, tells) = std::io::pipe().map_err(failed)?;
