@@ -91,15 +91,23 @@ impl Row for Check {
 /// The connection to wharfd with its information about itself, or why there is none.
 pub(crate) type DaemonInfo = Result<(Daemon, InfoResponse), Error>;
 
-/// Makes all checks in a process of their own, and does not wait for it to end: a thread of it that waits for a disk
-/// keeps it from ending.
-pub(crate) fn apart() -> Result<ExitCode, Error> {
-    let failed = |source| Error::Apart { source };
-    let (mut told, tells) = std::io::pipe().map_err(failed)?;
+/// Makes all checks.
+pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
+    match apart() {
+        Ok(code) => Ok(code),
+        // What keeps another process from running, such as a limit, is to be found all the same.
+        Err(_alone) => Ok(ExitCode::from(check_all(socket, output).await?)),
+    }
+}
+
+/// Has another process make all checks, and does not wait for it to end: a thread of it that waits for a disk keeps it
+/// from ending.
+fn apart() -> std::io::Result<ExitCode> {
+    let (mut told, tells) = std::io::pipe()?;
     #[expect(clippy::disallowed_methods, reason = "it is this program, by whatever name it was called")]
     let mut checks = Command::new("/proc/self/exe");
     checks.args(std::env::args_os().skip(1)).arg(format!("--{CHECKS_ONLY}")).stdin(tells);
-    let mut process = checks.spawn().map_err(failed)?;
+    let mut process = checks.spawn()?;
     // It has the other end of the pipe.
     drop(checks);
     let mut code = [0];
@@ -107,7 +115,7 @@ pub(crate) fn apart() -> Result<ExitCode, Error> {
         Ok(()) => Ok(ExitCode::from(code[0])),
         // It ended before it had a result, and has said why.
         Err(_ended) => {
-            let code = process.wait().map_err(failed)?.code();
+            let code = process.wait()?.code();
             Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
         }
     }
@@ -115,20 +123,19 @@ pub(crate) fn apart() -> Result<ExitCode, Error> {
 
 /// Makes all checks for [`apart`], which gets the exit code through standard input.
 pub(crate) async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
-    let code = u8::from(check_all(socket, output).await? == Verdict::Fail);
+    let code = check_all(socket, output).await?;
     // Whoever asked may be gone.
     let _unheard = nix::unistd::write(std::io::stdin(), &[code]);
     Ok(ExitCode::from(code))
 }
 
-/// Shows all checks, and returns the verdict about the machine.
-async fn check_all(socket: &Socket, output: Output) -> Result<Verdict, Error> {
+/// Shows all checks, and returns the exit code.
+async fn check_all(socket: &Socket, output: Output) -> Result<u8, Error> {
     let answer = ask(socket).await;
     let mut checks = machine::checks();
     checks.extend(service::checks(answer).await);
     output.rows(&checks)?;
-    let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
-    Ok(if failed { Verdict::Fail } else { Verdict::Ok })
+    Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
 }
 
 async fn ask(socket: &Socket) -> DaemonInfo {

@@ -108,8 +108,6 @@ pub(crate) enum Error {
     Listen { port: u16, source: io::Error },
     #[error("cannot write the output")]
     Output { source: io::Error },
-    #[error("cannot start the process that makes the checks")]
-    Apart { source: io::Error },
     #[error("cannot start a thread: a limit on processes was reached (pids.max of a cgroup, or ulimit -u)")]
     Thread { source: io::Error },
     #[error("cannot start the async runtime")]

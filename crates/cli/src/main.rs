@@ -66,7 +66,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
     match arguments.command {
         Command::Completion { shell } => return manual::completion(shell),
         Command::Man { directory } => return manual::pages(&directory),
-        Command::Doctor { checks_only: false } => return doctor::apart(),
+        Command::Doctor { checks_only: false } => return doctor::doctor(&arguments.socket, output).await,
         Command::Doctor { checks_only: true } => return doctor::checks(&arguments.socket, output).await,
         _ => {}
     }
