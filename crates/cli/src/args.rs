@@ -82,6 +82,8 @@ pub(crate) enum Command {
 Exits with the exit code of the container's program: 127 if the program is missing, 126 if it cannot be executed, 125 if wharf \
 itself fails. With --interactive --tty, Control-P Control-Q detaches and leaves the program running.
 
+On a cluster's node, the kubelet stops what this starts within about a minute: it takes it for a pod that was deleted.
+
 Examples:
   wharf run --rm busybox echo hello
   wharf run --rm -it busybox sh
@@ -232,7 +234,11 @@ Example:
     /// Show wharfd's version, state, network and storage
     Info,
     /// Check whether this machine can run containers, and say how to fix what does not work
-    Doctor,
+    Doctor {
+        /// Used by `wharf doctor` itself
+        #[arg(long, hide = true)]
+        checks_only: bool,
+    },
     /// Print the completion script of a shell
     #[command(after_help = "\
 Example:

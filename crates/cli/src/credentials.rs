@@ -66,7 +66,7 @@ async fn ask(user: &str) -> Result<String, Error> {
     if silent.is_some() {
         output::prompt(&format!("Password of {user}: "));
     }
-    let mut input = Some(Input::start());
+    let mut input = Some(Input::start()?);
     let mut line = Vec::new();
     while !line.contains(&b'\n') && line.len() < LIMIT_BYTES {
         tokio::select! {

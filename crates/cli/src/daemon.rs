@@ -1,11 +1,13 @@
 //! The connection to wharfd, and the calls that several commands make.
 
-use std::io::ErrorKind;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use wharf_cri_api::admin::admin_client::AdminClient;
@@ -22,7 +24,7 @@ use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 use crate::args::Socket;
 use crate::error::Error;
 use crate::find::Listing;
-use crate::listener::{self, Listener};
+use crate::listener;
 use crate::output::report;
 
 /// How long wharfd may take to respond to Version, which waits for nothing but wharfd itself.
@@ -34,6 +36,14 @@ pub(crate) fn still_there<T>(answer: Result<T, Error>) -> Result<Option<T>, Erro
         Err(Error::Call { status, .. }) if status.code() == Code::NotFound => Ok(None),
         other => other.map(Some),
     }
+}
+
+/// Connects without waiting: for a place in a full queue, it would wait as long as nobody takes from it.
+fn dial(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let own = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(own.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(own)
 }
 
 /// A connected wharfd.
@@ -72,22 +82,31 @@ impl Daemon {
     /// Connects to whoever listens, and returns its pid if that is known: in another PID namespace it has none.
     async fn reach(socket: &Socket) -> Result<(Self, Option<i32>), Error> {
         let path = socket.path().to_owned();
-        // The transport's errors do not distinguish these two from all others.
-        let pid = match UnixStream::connect(&path).map_err(|error| error.kind()) {
-            Err(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                return Err(match listener::at(&path) {
-                    Some(Listener { pid }) => Error::SocketRemoved { socket: path, pid },
-                    None => Error::NotRunning { socket: path },
+        // The transport's errors do not distinguish these from all others.
+        let pid = match dial(&path) {
+            Err(Errno::ENOENT | Errno::ECONNREFUSED) => {
+                return Err(match (listener::at(&path), listener::running()) {
+                    (Some(pid), _) => Error::SocketRemoved { socket: path, pid },
+                    (None, Some(pid)) => Error::NotListening { socket: path, pid },
+                    (None, None) => Error::NotRunning { socket: path },
                 });
             }
-            Err(ErrorKind::PermissionDenied) => return Err(Error::Denied { socket: path }),
+            Err(Errno::EACCES | Errno::EPERM) => return Err(Error::Denied { socket: path }),
+            // Its queue is full.
+            Err(Errno::EAGAIN) => return Err(Error::Unresponsive { pid: listener::at(&path) }),
             Ok(stream) => getsockopt(&stream, PeerCredentials).map(|peer| peer.pid()).ok(),
             Err(_) => None,
         };
         let pid = pid.filter(|&pid| pid > 0);
         let unreachable = |source| Error::Unreachable { socket: path.clone(), source };
         let endpoint = Endpoint::try_from(format!("unix://{}", path.display())).map_err(unreachable)?;
-        let channel = endpoint.connect().await.map_err(unreachable)?;
+        let channel = match endpoint.connect().await {
+            // The connection above may have taken the last place.
+            Err(_full) if dial(&path).err() == Some(Errno::EAGAIN) => {
+                return Err(Error::Unresponsive { pid });
+            }
+            connected => connected.map_err(unreachable)?,
+        };
         let daemon = Self {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
@@ -185,5 +204,18 @@ mod tests {
         assert!(told.starts_with(&words) && told.contains("systemctl restart wharfd"), "{told}");
         drop(listener);
         assert!(refused().await.starts_with("wharfd is not running"));
+    }
+
+    #[tokio::test]
+    async fn a_wharfd_whose_queue_is_full_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wharf.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let queue: Vec<_> = std::iter::from_fn(|| dial(&path).ok()).collect();
+        assert!(!queue.is_empty());
+        let socket: Socket = path.to_str().unwrap().parse().unwrap();
+        let silent = Daemon::connect_now(&socket).await.unwrap_err();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(matches!(silent, Error::Unresponsive { pid: Some(pid) } if pid == own), "{silent}");
     }
 }

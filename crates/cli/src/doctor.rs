@@ -5,18 +5,25 @@
 mod bounded;
 mod driver;
 mod machine;
+mod process;
 mod service;
 mod upkeep;
 
-use std::process::ExitCode;
+use std::io::Read as _;
+use std::process::{Command, ExitCode};
 
 use serde::Serialize;
 use wharf_cri_api::admin::{InfoRequest, InfoResponse};
+
+pub(crate) use driver::KUBELETS;
 
 use crate::args::Socket;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{Output, Row};
+
+/// The flag of the process that makes the checks.
+const CHECKS_ONLY: &str = "checks-only";
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,13 +91,51 @@ impl Row for Check {
 /// The connection to wharfd with its information about itself, or why there is none.
 pub(crate) type DaemonInfo = Result<(Daemon, InfoResponse), Error>;
 
+/// Makes all checks.
 pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
+    match apart() {
+        Ok(code) => Ok(code),
+        // What keeps another process from running, such as a limit, is to be found all the same.
+        Err(_alone) => Ok(ExitCode::from(check_all(socket, output).await?)),
+    }
+}
+
+/// Has another process make all checks, and does not wait for it to end: a thread of it that waits for a disk keeps it
+/// from ending.
+fn apart() -> std::io::Result<ExitCode> {
+    let (mut told, tells) = std::io::pipe()?;
+    #[expect(clippy::disallowed_methods, reason = "it is this program, by whatever name it was called")]
+    let mut checks = Command::new("/proc/self/exe");
+    checks.args(std::env::args_os().skip(1)).arg(format!("--{CHECKS_ONLY}")).stdin(tells);
+    let mut process = checks.spawn()?;
+    // It has the other end of the pipe.
+    drop(checks);
+    let mut code = [0];
+    match told.read_exact(&mut code) {
+        Ok(()) => Ok(ExitCode::from(code[0])),
+        // It ended before it had a result, and has said why.
+        Err(_ended) => {
+            let code = process.wait()?.code();
+            Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+    }
+}
+
+/// Makes all checks for [`apart`], which gets the exit code through standard input.
+pub(crate) async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
+    let code = check_all(socket, output).await?;
+    // Whoever asked may be gone.
+    let _unheard = nix::unistd::write(std::io::stdin(), &[code]);
+    Ok(ExitCode::from(code))
+}
+
+/// Shows all checks, and returns the exit code.
+async fn check_all(socket: &Socket, output: Output) -> Result<u8, Error> {
     let answer = ask(socket).await;
     let mut checks = machine::checks();
     checks.extend(service::checks(answer).await);
     output.rows(&checks)?;
-    let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
 }
 
 async fn ask(socket: &Socket) -> DaemonInfo {

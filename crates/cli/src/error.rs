@@ -15,11 +15,16 @@ pub(crate) enum Error {
     )]
     NotRunning { socket: PathBuf },
     #[error(
-        "wharfd{} is running, but its socket {} was removed, so nobody can connect\n  \
-         restart it, which makes the socket again: sudo systemctl restart wharfd",
-        of_pid(*pid), socket.display()
+        "wharfd (pid {pid}) is running, but its socket {} was removed, so nobody can connect\n  \
+         restart it, which makes the socket again: sudo systemctl restart wharfd", socket.display()
     )]
-    SocketRemoved { socket: PathBuf, pid: Option<i32> },
+    SocketRemoved { socket: PathBuf, pid: i32 },
+    #[error(
+        "nothing listens at {}, but wharfd (pid {pid}) is running: it is starting, or has another socket\n  \
+         its log says what it waits for: journalctl -u wharfd\n  \
+         its `socket` is in its configuration: --socket PATH, or WHARF_SOCKET", socket.display()
+    )]
+    NotListening { socket: PathBuf, pid: i32 },
     #[error("permission denied to connect to wharfd at {}\n  use sudo: only root may control containers", socket.display())]
     Denied { socket: PathBuf },
     #[error(
@@ -60,7 +65,7 @@ pub(crate) enum Error {
     Runs { name: String },
     #[error("{0} of {1} failed: see above")]
     Some(usize, usize),
-    #[error("the container {name} has no log: it was created without one")]
+    #[error("the container {name} has no log: it was created without one, or the log has been removed")]
     NoLog { name: String },
     // No `source`, which the chain of causes would repeat: the advice comes after the cause.
     #[error("{}: {cause}{}", path.display(), denied(cause))]
@@ -103,6 +108,8 @@ pub(crate) enum Error {
     Listen { port: u16, source: io::Error },
     #[error("cannot write the output")]
     Output { source: io::Error },
+    #[error("cannot start a thread: a limit on processes was reached (pids.max of a cgroup, or ulimit -u)")]
+    Thread { source: io::Error },
     #[error("cannot start the async runtime")]
     Runtime { source: io::Error },
 }

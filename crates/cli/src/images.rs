@@ -1,5 +1,7 @@
 //! `wharf images`, `wharf tag` and `wharf rmi`.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Serialize;
 use wharf_cri_api::admin::{TagRequest, UntagRequest};
 use wharf_cri_api::v1::{Image, ImageSpec, ListImagesRequest, RemoveImageRequest};
@@ -77,10 +79,21 @@ pub(crate) async fn remove(
 ) -> Result<(), Error> {
     let (images, listing) = (all(daemon).await?, daemon.listing().await?);
     // One after another: which names an image still has depends on those before.
+    let (whole, mut gone) = (wholly_named(&images, names), HashSet::new());
     let removes = async {
         let mut results = Vec::new();
         for name in names {
-            results.push(one(daemon.clone(), &images, &listing, name, force).await);
+            let of_whole = whole.get(name.as_str()).copied();
+            if of_whole.is_some_and(|id| gone.contains(id)) {
+                results.push(Ok(()));
+                continue;
+            }
+            let result = match of_whole {
+                Some(id) => whole_image(daemon, &listing, (name, id), force).await,
+                None => one(daemon, &images, &listing, name, force).await,
+            };
+            gone.extend(of_whole.filter(|_| result.is_ok()));
+            results.push(result);
         }
         results
     };
@@ -117,29 +130,56 @@ fn one_of_several(image: &Image, name: &str) -> Option<String> {
     (image.repo_tags.len() > 1 && image.repo_tags.contains(&tag)).then_some(tag)
 }
 
-/// The CRI removes an image silently even if it does not exist or is in use; a person wants to know.
+/// The ids of the images of which every tag is among these names, by these names. They are removed whole: without room
+/// on the disk, that works where a record with fewer names cannot be written.
+fn wholly_named<'a>(images: &'a [Image], names: &'a [String]) -> HashMap<&'a str, &'a str> {
+    let tags: Vec<(&str, String)> = names
+        .iter()
+        .filter_map(|name| Some((name.as_str(), name.parse::<Reference>().ok()?.tagged()?)))
+        .collect();
+    let is_named = |tag: &String| tags.iter().any(|(_, named)| named == tag);
+    let whole =
+        images.iter().filter(|image| image.repo_tags.len() > 1 && image.repo_tags.iter().all(is_named));
+    let names_of = |image: &'a Image| {
+        let own = tags.iter().filter(|(_, tag)| image.repo_tags.contains(tag));
+        own.map(|(name, _)| (*name, image.id.as_str())).collect::<Vec<_>>()
+    };
+    whole.flat_map(names_of).collect()
+}
+
+/// Removes a name, or the image if that is its only one.
 async fn one(
-    mut daemon: Daemon,
+    daemon: &mut Daemon,
     images: &[Image],
     listing: &Listing,
     name: &str,
     force: Force,
 ) -> Result<(), Error> {
-    let (image, id) = match daemon.image(name).await? {
+    let id = match daemon.image(name).await? {
         Some(found) => {
             if let Some(tag) = one_of_several(&found, name) {
                 let removed = daemon.admin.untag(UntagRequest { name: tag }).await;
                 return removed.map(drop).map_err(Error::call(format!("removing the name {name}")));
             }
-            (name.to_owned(), found.id)
+            found.id
         }
-        None => by_beginning(images, name).map(|id| (id.clone(), id))?,
+        None => by_beginning(images, name)?,
     };
-    let users = users(listing, &id);
+    whole_image(daemon, listing, (name, &id), force).await
+}
+
+/// The CRI removes an image silently even if it does not exist or is in use; a person wants to know.
+async fn whole_image(
+    daemon: &mut Daemon,
+    listing: &Listing,
+    (name, id): (&str, &str),
+    force: Force,
+) -> Result<(), Error> {
+    let users = users(listing, id);
     if force == Force::No && !users.is_empty() {
         return Err(Error::ImageInUse { image: name.to_owned(), users });
     }
-    let image = Some(ImageSpec { image, ..ImageSpec::default() });
+    let image = Some(ImageSpec { image: id.to_owned(), ..ImageSpec::default() });
     let removed = daemon.images.remove_image(RemoveImageRequest { image }).await;
     removed.map(drop).map_err(Error::call(format!("removing the image {name}")))
 }
@@ -229,6 +269,19 @@ mod tests {
         }
         let image = Image { repo_tags: vec!["b.c/a:1".into()], ..image };
         assert_eq!(one_of_several(&image, "b.c/a:1"), None, "it is the last one");
+    }
+
+    #[test]
+    fn an_image_all_of_whose_tags_are_named_is_removed_whole() {
+        let images = [
+            image("sha256:a", &["docker.io/library/a:1", "b.c/a:1"], &[]),
+            image("sha256:b", &["b.c/b:1", "b.c/b:2"], &[]),
+            image("sha256:c", &["b.c/c:1"], &[]),
+        ];
+        let named = ["b.c/a:1", "b.c/b:1", "a:1", "b.c/c:1", "b.c/a:1", "abc"].map(str::to_owned);
+        let whole = wholly_named(&images, &named);
+        assert_eq!(whole, [("b.c/a:1", "sha256:a"), ("a:1", "sha256:a")].into());
+        assert!(wholly_named(&images, &named[1..2]).is_empty());
     }
 
     #[test]

@@ -1,21 +1,43 @@
-//! Who listens on a socket whose file was removed, so that nobody can connect. The kernel still lists the socket under
-//! the path that it was bound to.
+//! Who may be wharfd, although nobody can connect to it.
+//!
+//! The kernel lists a socket whose file was removed under the path that it was bound to. It lists those of everybody,
+//! also of users who have bound them in a mount namespace of their own: neither these nor a process that merely calls
+//! itself wharfd counts.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// A process that listens on a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Listener {
-    /// `None` if this process may not know.
-    pub(crate) pid: Option<i32>,
-}
-
-/// Who listens on a socket that was bound to this path.
-pub(crate) fn at(path: &Path) -> Option<Listener> {
+/// The process that listens on a socket that was bound to this path, if it may be wharfd.
+pub(crate) fn at(path: &Path) -> Option<i32> {
     let table = std::fs::read("/proc/self/net/unix").ok()?;
     let table = String::from_utf8_lossy(&table);
-    let inode = table.lines().find_map(|line| listening_inode(line, path.to_str()?))?;
-    Some(Listener { pid: holder(&format!("socket:[{inode}]")) })
+    let path = path.to_str()?;
+    let sockets: Vec<String> =
+        table.lines().filter_map(|line| Some(format!("socket:[{}]", listening_inode(line, path)?))).collect();
+    processes().find(|&pid| may_be_wharfd(pid) && has_one(pid, &sockets))
+}
+
+/// A wharfd that runs. It need not have made its socket yet.
+pub(crate) fn running() -> Option<i32> {
+    processes().find(|&pid| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        is_daemon(&command) && may_be_wharfd(pid)
+    })
+}
+
+/// Whether a process with this command line is a daemon, not one of the commands `wharfd clean` and `wharfd config`.
+fn is_daemon(command: &[u8]) -> bool {
+    let mut words = command.split(|&byte| byte == 0);
+    let name = words.next().unwrap_or_default().rsplit(|&byte| byte == b'/').next();
+    name == Some(b"wharfd") && !words.any(|word| word == b"clean" || word == b"config")
+}
+
+/// Whether a process is root's, and sees the files that this one sees.
+fn may_be_wharfd(pid: i32) -> bool {
+    // A thread, not its process, has the namespaces.
+    let files = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let is_roots = std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == 0);
+    is_roots && files("thread-self").is_some_and(|own| files(&pid.to_string()) == Some(own))
 }
 
 /// The number of the socket in a line of `/proc/net/unix`, if it listens and has this path.
@@ -29,15 +51,16 @@ fn listening_inode<'a>(line: &'a str, path: &str) -> Option<&'a str> {
     }
 }
 
-/// A process that has a descriptor of this socket. Without root's rights, one sees only one's own.
-fn holder(socket: &str) -> Option<i32> {
+/// Whether a process has a descriptor of one of these sockets. Without root's rights, one sees only one's own.
+fn has_one(pid: i32, sockets: &[String]) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+    targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
+}
+
+fn processes() -> impl Iterator<Item = i32> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let has_it = |pid: &i32| {
-        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let mut targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
-        targets.any(|target| target.as_os_str() == socket)
-    };
-    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).find(has_it)
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok())
 }
 
 #[cfg(test)]
@@ -52,6 +75,32 @@ mod tests {
         for (row, path) in [(row, "/wharf.sock"), (row, "/run/wharf"), (&connected, "/run/wharf/wharf.sock")]
         {
             assert_eq!(listening_inode(row, path), None, "{row} {path}");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_was_bound_where_other_files_are_seen_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(at(&path), Some(own), "these tests need root");
+        let elsewhere = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            at(&path)
+        };
+        assert_eq!(std::thread::scope(|scope| scope.spawn(elsewhere).join()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_daemon_is_known_by_its_command_line() {
+        for line in [&b"wharfd\0"[..], b"/usr/bin/wharfd\0--config\0/etc/wharf/config.toml\0"] {
+            assert!(is_daemon(line), "{line:?}");
+        }
+        for line in
+            [&b""[..], b"wharf\0ps\0", b"/bin/wharfd\0clean\0--force\0", b"/bin/wharfd\0config\0check\0"]
+        {
+            assert!(!is_daemon(line), "{line:?}");
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{self, Output};
 use crate::pull::{BAR, Bars, styled};
-use crate::units;
+use crate::{terminal, units};
 
 /// How much of an archive is in one message.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -35,7 +35,7 @@ pub(crate) async fn load(daemon: &mut Daemon, output: Output, load: Load) -> Res
     let archive = Archive::open(load.input)?;
     let told = Told::new(load.quiet, archive.size_bytes);
     let (pieces, receiver) = mpsc::channel(2);
-    let reading = archive.start(pieces, told.received.clone());
+    let reading = archive.start(pieces, told.received.clone())?;
     let answer = daemon.admin.load(ReceiverStream::new(receiver)).await;
     let calling = || Error::call("cannot load the archive");
     let mut events = answer.map_err(calling())?.into_inner();
@@ -164,9 +164,9 @@ impl Archive {
         mut self,
         pieces: mpsc::Sender<LoadRequest>,
         received: ProgressBar,
-    ) -> std::sync::mpsc::Receiver<Error> {
+    ) -> Result<std::sync::mpsc::Receiver<Error>, Error> {
         let (failed, reading) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
+        terminal::start_thread(move || {
             let sent = loop {
                 let mut chunk = Vec::with_capacity(CHUNK_BYTES);
                 match self.file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk) {
@@ -186,8 +186,8 @@ impl Archive {
                 drop(failed.send(error));
             }
             drop(pieces);
-        });
-        reading
+        })?;
+        Ok(reading)
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
             let file = Box::new(io::Cursor::new(vec![7; length]));
             let archive = Archive { path: "x".into(), file, size_bytes: None };
             let (pieces, mut sent) = mpsc::channel(8);
-            let failed = archive.start(pieces, ProgressBar::hidden());
+            let failed = archive.start(pieces, ProgressBar::hidden()).unwrap();
             let (mut count, mut ends) = (0, 0);
             while let Some(piece) = sent.blocking_recv() {
                 count += piece.chunk.len();
@@ -228,7 +228,7 @@ mod tests {
     fn a_file_that_cannot_be_read_is_named() {
         let archive = Archive::open(Some("/".into())).unwrap();
         let (pieces, mut sent) = mpsc::channel(8);
-        let failed = archive.start(pieces, ProgressBar::hidden());
+        let failed = archive.start(pieces, ProgressBar::hidden()).unwrap();
         assert!(sent.blocking_recv().is_none(), "no end");
         assert!(failed.recv().unwrap().to_string().starts_with("/: "));
     }

@@ -5,7 +5,7 @@ mod tail;
 
 use std::fs::File;
 use std::future::Future;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::args::Logs;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output;
-use crate::wait;
+use crate::{remove, time, wait};
 
 use line::Printer;
 
@@ -36,46 +36,46 @@ pub(crate) struct Selection {
 
 pub(crate) async fn logs(daemon: &mut Daemon, logs: Logs) -> Result<(), Error> {
     let listing = daemon.listing().await?;
-    let id = listing.container(&logs.name)?.id.clone();
-    let path = path(&daemon.container_status(&id).await?, &logs.name)?;
+    let container = listing.container(&logs.name)?;
+    let status = daemon.container_status(&container.id).await?;
     let selection = Selection { tail: logs.tail, since_ns: logs.since, timestamps: logs.timestamps };
-    let mut reader = Reader::open(path, &selection)?;
+    let mut reader = Reader::of(&status, &logs.name, &selection)?;
     if logs.follow {
-        reader.follow(wait::for_end(daemon.clone(), id)).await?;
-        return Ok(());
+        reader.follow(wait::for_end(daemon.clone(), container.id.clone())).await?;
+    } else {
+        reader.read_all()?;
     }
-    reader.read_all()
-}
-
-/// The path of a container's log.
-pub(crate) fn path(status: &ContainerStatus, name: &str) -> Result<PathBuf, Error> {
-    if status.log_path.is_empty() {
-        return Err(Error::NoLog { name: name.to_owned() });
+    // A kubelet's containers each have a directory, in which all logs have the same names.
+    let is_alone = listing.pod_of(container).is_some_and(|pod| listing.containers_of(pod).count() == 1);
+    if is_alone || Path::new(&status.log_path).parent().is_some_and(remove::is_of_a_pod) {
+        report_loss(daemon, &container.pod_sandbox_id, &status).await;
     }
-    Ok(PathBuf::from(&status.log_path))
+    Ok(())
 }
 
 /// Says on standard error what a log could not even say that it lost, as on a disk that is still full. The pod's
 /// supervisor has noted it.
-pub(crate) async fn report_loss(daemon: &mut Daemon, pod_id: &str, log: &Path) {
+pub(crate) async fn report_loss(daemon: &mut Daemon, pod_id: &str, container: &ContainerStatus) {
     let request = PodSandboxStatusRequest { pod_sandbox_id: pod_id.to_owned(), verbose: true };
     // Without an answer nothing is known to be lost.
     let Ok(answer) = daemon.runtime.pod_sandbox_status(request).await else { return };
     let noted = answer.into_inner().info.remove("supervisorLog").unwrap_or_default();
     let lines: Vec<String> = serde_json::from_str(&noted).unwrap_or_default();
-    for loss in lines.iter().filter_map(|line| loss(line, log)) {
-        let shown = log.display();
+    let shown = &container.log_path;
+    for loss in lines.iter().filter_map(|line| loss(line, container)) {
         output::report(&format!(
             "some output is missing: {loss}\n  make room on the disk of {shown}, and run it again"
         ));
     }
 }
 
-/// What a line of a supervisor's log, which begins with its time, says that this log lost.
-fn loss<'a>(line: &'a str, log: &Path) -> Option<&'a str> {
-    let (_time, text) = line.split_once(' ')?;
-    let words = format!(" records of the log {} are lost: ", log.file_name()?.to_str()?);
-    text.contains(&words).then_some(text)
+/// What a line of a supervisor's log, which begins with its time, says that the log of this container lost. An earlier
+/// container may have had a log of the same name.
+fn loss<'a>(line: &'a str, container: &ContainerStatus) -> Option<&'a str> {
+    let (at, text) = line.split_once(' ')?;
+    let log = Path::new(&container.log_path).file_name()?.to_str()?;
+    let words = format!(" records of the log {log} are lost: ");
+    (time::parse(at)? >= container.created_at && text.contains(&words)).then_some(text)
 }
 
 /// A log that is being read.
@@ -89,7 +89,18 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn open(path: PathBuf, selection: &Selection) -> Result<Self, Error> {
+    /// Opens a container's log.
+    pub(crate) fn of(container: &ContainerStatus, name: &str, selection: &Selection) -> Result<Self, Error> {
+        match Self::open(PathBuf::from(&container.log_path), selection) {
+            // A container without a log has a path all the same, at which there never is a file.
+            Err(Error::File { cause, .. }) if cause.kind() == ErrorKind::NotFound => {
+                Err(Error::NoLog { name: name.to_owned() })
+            }
+            opened => opened,
+        }
+    }
+
+    fn open(path: PathBuf, selection: &Selection) -> Result<Self, Error> {
         let mut file = open(&path)?;
         if let Some(lines) = selection.tail {
             let start = tail::start(&mut file, lines);
@@ -145,7 +156,7 @@ impl Reader {
         let now = match std::fs::metadata(&self.path) {
             Ok(now) => now,
             // Between the rename and the reopening there is no file.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(&self.path)(error)),
         };
         let open_one = self.file.metadata().map_err(failed(&self.path))?;
@@ -232,15 +243,26 @@ mod tests {
     #[test]
     fn only_losses_of_the_same_log_are_told() {
         let line = "2026-01-01T00:00:01Z 3 records of the log web.log are lost: No space left on device";
-        let told = |path: &str| loss(line, Path::new(path));
-        assert_eq!(told("/var/log/wharf/web-1/web.log"), line.split_once(' ').map(|(_time, text)| text));
-        assert_eq!((told("/var/log/wharf/web-1/b.log"), loss("", Path::new("/web.log"))), (None, None));
+        let of = |path: &str, created: &str| ContainerStatus {
+            log_path: path.to_owned(),
+            created_at: time::parse(created).unwrap(),
+            ..ContainerStatus::default()
+        };
+        let (log, same, later) =
+            ("/var/log/wharf/web-1/web.log", "2026-01-01T00:00:01Z", "2026-01-01T00:00:01.000000001Z");
+        assert_eq!(loss(line, &of(log, same)), line.split_once(' ').map(|(_time, text)| text));
+        assert_eq!(loss(line, &of(log, later)), None, "it tells of a container before this one");
+        assert_eq!(loss(line, &of("/var/log/wharf/web-1/b.log", same)), None);
+        assert_eq!([loss("", &of(log, same)), loss("some other words", &of(log, same))], [None; 2]);
     }
 
     #[test]
     fn a_container_without_a_log_is_an_error() {
-        assert!(matches!(path(&ContainerStatus::default(), "x"), Err(Error::NoLog { .. })));
-        let missing = Reader::open("/no/such.log".into(), &Selection::default());
-        assert!(matches!(missing, Err(Error::File { .. })));
+        // An earlier wharfd tells no path.
+        for path in ["", "/no/such.log"] {
+            let status = ContainerStatus { log_path: path.to_owned(), ..ContainerStatus::default() };
+            let missing = Reader::of(&status, "x", &Selection::default());
+            assert!(matches!(missing, Err(Error::NoLog { .. })), "{path}: {missing:?}");
+        }
     }
 }

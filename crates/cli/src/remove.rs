@@ -3,13 +3,13 @@
 use std::path::{Component, Path};
 
 use futures_util::future::join_all;
-use wharf_cri_api::v1::{PodSandbox, PodSandboxConfig, RemoveContainerRequest};
+use wharf_cri_api::v1::{Container, PodSandbox, PodSandboxConfig, RemoveContainerRequest};
 use wharf_types::POD_LOGS;
 
 use crate::args::Rm;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::find::{self, Found, Listing, runs};
+use crate::find::{self, Found, Listing, container_name, runs};
 use crate::output::{self, Output};
 use crate::run::LOGS_ANNOTATION;
 use crate::stop::each;
@@ -89,16 +89,41 @@ async fn one(mut daemon: Daemon, listing: &Listing, name: &str, force: Force) ->
             {
                 return whole_pod(&mut daemon, pod).await;
             }
-            self::container(&mut daemon, &container.id).await
+            // `wharf start` lets a successor of the same name continue the log.
+            let goes_on = |other: &Container| {
+                other.id != container.id && container_name(other) == container_name(container)
+            };
+            let others = listing.pod_of(container).into_iter().flat_map(|pod| listing.containers_of(pod));
+            if others.filter(|other| goes_on(other)).count() > 0 {
+                return self::container(&mut daemon, &container.id).await;
+            }
+            with_log(&mut daemon, &container.id).await
         }
     }
 }
 
-/// Removes one container, and keeps its pod.
+/// Removes one container, and keeps its pod and its log.
 pub(crate) async fn container(daemon: &mut Daemon, id: &str) -> Result<(), Error> {
     let request = RemoveContainerRequest { container_id: id.to_owned() };
     let removed = daemon.runtime.remove_container(request).await;
     removed.map(drop).map_err(Error::call("removing the container"))
+}
+
+/// Removes one container, and its log if that is in a directory of `wharf run`; keeps its pod.
+pub(crate) async fn with_log(daemon: &mut Daemon, id: &str) -> Result<(), Error> {
+    // What cannot be asked for is not there any more, or will not be removed either.
+    let log = daemon.container_status(id).await.map(|status| status.log_path).unwrap_or_default();
+    container(daemon, id).await?;
+    let log = Path::new(&log);
+    if !log.parent().is_some_and(is_of_a_pod) {
+        return Ok(());
+    }
+    match std::fs::remove_file(log) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { path: log.to_owned(), cause })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes a pod, and its logs if `wharf run` chose their directory.
@@ -131,9 +156,14 @@ pub(crate) fn is_own(pod: &PodSandbox) -> bool {
 /// The directory of a pod's logs, if it is one that `wharf run` makes: anyone can write an annotation.
 fn own_logs(pod: &PodSandbox) -> Option<&Path> {
     let directory = Path::new(pod.annotations.get(LOGS_ANNOTATION)?);
-    let mut below = directory.strip_prefix(POD_LOGS).ok()?.components();
-    let is_direct = matches!((below.next(), below.next()), (Some(Component::Normal(_)), None));
-    is_direct.then_some(directory)
+    is_of_a_pod(directory).then_some(directory)
+}
+
+/// Whether `wharf run` makes directories for the logs of a pod there.
+pub(crate) fn is_of_a_pod(directory: &Path) -> bool {
+    let Ok(below) = directory.strip_prefix(POD_LOGS) else { return false };
+    let mut below = below.components();
+    matches!((below.next(), below.next()), (Some(Component::Normal(_)), None))
 }
 
 #[cfg(test)]

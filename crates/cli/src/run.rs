@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use wharf_cri_api::v1::{
-    AttachRequest, ContainerConfig, CreateContainerRequest, PodSandbox, RunPodSandboxRequest,
-    StartContainerRequest,
+    AttachRequest, ContainerConfig, ContainerMetadata, CreateContainerRequest, PodSandbox,
+    RunPodSandboxRequest, StartContainerRequest,
 };
 
 use crate::args::Run;
 use crate::daemon::Daemon;
+use crate::doctor::KUBELETS;
 use crate::error::Error;
 use crate::find::{Listing, is_ready, pod_name};
 use crate::logs::{self, Reader, Selection};
@@ -68,6 +69,9 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
             pull::fetch(daemon, image, credentials::stored(image)?).await?;
         }
     }
+    if let Some(warning) = warning_of_kubelet(&KUBELETS) {
+        output::report(&warning);
+    }
     let connects = ConnectedTo::of(&run);
     if connects == ConnectedTo::Streams && run.interactive && run.tty {
         terminal::check()?;
@@ -119,8 +123,10 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
     match &run.pod {
         Some(name) => {
             let pod = joined(&listing, name)?;
-            let (name, attempt) = request::name_in(&listing, pod, run)?;
-            let config = request::container(run, env, &name, attempt);
+            let metadata = request::name_in(&listing, pod, run)?;
+            let name = metadata.name.clone();
+            let log = request::log_in(&name, &request::random()?);
+            let config = request::container(run, env, metadata, log);
             let container_id = Box::pin(create(daemon, run, &pod.id, config)).await?;
             let (pod_name, pod_id) = (pod_name(pod).to_owned(), pod.id.clone());
             Ok(Created { own_pod: None, pod_name, pod_id, container_id, name })
@@ -134,7 +140,8 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
             let pod_id = pod.inspect_err(|_failed| remove::unused_logs(&config))?.into_inner().pod_sandbox_id;
             let annotations = config.annotations;
             let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
-            let container = request::container(run, env, &name, 0);
+            let metadata = ContainerMetadata { name: name.clone(), attempt: 0 };
+            let container = request::container(run, env, metadata, format!("{name}.log"));
             match Box::pin(create(daemon, run, &pod_id, container)).await {
                 Ok(container_id) => {
                     Ok(Created { own_pod: Some(pod), pod_name: name.clone(), pod_id, container_id, name })
@@ -186,7 +193,7 @@ async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
 async fn undo(daemon: &mut Daemon, created: &Created) {
     let removed = match &created.own_pod {
         Some(pod) => remove::whole_pod(daemon, pod).await,
-        None => remove::container(daemon, &created.container_id).await,
+        None => remove::with_log(daemon, &created.container_id).await,
     };
     if let Err(error) = removed {
         output::report(&wharf_types::chain(&error));
@@ -237,14 +244,14 @@ async fn converse(daemon: &Daemon, run: &Run, created: &Created, session: Sessio
 /// Shows the container's output until it exits. Ctrl-C stops it and a second one kills it.
 async fn attend(daemon: &mut Daemon, created: &Created) -> Result<ExitCode, Error> {
     let status = daemon.container_status(&created.container_id).await?;
-    let mut reader = Reader::open(logs::path(&status, &created.name)?, &Selection::default())?;
+    let mut reader = Reader::of(&status, &created.name, &Selection::default())?;
     let shown = reader.follow(wait::for_end(daemon.clone(), created.container_id.clone()));
     let interrupted = interrupts(daemon.clone(), created.container_id.clone());
     tokio::pin!(shown, interrupted);
     tokio::select! {
         ended = &mut shown => {
             let status = ended?;
-            logs::report_loss(daemon, &created.pod_id, Path::new(&status.log_path)).await;
+            logs::report_loss(daemon, &created.pod_id, &status).await;
             Ok(exit_code(status.exit_code))
         }
         error = &mut interrupted => Err(error),
@@ -276,8 +283,46 @@ async fn next_interrupt() -> Result<(), Error> {
     use tokio::signal::unix::{SignalKind, signal};
     let unheard = |source| Error::Runtime { source };
     let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
+    let hangs_up = async {
+        if !ignores_hangup() {
+            signal(SignalKind::hangup()).map_err(unheard)?.recv().await;
+            return Ok(());
+        }
+        std::future::pending().await
+    };
     tokio::select! {
         heard = tokio::signal::ctrl_c() => heard.map_err(unheard),
         _ = terminate.recv() => Ok(()),
+        hung_up = hangs_up => hung_up,
+    }
+}
+
+/// Whether this process is to go on when its terminal is gone, as after nohup(1).
+fn ignores_hangup() -> bool {
+    /// `1 << (SIGHUP - 1)`.
+    const HANGUP: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & HANGUP != 0)
+}
+
+/// What a kubelet whose configuration is here does to pods that it does not know.
+fn warning_of_kubelet(configurations: &[&str]) -> Option<String> {
+    let file = configurations.iter().find(|file| Path::new(file).exists())?;
+    Some(format!(
+        "this machine is a cluster's node ({file}): its kubelet stops pods that it does not know, and so what this starts, \
+         within about a minute\n  let the cluster make what is to stay: kubectl run"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_node_it_is_said_what_the_kubelet_does() {
+        let told = warning_of_kubelet(&["/no/such", "/proc/self/status"]).unwrap();
+        assert!(told.contains("(/proc/self/status)") && told.contains("kubectl run"), "{told}");
+        assert_eq!(warning_of_kubelet(&["/no/such"]), None);
     }
 }

@@ -113,6 +113,7 @@ impl Target {
             let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
             return Ok(Self { file: Box::new(file), names: None, shown: path });
         }
+        let path = behind_links(path.clone());
         let partial = partial(&path);
         // Not through a link that somebody else has put there.
         let file = OpenOptions::new().write(true).create_new(true).open(&partial).map_err(failed)?;
@@ -147,6 +148,17 @@ impl Target {
     }
 }
 
+/// The file that a link leads to, which need not exist: it, and not the link, becomes the archive.
+fn behind_links(mut path: PathBuf) -> PathBuf {
+    /// As many as the kernel follows.
+    const LINKS: usize = 40;
+    for _ in 0..LINKS {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
+}
+
 /// The name of a file until it is whole: beside it, so that it can be renamed.
 fn partial(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -172,6 +184,16 @@ mod tests {
         target.file.write_all(b"whole").unwrap();
         target.keep().unwrap();
         assert_eq!((std::fs::read(&path).unwrap(), count()), (b"whole".to_vec(), 1));
+        // A link stays one, also where it leads nowhere yet.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("later", &link).unwrap();
+        for content in ["one", "two"] {
+            let mut target = Target::open(Some(link.clone())).unwrap();
+            target.file.write_all(content.as_bytes()).unwrap();
+            target.keep().unwrap();
+            assert_eq!(std::fs::read_to_string(dir.path().join("later")).unwrap(), content);
+            assert!(link.symlink_metadata().unwrap().is_symlink());
+        }
         Target::open(Some("/dev/null".into())).unwrap().keep().unwrap();
         let error = Target::open(Some("/proc/no/such".into())).err().unwrap();
         assert!(error.to_string().starts_with("/proc/no/such: "), "{error}");

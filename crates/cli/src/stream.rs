@@ -111,7 +111,7 @@ impl Session {
         let Self { socket, mut status } = self;
         let (mut sink, mut source) = socket.split();
         let mut input = match sends {
-            Sends::Input => Some(Input::start()),
+            Sends::Input => Some(Input::start()?),
             Sends::Nothing => None,
         };
         let mut keys = (terminal.is_some() && leave == LeaveKeys::Leave).then(Keys::default);

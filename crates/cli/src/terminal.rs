@@ -89,18 +89,23 @@ impl Keys {
 pub(crate) struct Input(mpsc::Receiver<Vec<u8>>);
 
 impl Input {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start() -> Result<Self, Error> {
         let (sender, receiver) = mpsc::channel(4);
-        std::thread::spawn(move || {
+        start_thread(move || {
             let mut buffer = vec![0; 32 * 1024];
             while let Ok(count @ 1..) = io::stdin().read(&mut buffer) {
                 if sender.blocking_send(buffer[..count].to_vec()).is_err() {
                     return;
                 }
             }
-        });
-        Self(receiver)
+        })?;
+        Ok(Self(receiver))
     }
+}
+
+/// Starts a thread that is not waited for.
+pub(crate) fn start_thread(work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    std::thread::Builder::new().spawn(work).map(drop).map_err(|source| Error::Thread { source })
 }
 
 /// The next piece, or `None` at the end; without input it never resolves.

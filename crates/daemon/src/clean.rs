@@ -23,6 +23,7 @@ use crate::Node;
 use crate::claims::is_network_claimed;
 use crate::config::Config;
 use crate::listener::{Listener, program};
+use crate::slow::work_in;
 
 /// How long the last processes may take to leave their cgroups.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,22 +106,31 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
     left.note(demolished);
     left.note(removed);
     remove_files(&node, config, arguments, &mut left);
-    report(&partly, &left)
+    left.note(node.claims.withdraw());
+    report(&partly, &left)?;
+    // Last, because wharf needs no disk of logs: if it does not respond, everything else is done.
+    let logs = Path::new(POD_LOGS);
+    work_in(logs, || {
+        remove_unused_logs(logs)?;
+        if logs.exists() { tell(&format!("the logs in {POD_LOGS} stay\n")) } else { Ok(()) }
+    })
 }
 
 /// Whether anything of wharf is on this machine. Whatever it made in the kernel's network, it had claimed that before.
 fn is_anything_left(config: &Config) -> anyhow::Result<bool> {
     let pods = Layout::new(config.state.clone(), config.root.clone()).pods();
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    let logs = Path::new(POD_LOGS);
     if has_store(&config.root)
-        || [&pods, Path::new(POD_LOGS)].into_iter().any(is_there)
+        || is_there(&pods)
+        || work_in(logs, || is_there(logs))
         || config.sockets().any(|(_, socket)| is_there(socket))
         || is_network_claimed()
     {
         return Ok(true);
     }
     let (cgroups, placement) = (config.cgroups()?, config.placement()?);
-    Ok(parents(&placement)?.iter().any(|path| cgroups.open(path).is_ok()))
+    Ok(parents(&cgroups, &placement)?.any(|path| cgroups.open(&path).is_ok()))
 }
 
 /// Whether a data root has been wharf's, as far as it can be read.
@@ -173,8 +183,6 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     for directory in [state, root] {
         left.note(remove_empty(directory));
     }
-    left.note(remove_unused_logs(Path::new(POD_LOGS)));
-    left.note(node.claims.withdraw());
 }
 
 /// Removes the directories that are left of logs. Logs themselves stay: whose pods these were may need them.
@@ -200,9 +208,7 @@ fn remove_root(root: &Path, Arguments { images, .. }: &Arguments, left: &mut Lef
 fn report(partly: &[String], Left(left): &Left) -> anyhow::Result<()> {
     let mut result = String::new();
     if left.is_empty() {
-        let has_logs = Path::new(POD_LOGS).exists();
-        let but = if has_logs { format!(", except the logs in {POD_LOGS}") } else { String::new() };
-        result += &format!("removed everything that wharf left on this machine{but}\n");
+        result += "removed everything that wharf left on this machine\n";
     }
     if !partly.is_empty() {
         result += "\nother programs, such as CNI plugins, may have left something of these pods:\n  ";
@@ -241,20 +247,24 @@ fn name(pod: &wharf_pods::Pod) -> String {
     pod.config().metadata.clone().unwrap_or_default().name
 }
 
-/// Removes the cgroup of the supervisors, and then everything else below the parent.
+/// Removes the cgroups of the supervisors, and then everything else below the parents.
 fn remove_cgroups(cgroups: &Cgroups, placement: &Placement) -> anyhow::Result<()> {
-    parents(placement)?.iter().try_for_each(|path| remove_cgroup(cgroups, path))?;
+    parents(cgroups, placement)?.try_for_each(|path| remove_cgroup(cgroups, &path))
+}
+
+/// The cgroups that are wharf's to remove, in this order; they need not exist. Which of the last ones are is found out
+/// once the first ones have been dealt with.
+fn parents(cgroups: &Cgroups, placement: &Placement) -> anyhow::Result<impl Iterator<Item = CgroupPath>> {
+    let both = |placement: &Placement| {
+        anyhow::Ok([placement.supervisors().context("cgroup_parent")?, placement.parent().clone()])
+    };
     // An earlier configuration may have had the default. Another wharfd's is not empty as long as it has pods.
     let default = Placement::new(Driver::Cgroupfs, Placement::default_parent(Driver::Cgroupfs));
     let is_empty = |path: &CgroupPath| {
         cgroups.open(path).is_ok_and(|cgroup| cgroup.is_populated().is_ok_and(|is_populated| !is_populated))
     };
-    let mut empty = parents(&default.context("cgroup_parent")?)?.into_iter().filter(is_empty);
-    empty.try_for_each(|path| remove_cgroup(cgroups, &path))
-}
-
-fn parents(placement: &Placement) -> anyhow::Result<[CgroupPath; 2]> {
-    Ok([placement.supervisors().context("cgroup_parent")?, placement.parent().clone()])
+    let default = both(&default.context("cgroup_parent")?)?.into_iter().filter(is_empty);
+    Ok(both(placement)?.into_iter().chain(default))
 }
 
 fn remove_cgroup(cgroups: &Cgroups, path: &CgroupPath) -> anyhow::Result<()> {

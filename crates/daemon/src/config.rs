@@ -25,6 +25,7 @@ mod keys;
 mod listening;
 mod machine;
 mod nri;
+mod pods;
 mod values;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";

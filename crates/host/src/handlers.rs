@@ -238,7 +238,11 @@ fn console() -> DeviceRule {
 fn features(runtime: &HostPath) -> Result<Features, RuntimeError> {
     let failed = |problem| RuntimeError { runtime: runtime.to_string(), problem };
     match program::output(command(runtime).arg("features"), PATIENCE) {
-        Ok(text) => Features::parse(&text).map_err(failed),
+        Ok(text) => {
+            let unusable =
+                |problem| failed(format!("does not answer the command `features` with JSON: {problem}"));
+            Features::parse(&text).map_err(unusable)
+        }
         Err(problem) if !matches!(wharf_sys::fs::is_program(runtime.as_path()), Ok(true)) => {
             Err(failed(problem))
         }
@@ -321,6 +325,9 @@ mod tests {
         std::fs::write(directory.path().join("text"), "").unwrap();
         let text = HostPath::new(directory.path().join("text").to_str().unwrap()).unwrap();
         assert_eq!(handlers(text).problems().count(), 1);
+        let silent = handlers(script(directory.path(), "exit 0"));
+        let told: Vec<&str> = silent.problems().collect();
+        assert!(told[0].contains(" does not answer the command `features` with JSON: "), "{told:?}");
         let without = handlers(HostPath::new("/no/such/runtime").unwrap());
         let refused = without.find("other").unwrap_err().to_string();
         assert!(refused.contains("handlers.other.path: /no/such/runtime "), "{refused}");

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::thread::scope;
 
 use sha2::{Digest as _, Sha256};
+use wharf_sys::thread;
 use wharf_types::Digest;
 
 use crate::limits::Limits;
@@ -51,19 +52,23 @@ pub(crate) fn run<T: Send>(
 ) -> Result<T, UnpackError> {
     let (to_unzip, mut zipped) = pipe(None);
     let (to_consume, mut content) = pipe(Some(Sha256::new()));
+    let unzip = move || {
+        let done = unzip(source, &mut zipped, &to_consume, limits);
+        // Only a stream that ended well has an end: a consumer must not take a failure for one.
+        done.map(|()| to_consume.end())
+    };
+    let consume = move || {
+        let result = consume(&mut content)?;
+        Ok::<_, UnpackError>((result, content.digest()))
+    };
+    let failed = |source| UnpackError::Thread { source };
     let (read, unzipped, consumed) = scope(|scope| {
-        let unzip = scope.spawn(move || {
-            let done = unzip(source, &mut zipped, &to_consume, limits);
-            // Only a stream that ended well has an end: a consumer must not take a failure for one.
-            done.map(|()| to_consume.end())
-        });
-        let consume = scope.spawn(move || {
-            let result = consume(&mut content)?;
-            Ok::<_, UnpackError>((result, content.digest()))
-        });
+        // If one cannot be started, the queues of the other close, which ends it.
+        let unzip = thread::start(scope, unzip).map_err(failed)?;
+        let consume = thread::start(scope, consume).map_err(failed)?;
         let read = read_blob(source, input, to_unzip);
-        (read, unzip.join(), consume.join())
-    });
+        Ok::<_, UnpackError>((read, unzip.join(), consume.join()))
+    })?;
     let unzipped = unzipped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let consumed = consumed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     // The earliest stage that failed knows the reason; the later ones saw only the consequence.
@@ -291,5 +296,34 @@ impl Read for Pieces {
         into[..count].copy_from_slice(&from[..count]);
         self.consume(count);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+    use wharf_sys::seccomp::{Call, refuse};
+    use wharf_types::{ErrorKind, Failure, chain};
+
+    use super::*;
+
+    #[test]
+    fn without_room_for_its_threads_a_layer_is_not_unpacked() {
+        let digest = Digest::from_sha256([0; 32]);
+        let source = LayerSource {
+            diff_id: digest.clone(),
+            form: Form::Archive,
+            blob_digest: digest,
+            blob_size_bytes: 0,
+        };
+        let without_room = || {
+            refuse(Call::CLONE, Errno::EAGAIN).expect("these tests need root");
+            refuse(Call::CLONE3, Errno::EAGAIN).expect("these tests need root");
+            run(&source, &mut io::empty(), &Limits::default(), |_content| Ok(())).unwrap_err()
+        };
+        let error = scope(|scope| scope.spawn(without_room).join()).unwrap();
+        let told = chain(&error);
+        assert!(told.contains("cannot start unpacking the layer") && told.contains("pids.max"), "{told}");
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     }
 }

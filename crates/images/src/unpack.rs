@@ -135,6 +135,13 @@ pub enum UnpackError {
     /// Only the disk's reserve is left.
     #[error(transparent)]
     Disk(#[from] OnlyReserve),
+    /// There is no room for the threads that it takes.
+    #[error("cannot start unpacking the layer")]
+    Thread {
+        /// The call that failed.
+        #[source]
+        source: wharf_sys::Error,
+    },
     /// The kernel returned an error.
     #[error("cannot create the layer's entry {path:?}")]
     System {
@@ -155,7 +162,7 @@ impl Failure for UnpackError {
             }
             Self::Tar { .. } | Self::Entry { .. } => ErrorKind::InvalidArgument,
             Self::Limit { .. } | Self::Disk(_) => ErrorKind::ResourceExhausted,
-            Self::System { source, .. } => source.kind(),
+            Self::Thread { source } | Self::System { source, .. } => source.kind(),
         }
     }
 }

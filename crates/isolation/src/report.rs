@@ -236,8 +236,8 @@ pub fn order_start(socket: BorrowedFd<'_>, others: Others) -> wharf_sys::Result<
     socket::send(socket, &[order], &[])
 }
 
-/// Waits for the supervisor's order to start, which says who is in the PID namespace by now; `None` if the supervisor is
-/// gone.
+/// Waits for the supervisor's order to start, which says who is in the PID namespace by now; `None` if the supervisor
+/// is gone.
 pub(crate) fn await_start(socket: &OwnedFd) -> Option<Others> {
     let mut order = [0; 1];
     match socket::receive(socket.as_fd(), &mut order) {

@@ -132,7 +132,10 @@ fn is_senders_fault(error: &UnpackError) -> bool {
         | UnpackError::Tar { .. }
         | UnpackError::Entry { .. }
         | UnpackError::Limit { .. } => true,
-        UnpackError::Read { .. } | UnpackError::Disk(_) | UnpackError::System { .. } => false,
+        UnpackError::Read { .. }
+        | UnpackError::Thread { .. }
+        | UnpackError::Disk(_)
+        | UnpackError::System { .. } => false,
     }
 }
 

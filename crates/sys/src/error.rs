@@ -30,11 +30,8 @@ impl Error {
 
 /// The kernel's words; for a limit, also whose it is and what raises it.
 fn words(call: &str, errno: Errno) -> String {
-    // The kernel does not say which of them.
-    const PROCESSES: &str = "a limit on processes was reached: pids.max of a cgroup or of one above it (TasksMax of wharfd.service), \
-                             the user's (LimitNPROC) or the machine's (the sysctl kernel.threads-max)";
     match (call, errno) {
-        ("clone" | "clone3", Errno::EAGAIN) => format!("{}: {PROCESSES}", errno.desc()),
+        ("clone" | "clone3", Errno::EAGAIN) => format!("{}: {}", errno.desc(), failure::PROCESSES),
         _ => failure::words(errno),
     }
 }

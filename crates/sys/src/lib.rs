@@ -29,6 +29,7 @@ pub mod seccomp;
 pub mod signals;
 pub mod socket;
 pub mod terminal;
+pub mod thread;
 #[cfg(all(panic = "abort", target_env = "musl"))]
 mod unwinder;
 pub mod user_namespace;

@@ -338,8 +338,7 @@ fn new_namespace(change: impl FnOnce() -> Result<()> + Send) -> Result<OwnedFd> 
         change()?;
         thread.namespace("mnt")
     };
-    std::thread::scope(|scope| scope.spawn(make).join())
-        .unwrap_or_else(|_panic| Err(Error::new("unshare", "the thread panicked", Errno::EIO)))
+    crate::thread::apart(make)
 }
 
 /// Opens the table of all mounts of a mount namespace (proc_pid_mountinfo(5)), as its root shows them: a process with a
@@ -356,8 +355,7 @@ pub fn table_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
         setns(namespace, CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into())?;
         thread.table()
     };
-    std::thread::scope(|scope| scope.spawn(open).join())
-        .unwrap_or_else(|_panic| Err(Error::new("setns", "the thread panicked", Errno::EIO)))
+    crate::thread::apart(open)
 }
 
 /// The directory of the opening thread in procfs. It works even where procfs is no longer mounted.

@@ -29,6 +29,8 @@ impl Call {
     pub const SECCOMP: Self = Self(libc::SYS_seccomp);
     /// clone(2).
     pub const CLONE: Self = Self(libc::SYS_clone);
+    /// clone3(2).
+    pub const CLONE3: Self = Self(libc::SYS_clone3);
     /// close(2).
     pub const CLOSE: Self = Self(libc::SYS_close);
     /// close_range(2).

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
-use wharf_types::{ErrorKind, Failure};
+use wharf_types::{ErrorKind, Failure, failure};
 
 use crate::crowd::{Crowd, CrowdLimits, Crowded, Member};
 
@@ -37,7 +37,15 @@ pub enum ThreadError {
         /// Of which there are too many.
         crowded: Crowded,
     },
-    /// The kernel has no more threads, or the work panicked.
+    /// The kernel has no more threads.
+    #[error("{what}: no thread can be started: {}", failure::PROCESSES)]
+    NoRoom {
+        /// The work.
+        what: Cow<'static, str>,
+        /// The kernel's error.
+        source: std::io::Error,
+    },
+    /// The work panicked.
     #[error("{what}: its thread failed")]
     Thread {
         /// The work.
@@ -51,7 +59,7 @@ impl Failure for ThreadError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Busy { .. } => ErrorKind::Unavailable,
-            Self::Thread { source, .. } => Failure::kind(source),
+            Self::NoRoom { source, .. } | Self::Thread { source, .. } => Failure::kind(source),
         }
     }
 }
@@ -126,7 +134,7 @@ impl<K: Eq + Hash + Clone + Send + 'static> Threads<K> {
             drop(done.send(work()));
         };
         if let Err(source) = thread.spawn(work) {
-            return Err(ThreadError::Thread { what, source });
+            return Err(ThreadError::NoRoom { what, source });
         }
         let panicked = || std::io::Error::other(format!("the thread {} panicked", self.name));
         waiting.await.map_err(|_gone| ThreadError::Thread { what, source: panicked() })

@@ -63,6 +63,10 @@ pub fn named(errno: Errno) -> ErrorKind {
     }
 }
 
+/// Why no process or thread can be started, and what raises it. The kernel does not say which limit it is.
+pub const PROCESSES: &str = "a limit on processes was reached: pids.max of a cgroup or of one above it (TasksMax of \
+                             wharfd.service), the user's (LimitNPROC) or the machine's (the sysctl kernel.threads-max)";
+
 /// The kernel's words for an error. Of a limit on open files they do not say whose it is, so that is said here, with
 /// what raises it.
 #[must_use]

@@ -24,7 +24,8 @@ pub mod v1 {
 }
 
 /// The version of the protocol that this build speaks. Within a version, fields are added, or reserved once no
-/// supported release needs them. An addition that changes what a supervisor has to do is a [`feature`], so that an older supervisor is not asked for it.
+/// supported release needs them. An addition that changes what a supervisor has to do is a [`feature`], so that an
+/// older supervisor is not asked for it.
 pub const VERSION: u32 = 1;
 
 /// The names of what a supervisor can do and older ones of the same version cannot. It lists them in its state. A

@@ -124,7 +124,7 @@ fn commands_of_a_frozen_container_are_gone_after_their_deadline() {
     });
 }
 
-/// Without a way to its own cgroup it has not frozen itself: whoever has paused it does not want it to go on for a probe.
+/// Without a way to its own cgroup it has not frozen itself: whoever paused it does not want it to go on for a probe.
 #[test]
 fn a_container_that_somebody_else_paused_stays_so_after_a_commands_deadline() {
     run(async |world| {

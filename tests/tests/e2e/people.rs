@@ -14,6 +14,7 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::socket::{MsgFlags, send};
 use wharf_cri_api::v1::ContainerState;
 
+use crate::daemon::process_with;
 use crate::image::{Content, plain};
 use crate::place;
 use crate::server::Server;
@@ -289,6 +290,62 @@ fn a_run_whose_log_has_no_room_says_that_output_is_missing() {
         assert_eq!(full.status.code(), Some(3), "{told}");
         let words = "some output is missing: 1 records of the log web.log are lost: No space left on device";
         assert!(told.contains(words) && full.stdout.is_empty(), "{full:?}");
+
+        std::fs::remove_file("/var/log/filler").unwrap();
+        printed(world, "run -d --name pod IMAGE sleep 1000");
+        place::fill(Path::new("/var/log/filler"), 0);
+        let run = "run --pod pod --name job IMAGE echo said";
+        let told = wharf(world, run);
+        assert!(String::from_utf8_lossy(&told.stderr).contains("some output is missing"), "{told:?}");
+        let told = wharf(world, "logs pod/job");
+        assert!(String::from_utf8_lossy(&told.stderr).contains("some output is missing"), "{told:?}");
+        // With room again, a later one of the same name has lost nothing.
+        std::fs::remove_file("/var/log/filler").unwrap();
+        printed(world, "rm pod/job");
+        let later = wharf(world, run);
+        assert!(later.stdout == b"said\n" && later.stderr.is_empty(), "{later:?}");
+        let told = wharf(world, "logs pod/job");
+        assert!(told.stdout == b"said\n" && told.stderr.is_empty(), "{told:?}");
+        printed(world, "rm --force pod");
+    });
+}
+
+#[test]
+fn a_run_whose_terminal_is_gone_removes_its_container() {
+    run(async |world| {
+        let mut run = command(world, "run --rm IMAGE sleep 1000").stdin(Stdio::null()).spawn().unwrap();
+        until("it runs", async || process_with("sleep 1000")).await;
+        let pid = nix::unistd::Pid::from_raw(run.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+        until("it ends", async || run.try_wait().unwrap()).await;
+        assert!(world.client.pods().await.is_empty());
+    });
+}
+
+#[test]
+fn a_run_in_a_pod_shows_nothing_of_an_earlier_container_of_its_name() {
+    run(async |world| {
+        printed(world, "run -d --name web IMAGE sleep 1000");
+        for said in ["one", "two"] {
+            let shown = printed(world, &format!("run --rm --pod web --name job IMAGE echo {said}"));
+            assert_eq!(shown, format!("{said}\n"));
+        }
+        printed(world, "run --pod web --name job IMAGE echo three");
+        assert_eq!(printed(world, "logs web/job"), "three\n");
+        let logs = || {
+            let pods = std::fs::read_dir("/var/log/wharf").unwrap();
+            pods.flat_map(|pod| std::fs::read_dir(pod.unwrap().path()).unwrap()).count()
+        };
+        assert_eq!(logs(), 2, "a log is removed with its container");
+        // A successor goes on with it.
+        printed(world, "start web/job");
+        until("it has ended again", async || {
+            (printed(world, "logs web/job") == "three\nthree\n").then_some(())
+        })
+        .await;
+        printed(world, "rm --force web/job");
+        assert_eq!(logs(), 1);
+        printed(world, "rm --force web");
     });
 }
 

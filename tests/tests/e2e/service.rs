@@ -249,6 +249,16 @@ fn a_clean_leaves_no_directory_and_makes_none() {
         fs::create_dir(&logs).unwrap();
         let (success, told) = clean(&world.dir, &[]);
         assert!(success && !logs.exists() && !root.exists() && !state.exists(), "{told}");
+        // Of an earlier configuration, only these are left.
+        let hierarchies = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new);
+        let parent = hierarchies.into_iter().find(|path| path.is_dir()).unwrap().join("wharf");
+        fs::create_dir_all(parent.join("supervisors")).unwrap();
+        let file = world.dir.join("config.toml");
+        let config = fs::read_to_string(&file).unwrap();
+        fs::write(&file, format!("cgroup_parent = \"/other\"\n{config}")).unwrap();
+        let (success, told) = clean(&world.dir, &[]);
+        assert!(success && told.contains("removed everything") && !parent.exists(), "{told}");
+        fs::write(&file, config).unwrap();
         world.start_again().await;
     });
 }

@@ -12,6 +12,7 @@ use crate::client::{Client, pod_security, security};
 use crate::daemon::process_with;
 use crate::logs;
 use crate::paused::processes_of;
+use crate::people;
 use crate::place::{self, command};
 use crate::world::{run, run_on, until};
 
@@ -114,13 +115,51 @@ fn a_disk_of_logs_that_stalls_stops_nobody() {
     });
 }
 
+#[test]
+fn people_are_told_of_a_disk_of_logs_that_stalls_and_need_not_wait_for_it() {
+    let logs = Path::new("/var/log");
+    run_on(
+        |dir| ext4_at(dir, logs),
+        async |world| {
+            world.daemon.end().await;
+            fs::create_dir_all("/var/log/wharf/web-1").unwrap();
+            let frozen = Frozen::freeze(logs);
+            world.start_again().await;
+            let told = world.dir.join("told");
+            let has_told = |words: &str| fs::read_to_string(&told).unwrap().contains(words).then_some(());
+            let tell = || fs::File::create(&told).unwrap();
+            let mut doctor = people::command(world, "doctor").stdout(tell()).spawn().unwrap();
+            until("the doctor ends", async || doctor.try_wait().unwrap()).await;
+            has_told("/var/log does not respond").unwrap();
+
+            world.daemon.end().await;
+            let file = tell();
+            let mut clean = command(&place::built().wharfd);
+            clean.arg("--config").arg(world.dir.join("config.toml")).arg("clean");
+            let mut clean = clean.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+            until("the rest is done", async || has_told("removed everything")).await;
+            until("it says what it waits for", async || has_told("waiting for the files in this directory"))
+                .await;
+            drop(frozen);
+            let ended = until("it ends", async || clean.try_wait().unwrap()).await;
+            assert!(ended.success() && !Path::new("/var/log/wharf").exists());
+            world.start_again().await;
+        },
+    );
+}
+
 fn ext4_for_logs(dir: &Path) {
-    let (disk, logs) = (dir.join("logs.ext4"), dir.join("logs"));
+    let logs = dir.join("logs");
     fs::create_dir(&logs).unwrap();
+    ext4_at(dir, &logs);
+}
+
+fn ext4_at(dir: &Path, place: &Path) {
+    let disk = dir.join("logs.ext4");
     fs::File::create(&disk).unwrap().set_len(32 << 20).unwrap();
     for words in [
         vec!["mkfs.ext4".into(), "-q".into(), disk.clone().into_os_string()],
-        vec!["mount".into(), "-o".into(), "loop".into(), disk.into(), logs.into()],
+        vec!["mount".into(), "-o".into(), "loop".into(), disk.into(), place.into()],
     ] {
         let output = command(Path::new(&words[0])).args(&words[1..]).output().unwrap();
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -59,7 +59,7 @@ fn is_bare(line: &str) -> bool {
 }
 
 /// The modules that exist only for tests and have files of their own, as paths without `.rs`.
-fn test_modules(files: &[File]) -> BTreeSet<String> {
+pub(super) fn test_modules(files: &[File]) -> BTreeSet<String> {
     let mut modules = BTreeSet::new();
     for file in files.iter().filter(|file| file.is_rust()) {
         let path = file.path.trim_end_matches(".rs");
@@ -73,7 +73,7 @@ fn test_modules(files: &[File]) -> BTreeSet<String> {
     modules
 }
 
-fn is_below(path: &str, modules: &BTreeSet<String>) -> bool {
+pub(super) fn is_below(path: &str, modules: &BTreeSet<String>) -> bool {
     let path = path.trim_end_matches(".rs");
     path.match_indices('/').any(|(end, _)| modules.contains(&path[..end])) || modules.contains(path)
 }

@@ -10,7 +10,8 @@ use super::service::LOG;
 use crate::daemon::Daemon;
 
 /// Where kubelets have their configuration; wharfd takes the machine for a cluster's node if one is there.
-const KUBELETS: [&str; 2] = ["/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet/config.json"];
+pub(crate) const KUBELETS: [&str; 2] =
+    ["/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet/config.json"];
 /// What shows that systemd is the machine's init: sd_booted(3).
 const BOOTED: &str = "/run/systemd/system";
 

@@ -9,7 +9,7 @@ use nix::sys::statfs::{ECRYPTFS_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, OVERLAYFS_
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
-use super::{Check, DaemonInfo, Verdict, bounded, driver, upkeep};
+use super::{Check, DaemonInfo, Verdict, bounded, driver, process, upkeep};
 use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
@@ -32,11 +32,13 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     };
     let (root, state) = (PathBuf::from(&info.root), PathBuf::from(&info.state));
     let pods = state.join("pods");
+    let [version, open_files, tasks] = process::checks(&info);
     let mut checks =
-        vec![version(&info), supervisor(Path::new(&info.supervisor)), limits(info.bounding_capabilities)];
+        vec![version, supervisor(Path::new(&info.supervisor)), limits(info.bounding_capabilities)];
     checks.extend(directories(&root, &state));
     checks.extend([
-        open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
+        open_files,
+        tasks,
         Check::ok("network", info::network(&info)),
         handlers(&info),
         additions(&info),
@@ -69,15 +71,6 @@ fn directories(root: &Path, state: &Path) -> [Check; 6] {
         bounded::check("quarantine", root, move |root| quarantine(&[root, &of_state])),
         bounded::check("trash", root, upkeep::trash),
     ]
-}
-
-fn version(info: &InfoResponse) -> Check {
-    let own = env!("CARGO_PKG_VERSION");
-    if info.version == own {
-        return Check::ok("wharfd", format!("{own}, pid {}", info.pid));
-    }
-    let found = format!("{}, but wharf is {own}", info.version);
-    Check::warn("wharfd", found, "restart wharfd after an upgrade: containers keep running")
 }
 
 /// The supervisor's default place.
@@ -189,23 +182,6 @@ fn room(free: u64, all: u64, least: u64) -> Verdict {
         0..15 if free <= least.min(all / 20) => Verdict::Fail,
         0..15 => Verdict::Warn,
         _ => Verdict::Ok,
-    }
-}
-
-/// Read from `/proc/<pid>/limits`, since the daemon raises its soft limit itself.
-fn open_files(limits: &str) -> Check {
-    const WHAT: &str = "open files";
-    /// Two for each of 2,500 containers, and as many for sessions, pulls and calls.
-    const ENOUGH: u64 = 10_000;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().next());
-    match soft.map(|soft| (soft, soft.parse::<u64>())) {
-        None => Check::warn(WHAT, "unknown", "use sudo to see wharfd's limits"),
-        Some((soft, Ok(limit))) if limit < ENOUGH => {
-            let advice = "too few for many containers, which need two each: set LimitNOFILE in wharfd.service, or ulimit -Hn before starting wharfd";
-            Check::warn(WHAT, format!("wharfd may open {soft}"), advice)
-        }
-        Some((soft, _)) => Check::ok(WHAT, format!("wharfd may open {soft}")),
     }
 }
 
@@ -422,19 +398,6 @@ mod tests {
             ("inodes", "inodes", "inodes")
         );
         assert_eq!((&*told(50, 50, 100), &*told(0, 0, 100), &*told(50, 0, 0)), ("bytes", "bytes", "bytes"));
-    }
-
-    #[test]
-    fn a_low_limit_of_open_files_is_reported() {
-        let verdict = |soft: &str| {
-            open_files(&format!("Limit  Soft\nMax open files            {soft}    1048576    files\n"))
-                .verdict
-        };
-        assert_eq!(
-            [verdict("9999"), verdict("10000"), verdict("unlimited")],
-            [Verdict::Warn, Verdict::Ok, Verdict::Ok]
-        );
-        assert_eq!(open_files("").verdict, Verdict::Warn);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) fn pod_name(listing: &Listing, run: &Run, random: &str) -> Result<Str
 
 /// The name of a further container in a pod, and its attempt number: a container that has ended may have a successor of
 /// the same name.
-pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<(String, u32), Error> {
+pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<ContainerMetadata, Error> {
     let name = run.name.clone().unwrap_or_else(|| image_word(&run.image));
     let mut attempt = 0;
     for container in listing.containers_of(pod).filter(|container| container_name(container) == name) {
@@ -48,7 +48,7 @@ pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<
         }
         attempt = attempt.max(container.metadata.as_ref().map_or(0, |metadata| metadata.attempt) + 1);
     }
-    Ok((name, attempt))
+    Ok(ContainerMetadata { name, attempt })
 }
 
 /// The last word of an image's name: `nginx` for `docker.io/library/nginx:1.22`.
@@ -93,18 +93,28 @@ pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
     }
 }
 
+/// The name of the log of a container that joins a pod. No other container has it, not even a removed one of the same
+/// name and attempt, whose log may still be there.
+pub(crate) fn log_in(name: &str, random: &str) -> String {
+    format!("{name}.{}.log", &random[..8])
+}
+
 /// The container, for any pod.
-pub(crate) fn container(run: &Run, envs: Vec<KeyValue>, name: &str, attempt: u32) -> ContainerConfig {
-    let log = if attempt == 0 { format!("{name}.log") } else { format!("{name}.{attempt}.log") };
+pub(crate) fn container(
+    run: &Run,
+    envs: Vec<KeyValue>,
+    metadata: ContainerMetadata,
+    log_path: String,
+) -> ContainerConfig {
     ContainerConfig {
-        metadata: Some(ContainerMetadata { name: name.to_owned(), attempt }),
+        metadata: Some(metadata),
         image: Some(ImageSpec { image: run.image.clone(), ..ImageSpec::default() }),
         command: run.entrypoint.iter().cloned().collect(),
         args: run.command.clone(),
         working_dir: run.workdir.clone().unwrap_or_default(),
         envs,
         mounts: mounts(run),
-        log_path: log,
+        log_path,
         stdin: run.interactive,
         // Input ends when its sender is gone, unless a program waits for others to attach.
         stdin_once: run.interactive && !run.detach && !run.tty,
@@ -253,12 +263,13 @@ mod tests {
     fn the_arguments_become_a_container() {
         let run =
             parsed("--memory 1m --cpus 0.5 --user 7:8 --cap-drop ALL --read-only --entrypoint sh x -c -x");
-        let config = container(&run, Vec::new(), "web", 2);
+        let metadata = ContainerMetadata { name: "web".into(), attempt: 2 };
+        let config = container(&run, Vec::new(), metadata, log_in("web", &"0123456789abcdef".repeat(2)));
         assert_eq!(
             (config.command, config.args),
             (vec!["sh".to_owned()], vec!["-c".to_owned(), "-x".into()])
         );
-        assert_eq!(config.log_path, "web.2.log");
+        assert_eq!(config.log_path, "web.01234567.log");
         let linux = config.linux.unwrap();
         let (resources, security) = (linux.resources.unwrap(), linux.security_context.unwrap());
         assert_eq!((resources.memory_limit_in_bytes, resources.cpu_quota), (1 << 20, 50_000));
@@ -292,7 +303,7 @@ mod tests {
         assert_eq!(mapping("--userns x"), one(0x7000_0000 + (15 << 16), 65_536));
         assert_eq!(mapping("--userns=100000 x"), one(100_000, 65_536));
         assert_eq!(mapping("--userns=1000:100000 x"), one(1000, 100_000));
-        let container = container(&parsed("--userns x"), Vec::new(), "x", 0);
+        let container = container(&parsed("--userns x"), vec![], ContainerMetadata::default(), String::new());
         let options = container.linux.unwrap().security_context.unwrap().namespace_options.unwrap();
         assert_eq!(options.userns_options, None, "its pod's");
     }
@@ -354,8 +365,9 @@ mod tests {
         let mut listing =
             Listing { pods: vec![], containers: vec![container(3, ContainerState::ContainerExited)] };
         let pod = PodSandbox::default();
-        assert_eq!(name_in(&listing, &pod, &parsed("x")).unwrap(), ("x".into(), 4));
-        assert_eq!(name_in(&listing, &pod, &parsed("--name y x")).unwrap(), ("y".into(), 0));
+        let metadata = |name: &str, attempt| ContainerMetadata { name: name.into(), attempt };
+        assert_eq!(name_in(&listing, &pod, &parsed("x")).unwrap(), metadata("x", 4));
+        assert_eq!(name_in(&listing, &pod, &parsed("--name y x")).unwrap(), metadata("y", 0));
         listing.containers.push(container(4, ContainerState::ContainerRunning));
         assert!(name_in(&listing, &pod, &parsed("x")).is_err());
     }

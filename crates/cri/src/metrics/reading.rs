@@ -87,7 +87,7 @@ impl Processes {
 
 /// The soft limit in `/proc/<pid>/limits`; `None` if it is unlimited.
 fn open_files_limit(pid: i32) -> Option<u64> {
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let limits = wharf_sys::fs::kernel_text(format!("/proc/{pid}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -11,7 +11,7 @@ use wharf_images::Store;
 use wharf_state::Layout;
 use wharf_sys::fs::is_program;
 
-use super::{Config, listening};
+use super::{Config, listening, pods};
 use crate::claims;
 use crate::listener::Listener;
 
@@ -29,6 +29,7 @@ impl Config {
             );
         }
         self.cgroups()?;
+        pods::check(self)?;
         let layout = Layout::new(self.state.clone(), self.root.clone());
         // The first start makes these.
         directory("root", &self.root.join("content"))?;
@@ -41,6 +42,7 @@ impl Config {
             ensure!(!is_other, "{key}: {} exists and is not a socket", path.display());
         }
         self.check_sockets()?;
+        pods::check(self)?;
         listening::check(self.streaming.address)?;
         let handlers = wharf_pods::Handlers::ask(self.handlers()?);
         let unusable: Vec<&str> = handlers.problems().collect();

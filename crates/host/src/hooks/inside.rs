@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, kernel_text, open_below};
 use wharf_sys::mount::{self, Attributes, Depth, OwnThread, Propagation};
-use wharf_sys::{Error, Result, process};
+use wharf_sys::{Error, Result, process, thread};
 use wharf_types::ContainerId;
 
 /// Does something where a container's hooks are executed; `root` is the directory for its root file system.
@@ -32,8 +32,7 @@ pub(super) fn with_container<T: Send>(
 ) -> Result<T> {
     let first = first_process(id, pid)?;
     // Namespaces and the working directory are the thread's own.
-    std::thread::scope(|scope| scope.spawn(|| visit(first.as_fd(), root, work)).join())
-        .unwrap_or_else(|_panic| Err(Error::new("unshare", "the thread of the hooks panicked", Errno::EIO)))
+    thread::apart(|| visit(first.as_fd(), root, work))
 }
 
 /// The first process of a container. The number may be another process's by now, which is in another cgroup.

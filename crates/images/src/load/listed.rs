@@ -1,6 +1,6 @@
 //! The images of an archive, with everything about them that is known before a layer is unpacked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_types::{Digest, Reference};
 
@@ -45,7 +45,7 @@ impl Listed {
 /// All images of an archive. One that is both an OCI layout and of Docker's form is read as the former, which has the
 /// manifests by which registries know its images.
 pub(super) fn images(spool: &Spool<'_>) -> Result<Vec<Listed>, LoadError> {
-    let listed = if spool.has(layout::MARK) && spool.has(layout::INDEX) {
+    let mut listed = if spool.has(layout::MARK) && spool.has(layout::INDEX) {
         layout::images(spool)?
     } else if spool.has(docker::MANIFEST) {
         docker::images(spool)?
@@ -56,6 +56,10 @@ pub(super) fn images(spool: &Spool<'_>) -> Result<Vec<Listed>, LoadError> {
         return Err(LoadError::NoImage);
     }
     check(&listed)?;
+    for image in &mut listed {
+        let mut told = BTreeSet::new();
+        image.names.retain(|name| told.insert(name.clone()));
+    }
     Ok(listed)
 }
 

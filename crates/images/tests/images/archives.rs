@@ -181,6 +181,19 @@ fn an_index_is_a_list_of_images_and_of_choices() {
 }
 
 #[test]
+fn a_name_that_is_repeated_is_told_once() {
+    let rig = Rig::new();
+    let mut files = docker("1");
+    let entry =
+        |tags: &[&str]| json!({ "Config": "config.json", "RepoTags": tags, "Layers": ["1/layer.tar"] });
+    let list = json!([entry(&["b:1", "a:1", "b:1"]), entry(&["docker.io/library/a:1", "c:1"])]);
+    files.put("manifest.json", list.to_string());
+    let loaded = load(&rig, &files.tar().end()).unwrap();
+    let names = ["docker.io/library/b:1", "docker.io/library/a:1", "docker.io/library/c:1"];
+    assert_eq!((loaded.len(), loaded[0].0.as_slice()), (1, &names.map(str::to_owned)[..]));
+}
+
+#[test]
 fn a_layer_that_images_share_may_be_a_link() {
     let rig = Rig::new();
     let mut files = docker("1");

@@ -25,8 +25,8 @@ const PAUSE_LIMIT: Duration = Duration::from_mins(1);
 /// How old the figure of a container in which nothing has run may be: somebody else may have written to its layer, such
 /// as a process of another container that shares its PID namespace.
 const STILL_AGE: Duration = Duration::from_mins(1);
-/// How long a thread measures at a stretch, and the last layer of it: a daemon that ends waits for both. Many containers fit, so that an idle node
-/// with many is seldom woken.
+/// How long a thread measures at a stretch, apart from the last layer: a daemon that ends waits for both. Many
+/// containers fit, so that an idle node with many is seldom woken.
 const STRETCH: Duration = Duration::from_millis(100);
 /// How long one container is measured in a round. With a larger layer, the next round goes on: no container keeps the
 /// others waiting, whatever it does to its layer.

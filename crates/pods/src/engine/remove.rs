@@ -41,9 +41,9 @@ impl Engine {
         blocking(move || cgroup.remove(PATIENCE).stage(STAGE)).await
     }
 
-    /// Removes the cgroup of a container that has ended, in the background. Otherwise what it has in the page cache would
-    /// stay charged to it, and whoever lists cgroups, such as cAdvisor, would take it for one that runs. If this fails,
-    /// the cgroup goes with the container.
+    /// Removes the cgroup of a container that has ended, in the background. Otherwise what it has in the page cache
+    /// would stay charged to it, and whoever lists cgroups, such as cAdvisor, would take it for one that runs. If this
+    /// fails, the cgroup goes with the container.
     pub(super) fn end_cgroup(self: &Arc<Self>, container: &Arc<Container>) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {

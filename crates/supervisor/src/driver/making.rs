@@ -31,8 +31,7 @@ impl Driver {
         let (streams, pipes) = pipes(plan.stdio.input)?;
         self.ensure_reaper(&plan)?;
         let place = self.place(&plan)?;
-        let cgroup = plan.cgroup.directory.as_ref().filter(|_| plan.runtime.is_none());
-        let cgroup = cgroup.map(|path| leaf::open_directory(path.as_path())).transpose()?;
+        let cgroup = birthplace(&plan)?;
         let pod = self.held.namespaces()?;
         let mut keep = streams.descriptors();
         keep.extend(place.process());
@@ -215,4 +214,10 @@ impl Driver {
 
 fn may_trace(plan: &Outline) -> bool {
     plan.process.capabilities.bounding & capability::SYS_PTRACE != 0
+}
+
+/// The unified cgroup in which a container's first process begins, if it is not another runtime's.
+fn birthplace(plan: &Outline) -> wharf_sys::Result<Option<OwnedFd>> {
+    let cgroup = plan.cgroup.directory.as_ref().filter(|_| plan.runtime.is_none());
+    cgroup.map(|path| leaf::open_directory(path.as_path())).transpose()
 }

@@ -14,8 +14,8 @@ use crate::clients::CLIENT_LIMIT;
 use crate::failure::Failure;
 use crate::link::RequestId;
 
-/// The most commands of a container that have not ended. By default wharfd runs fewer at a time; but it waits no longer for one
-/// that it has had killed, and a process may be in the kernel, or in a freezer, where nothing ends it.
+/// The most commands of a container that have not ended. By default wharfd runs fewer at a time; but it waits no longer
+/// for one that it has had killed, and a process may be in the kernel, or in a freezer, where nothing ends it.
 const EXEC_LIMIT: usize = 1024;
 
 impl Machine {
