@@ -220,16 +220,6 @@ mod tests {
     }
 
     #[test]
-    fn a_log_has_a_path_where_both_parts_are_named() {
-        let path = |directory, name: &str| {
-            let config = ContainerConfig { log_path: name.to_owned(), ..ContainerConfig::default() };
-            ContainerRecord { config, ..ContainerRecord::default() }.log_path(directory)
-        };
-        assert_eq!(path("/var/log/pods/x/", "main/0.log"), "/var/log/pods/x/main/0.log");
-        assert_eq!((path("", "0.log"), path("/x", "")), (String::new(), String::new()));
-    }
-
-    #[test]
     fn only_an_end_that_does_not_explain_itself_is_explained() {
         let mut record = ContainerRecord::default();
         assert_eq!(record.explanation(Exit::Code(1)), "");
