@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use wharf_tasks::PendingConnections;
 use wharf_types::StreamOptions;
 use wharf_types::chain;
 
@@ -22,7 +23,6 @@ use crate::error::SessionError;
 use crate::grant::{Grant, PortForwardGrant};
 use crate::hangup::Hangup;
 use crate::head::{self, Head, Refusal};
-use crate::pending::PendingConnections;
 use crate::port_forward::{self, Forwarder};
 use crate::remote_command;
 use crate::resize::{self, Sizes};

@@ -23,7 +23,6 @@ mod error;
 mod grant;
 mod hangup;
 mod head;
-mod pending;
 mod port_forward;
 mod pump;
 mod remote_command;
