@@ -56,6 +56,16 @@ impl Metrics {
         self.registry.register_collector(Box::new(Written(source)));
     }
 
+    /// The page as it is now, in the format of OpenMetrics.
+    ///
+    /// # Errors
+    /// A source could not write its figures.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
     /// Serves the page at `/metrics` of an address, until what this returns is dropped. An address that is taken is
     /// tried again until it is free.
     ///
