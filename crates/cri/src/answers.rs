@@ -11,8 +11,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as _, Frame};
 use tokio::time::Instant;
@@ -217,11 +217,7 @@ mod tests {
         counting(services, patience, &Calls::default()).await
     }
 
-    async fn counting<F>(
-        services: impl Fn() -> F + Send,
-        patience: &str,
-        calls: &Calls,
-    ) -> Response<Body>
+    async fn counting<F>(services: impl Fn() -> F + Send, patience: &str, calls: &Calls) -> Response<Body>
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
@@ -255,7 +251,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_end_of_a_call_is_counted_with_its_code() {
-        let whole = async |answer: Response<Body>| drop(BodyStream::new(answer.into_body()).collect::<Vec<_>>().await);
+        let whole = async |answer: Response<Body>| {
+            drop(BodyStream::new(answer.into_body()).collect::<Vec<_>>().await)
+        };
         let endless = || Response::new(Body::new(StreamBody::new(stream::pending::<Result<_, Status>>())));
         let failing = || {
             let frames = stream::iter([Err::<Frame<Bytes>, _>(Status::data_loss("x"))]);

@@ -3,7 +3,7 @@
 //! Each module below has the calls of one noun, and only they reach what the engine is made of. The changes: a pod's
 //! life is in `pod`, a container's in `create`, `lifecycle` and `remove`; what an earlier daemon left is taken over in
 //! `recovery`. Commands and clients of containers: `exec`, `exec_sync`, `interactive`, `port_forward`. What people ask:
-//! `usage`, `runtime_spec`. For each pod a task watches the supervisor (`supervision`) and notes what it reports;
+//! `usage`, `runtime_spec`, `census`. For each pod a task watches the supervisor (`supervision`) and notes what it reports;
 //! `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).
 
 use std::collections::HashSet;
@@ -32,6 +32,7 @@ use crate::events::Events;
 use crate::pod::Pod;
 use crate::table::Table;
 
+mod census;
 mod create;
 mod exec;
 mod exec_sync;
@@ -52,6 +53,7 @@ mod usage;
 
 use exec_sync::Commands;
 
+pub use census::{Census, PoolShare};
 pub use exec_sync::ExecOutput;
 pub use interactive::Interactive;
 pub use usage::{PodUsage, Traffic};
@@ -241,6 +243,17 @@ impl Engine {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// Notes that a listener was so slow that it missed this many events.
+    pub fn missed(&self, events: u64) {
+        self.events.missed(events);
+    }
+
+    /// How many listen to events, and how many events slow listeners have missed.
+    #[must_use]
+    pub fn listeners(&self) -> (usize, u64) {
+        self.events.listeners()
     }
 
     /// Ends the streams of events, because the daemon is about to exit.

@@ -15,7 +15,7 @@ mod pod;
 mod table;
 
 pub use container::Container;
-pub use engine::{Engine, ExecOutput, Interactive, Options, Parts, PodUsage, Traffic};
+pub use engine::{Census, Engine, ExecOutput, Interactive, Options, Parts, PodUsage, PoolShare, Traffic};
 pub use error::Error;
 pub use pod::Pod;
 pub use wharf_host::{AdditionsConfig, Extent, HandlerConfig, Handlers, Unready, check_supervisor};

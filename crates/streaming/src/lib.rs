@@ -41,4 +41,5 @@ pub use backend::{Backend, BackendError, Resize, Session};
 pub use error::Error;
 pub use grant::{AttachGrant, ExecGrant, PortForwardGrant};
 pub use server::{Config, Server, Urls};
+pub use sessions::OpenSessions;
 pub use tls::{TlsError, TlsFiles};

@@ -19,7 +19,7 @@ use crate::backend::Backend;
 use crate::connection::{self, Shared};
 use crate::error::Error;
 use crate::grant::{AttachGrant, ExecGrant, Grant, PortForwardGrant};
-use crate::sessions;
+use crate::sessions::{self, OpenSessions};
 use crate::tls::{Tls, TlsFiles};
 use crate::token::{PENDING_LIMIT, Tokens};
 
@@ -194,7 +194,16 @@ impl<B: Backend> Server<B> {
         let (tls, backend) = (tls.map(Arc::new), Arc::new(backend));
         let forwarded = Arc::new(Semaphore::new(config.forwards));
         let pending = PendingConnections::new(PENDING_PLACES);
-        let shared = Shared { config, tls, backend, tokens, sessions, forwarded, pending };
+        let shared = Shared {
+            config,
+            tls,
+            backend,
+            tokens,
+            sessions,
+            open: OpenSessions::default(),
+            forwarded,
+            pending,
+        };
         Ok(Self { listener, shared: Arc::new(shared), urls })
     }
 
@@ -202,6 +211,12 @@ impl<B: Backend> Server<B> {
     #[must_use]
     pub fn urls(&self) -> Urls {
         self.urls.clone()
+    }
+
+    /// How many sessions are open from now on.
+    #[must_use]
+    pub fn open(&self) -> OpenSessions {
+        self.shared.open.clone()
     }
 
     /// Serves until `shutdown` resolves. Then every session is told to end and has a few seconds to do so.

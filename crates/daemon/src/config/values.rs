@@ -33,6 +33,7 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     level(&config.log.level)?;
     network(&config.network)?;
     tls(&config.streaming)?;
+    metrics(config)?;
     config.streaming().check().context("streaming")
 }
 
@@ -151,6 +152,18 @@ fn network(network: &Network) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn metrics(config: &Config) -> anyhow::Result<()> {
+    let Some(address) = config.metrics.address()? else { return Ok(()) };
+    ensure!(
+        address.port() != 0,
+        "metrics.address: port 0 would be another one with each start: choose one, such as {}",
+        super::Metrics::USUAL_PORT
+    );
+    let streaming = config.streaming.address;
+    ensure!(address != streaming, "metrics.address: {address} is also in `streaming.address`");
+    Ok(())
+}
+
 fn tls(streaming: &Streaming) -> anyhow::Result<()> {
     let files = [&streaming.tls_certificate, &streaming.tls_key, &streaming.tls_client_authorities];
     let given = files.iter().filter(|file| !file.as_os_str().is_empty()).count();
@@ -189,6 +202,13 @@ mod tests {
             ("streaming.tls_key = \"/k\"", "belong together"),
             ("streaming.address = \"192.0.2.1:1\"", "needs TLS"),
             ("streaming.address = \"0.0.0.0:1\"", "streaming"),
+            ("metrics.address = \"localhost:9\"", "metrics.address: \"localhost:9\" is no address and port"),
+            ("metrics.address = \"127.0.0.1\"", "metrics.address"),
+            ("metrics.address = \"127.0.0.1:0\"", "metrics.address: port 0"),
+            (
+                "metrics.address = \"127.0.0.1:9\"\nstreaming.address = \"127.0.0.1:9\"",
+                "metrics.address: 127.0.0.1:9 is also in `streaming.address`",
+            ),
             ("root = \"/\"", "root: wharf closes this directory"),
             (
                 "nri.socket = \"/run/wharf/wharf.sock\"",
