@@ -3,6 +3,7 @@
 
 mod page;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,10 +20,21 @@ use page::Page;
 /// Each test has its own loopback.
 const ADDRESS: &str = "127.0.0.1:10213";
 
+/// What no panel shows.
+const OFF_THE_BOARD: [&str; 6] = [
+    "process_virtual_memory_bytes",
+    "wharf_image_pulls_started",
+    "wharf_image_store_inodes",
+    "wharf_image_sweep_freed_bytes",
+    "wharf_image_sweep_last_failure_timestamp_seconds",
+    "wharf_pool_threads_limit",
+];
+
 const RUNTIME: &str = "runtime.v1.RuntimeService";
 const IMAGES: &str = "runtime.v1.ImageService";
 
-fn turn_on(dir: &Path) {
+/// Has the daemon that starts in a directory serve metrics.
+pub(crate) fn turn_on(dir: &Path) {
     fs::create_dir(dir.join("config.toml.d")).unwrap();
     let text = format!("[metrics]\naddress = \"{ADDRESS}\"\n");
     fs::write(dir.join("config.toml.d/metrics.toml"), text).unwrap();
@@ -38,7 +50,8 @@ async fn ask(request: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-async fn scrape() -> Page {
+/// Reads the page.
+pub(crate) async fn scrape() -> Page {
     let request = "GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;version=1.0.0";
     let (head, body) = ask(request).await;
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
@@ -109,6 +122,34 @@ fn figures_rise_with_what_happens() {
         let last = shows("the pod is gone", |page| page.all("wharf_pods") == 0.0).await;
         assert_eq!((last.all("wharf_containers"), last.all("wharf_supervisors")), (0.0, 0.0));
         process_is_shown(world, &last);
+    });
+}
+
+#[test]
+fn every_figure_of_the_board_is_on_the_page() {
+    run_on(turn_on, async |_world| {
+        let board = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/grafana.json");
+        let board: serde_json::Value = serde_json::from_str(&fs::read_to_string(board).unwrap()).unwrap();
+        let page = scrape().await;
+        let panels = board["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
+        let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+        let mut used = BTreeSet::new();
+        for target in targets {
+            let query = target["expr"].as_str().unwrap();
+            let words = query.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+            used.extend(words.filter(|word| word.starts_with("wharf_") || word.starts_with("process_")));
+        }
+        let family = |name: &str| {
+            let ends = ["_total", "_bucket", "_info", ""].into_iter();
+            { ends }
+                .filter_map(|end| name.strip_suffix(end))
+                .find_map(|name| page.families.get_key_value(name))
+        };
+        let unknown: Vec<_> = used.iter().filter(|name| family(name).is_none()).collect();
+        assert_eq!(unknown, Vec::<&&str>::new());
+        let shown: BTreeSet<_> = used.iter().filter_map(|name| Some(family(name)?.0.as_str())).collect();
+        let missing: Vec<_> = page.families.keys().filter(|name| !shown.contains(name.as_str())).collect();
+        assert_eq!(missing, OFF_THE_BOARD);
     });
 }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The samples of a page.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Page {
+pub(crate) struct Page {
     samples: BTreeMap<Key, f64>,
     /// The kind of each family.
-    pub(super) families: BTreeMap<String, String>,
+    pub(crate) families: BTreeMap<String, String>,
 }
 
 /// A name, and the labels in their order.
@@ -22,7 +22,7 @@ struct Family {
 }
 
 impl Page {
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let body = text.strip_suffix("# EOF\n").expect("it ends with # EOF");
         let (mut samples, mut families, mut family) = (BTreeMap::new(), BTreeMap::new(), Family::default());
         for line in body.lines() {
@@ -42,24 +42,24 @@ impl Page {
     }
 
     /// The sample with a name and just these labels.
-    pub(super) fn of(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    pub(crate) fn of(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         self.samples.get(&(name.to_owned(), labels)).copied()
     }
 
     /// The sum of all samples with a name.
-    pub(super) fn all(&self, name: &str) -> f64 {
+    pub(crate) fn all(&self, name: &str) -> f64 {
         self.samples.iter().filter(|((of, _), _)| of == name).map(|(_, value)| value).sum()
     }
 
     /// All values of labels, apart from the ends of ranges.
-    pub(super) fn values(&self) -> BTreeSet<&str> {
+    pub(crate) fn values(&self) -> BTreeSet<&str> {
         let labels = self.samples.keys().flat_map(|(_, labels)| labels);
         labels.filter(|(key, _)| key != "le").map(|(_, value)| value.as_str()).collect()
     }
 
     /// Counters of an earlier page that have gone down or away.
-    pub(super) fn decreased(&self, earlier: &Self) -> Vec<String> {
+    pub(crate) fn decreased(&self, earlier: &Self) -> Vec<String> {
         let counts =
             |name: &str| ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end));
         let before = earlier.samples.iter().filter(|((name, _), _)| counts(name));
