@@ -10,8 +10,10 @@ pub(crate) struct Page {
     pub(crate) families: BTreeMap<String, String>,
 }
 
+type Labels = Vec<(String, String)>;
+
 /// A name, and the labels in their order.
-type Key = (String, Vec<(String, String)>);
+type Key = (String, Labels);
 
 /// A family whose samples come next.
 #[derive(Debug, Default)]
@@ -69,7 +71,7 @@ impl Page {
 
     /// The ranges of a histogram are ordered, count up, and end with all.
     fn check(&self, name: &str) {
-        let mut ranges: BTreeMap<Vec<(String, String)>, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut ranges: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
         for ((of, labels), value) in &self.samples {
             if *of == format!("{name}_bucket") {
                 let (mut labels, at) = (labels.clone(), labels.iter().position(|(key, _)| key == "le"));
@@ -146,7 +148,7 @@ fn sample(line: &str) -> (Key, f64) {
         assert!(read.iter().all(|(other, _)| other != key), "{line:?}");
         read.push((key.to_owned(), value.to_owned()));
         left = rest.strip_prefix(',').unwrap_or(rest);
-        assert!(left.is_empty() == !rest.starts_with(','), "{line:?}");
+        assert!(left.is_empty() != rest.starts_with(','), "{line:?}");
     }
     assert!(is_name(name), "{line:?}");
     ((name.to_owned(), read), value)
