@@ -10,7 +10,7 @@
 mod redacted;
 
 /// All calls of all services, each with the full name of its service.
-pub const CALLS: &[(&str, &str)] = include!("calls.rs");
+pub const CALLS: &[(&str, &str)] = include!("calls/generated.rs");
 
 /// The messages and services of package `runtime.v1`.
 ///

@@ -133,7 +133,7 @@ fn checked_in_bindings_are_current() {
     let bless = std::env::var_os("WHARF_BLESS").is_some_and(|value| value == "1");
     let mut stale = Vec::new();
     let bindings = BINDINGS.iter().map(|binding| (binding.out, generate(binding)));
-    for (out, new) in bindings.chain([("crates/cri-api/src/calls.rs", calls())]) {
+    for (out, new) in bindings.chain([("crates/cri-api/src/calls/generated.rs", calls())]) {
         let path = root().join(out);
         if bless {
             fs::write(&path, &new).unwrap_or_else(|error| panic!("{out}: {error}"));

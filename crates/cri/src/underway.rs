@@ -1,5 +1,5 @@
-//! Which calls a daemon that is to end still waits for: those that had begun by then. It serves later ones meanwhile, but
-//! does not wait for them, because there may always be some.
+//! Which calls a daemon that is to end still waits for: those that had begun by then. It serves later ones meanwhile,
+//! but does not wait for them, because there may always be some.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};

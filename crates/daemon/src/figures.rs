@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use wharf_images::Store;
 use wharf_metrics::{Page, Source};
-use wharf_pods::{BLOCKING_THREADS, Engine};
+use wharf_pods::{BLOCKING_THREADS, Container, Engine, Load, Pod, STANDINGS};
 use wharf_registry::Puller;
 use wharf_streaming::OpenSessions;
+use wharf_types::ContainerState;
 
 /// The parts that have figures.
 #[derive(Debug)]
@@ -23,37 +24,58 @@ pub(crate) struct Figures {
 
 impl Source for Figures {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
-        self.pods(page)?;
-        self.clients(page)?;
+        let load = self.engine.load();
+        self.pods(page, &load)?;
+        self.clients(page, &load)?;
         self.pulls(page)?;
         self.store(page)?;
-        self.threads(page)
+        self.threads(page, &load)
+    }
+}
+
+/// How many there are of each of these words.
+fn count<'w, const N: usize>(
+    words: [&'w str; N],
+    all: impl IntoIterator<Item = &'w str>,
+) -> [(&'w str, usize); N] {
+    let mut counts = words.map(|word| (word, 0));
+    for one in all {
+        counts.iter_mut().filter(|(word, _)| *word == one).for_each(|(_, count)| *count += 1);
+    }
+    counts
+}
+
+fn readiness(pod: &Pod) -> &'static str {
+    if pod.is_ready() { "ready" } else { "not_ready" }
+}
+
+fn state(container: &Container) -> &'static str {
+    match container.known() {
+        Some(ContainerState::Created) => "created",
+        Some(ContainerState::Running { .. }) => "running",
+        Some(ContainerState::Exited { .. }) => "exited",
+        // Its supervisor has yet to say it.
+        None => "unknown",
     }
 }
 
 impl Figures {
-    fn pods(&self, page: &mut Page<'_>) -> fmt::Result {
-        let census = self.engine.census();
-        let pods = [("ready", census.ready_pods), ("not_ready", census.unready_pods)];
+    fn pods(&self, page: &mut Page<'_>, load: &Load) -> fmt::Result {
+        let (all, containers) = (self.engine.pods(), self.engine.containers());
+        let pods = count(["ready", "not_ready"], all.iter().map(|pod| readiness(pod)));
         page.gauges(("wharf_pods", "state"), "Pods", pods)?;
-        let containers = [
-            ("created", census.created),
-            ("running", census.running),
-            ("exited", census.exited),
-            ("unknown", census.unknown),
-        ];
+        let states = ["created", "running", "exited", "unknown"];
+        let containers = count(states, containers.iter().map(|container| state(container)));
         page.gauges(("wharf_containers", "state"), "Containers", containers)?;
-        let supervisors =
-            [("connected", census.connected), ("silent", census.silent), ("connecting", census.connecting)];
+        let supervisors = count(STANDINGS, all.iter().filter_map(|pod| pod.standing()));
         let help = "Supervisors of pods, by what wharfd hears of them";
         page.gauges(("wharf_supervisors", "contact"), help, supervisors)?;
-        let making = self.engine.in_the_making();
-        page.gauge("wharf_creations_in_progress", "Pods and containers that are being made", making)
+        let help = "Pods and containers that are being made";
+        page.gauge("wharf_creations_in_progress", help, load.in_the_making)
     }
 
-    fn clients(&self, page: &mut Page<'_>) -> fmt::Result {
-        let commands = self.engine.exec_syncs();
-        page.gauge("wharf_exec_syncs_in_progress", "Commands of ExecSync that run", commands)?;
+    fn clients(&self, page: &mut Page<'_>, load: &Load) -> fmt::Result {
+        page.gauge("wharf_exec_syncs_in_progress", "Commands of ExecSync that run", load.exec_syncs)?;
         let help = "Open sessions of exec, attach and port-forward";
         page.gauges(("wharf_streaming_sessions", "kind"), help, self.sessions.counts())?;
         let (listeners, missed) = self.engine.listeners();
@@ -96,12 +118,11 @@ impl Figures {
         page.gauge("wharf_image_sweep_last_failure_timestamp_seconds", help, seconds(sweeps.failed_at_ns))
     }
 
-    fn threads(&self, page: &mut Page<'_>) -> fmt::Result {
-        let shares = self.engine.pool_shares();
-        let used = shares.map(|share| (share.work, share.used));
+    fn threads(&self, page: &mut Page<'_>, load: &Load) -> fmt::Result {
+        let used = load.pool.map(|(work, used, _limit)| (work, used));
         let help = "Threads of the pool that work has which may be stuck";
         page.gauges(("wharf_pool_places_used", "work"), help, used)?;
-        let limits = shares.map(|share| (share.work, share.limit));
+        let limits = load.pool.map(|(work, _used, limit)| (work, limit));
         page.gauges(("wharf_pool_places_limit", "work"), "The most that it may have", limits)?;
         page.gauge("wharf_pool_threads_limit", "The most threads of the pool", BLOCKING_THREADS)?;
         let runtime = self.runtime.metrics();
@@ -115,4 +136,14 @@ impl Figures {
 #[expect(clippy::cast_precision_loss, reason = "it is shown in seconds")]
 fn seconds(ns: i64) -> f64 {
     ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_is_counted_and_so_is_what_never_came() {
+        assert_eq!(count(["a", "b", "c"], ["b", "a", "b"]), [("a", 1), ("b", 2), ("c", 0)]);
+    }
 }

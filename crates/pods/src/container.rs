@@ -206,7 +206,7 @@ impl Container {
     }
 
     /// The state, if it is known. Code that decides by it calls [`Pod::state_of`].
-    pub(crate) fn known(&self) -> Option<ContainerState> {
+    pub fn known(&self) -> Option<ContainerState> {
         self.state.borrow().clone()
     }
 

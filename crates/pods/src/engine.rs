@@ -3,8 +3,8 @@
 //! Each module below has the calls of one noun, and only they reach what the engine is made of. The changes: a pod's
 //! life is in `pod`, a container's in `create`, `lifecycle` and `remove`; what an earlier daemon left is taken over in
 //! `recovery`. Commands and clients of containers: `exec`, `exec_sync`, `interactive`, `port_forward`. What people ask:
-//! `usage`, `runtime_spec`, `census`. For each pod a task watches the supervisor (`supervision`) and notes what it reports;
-//! `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).
+//! `usage`, `runtime_spec`, `load`. For each pod a task watches the supervisor (`supervision`) and notes what it
+//! reports; `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -32,7 +32,6 @@ use crate::events::Events;
 use crate::pod::Pod;
 use crate::table::Table;
 
-mod census;
 mod create;
 mod exec;
 mod exec_sync;
@@ -40,6 +39,7 @@ mod hooks;
 mod housekeeping;
 mod interactive;
 mod lifecycle;
+mod load;
 mod plugins;
 mod pod;
 mod port_forward;
@@ -53,9 +53,9 @@ mod usage;
 
 use exec_sync::Commands;
 
-pub use census::{Census, PoolShare};
 pub use exec_sync::ExecOutput;
 pub use interactive::Interactive;
+pub use load::Load;
 pub use usage::{PodUsage, Traffic};
 
 /// The engine's configuration.
