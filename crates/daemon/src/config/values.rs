@@ -160,7 +160,11 @@ fn metrics(config: &Config) -> anyhow::Result<()> {
         super::Metrics::USUAL_PORT
     );
     let streaming = config.streaming.address;
-    ensure!(address != streaming, "metrics.address: {address} is also in `streaming.address`");
+    let is_same = address.ip() == streaming.ip() || address.ip().is_unspecified();
+    ensure!(
+        address.port() != streaming.port() || !is_same,
+        "metrics.address: the port of {address} is also in `streaming.address`"
+    );
     Ok(())
 }
 
@@ -207,7 +211,11 @@ mod tests {
             ("metrics.address = \"127.0.0.1:0\"", "metrics.address: port 0"),
             (
                 "metrics.address = \"127.0.0.1:9\"\nstreaming.address = \"127.0.0.1:9\"",
-                "metrics.address: 127.0.0.1:9 is also in `streaming.address`",
+                "metrics.address: the port of 127.0.0.1:9 is also in `streaming.address`",
+            ),
+            (
+                "metrics.address = \"0.0.0.0:9\"\nstreaming.address = \"127.0.0.1:9\"",
+                "metrics.address: the port of 0.0.0.0:9 is also in",
             ),
             ("root = \"/\"", "root: wharf closes this directory"),
             (
@@ -249,7 +257,11 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_can_be() {
+    fn the_defaults_can_be_and_so_can_metrics_for_everybody() {
         check(&Config::default()).unwrap();
+        for address in ["127.0.0.1:10213", "0.0.0.0:10213", "[::]:10213", "[::1]:10213"] {
+            let config: Config = toml::from_str(&format!("metrics.address = \"{address}\"")).unwrap();
+            check(&config).unwrap();
+        }
     }
 }
