@@ -14,6 +14,7 @@ use wharf_cri_api::v1::GetEventsRequest;
 
 use crate::place;
 use crate::streams::{OUTPUT, SPEECHES, Session};
+use crate::wedge::Supervisor;
 use crate::world::{World, run, run_on, until};
 use page::Page;
 
@@ -191,6 +192,30 @@ fn streams_and_sessions_are_in_flight_until_they_end() {
         .await;
         assert_eq!(calls(&closed, RUNTIME, "GetContainerEvents", "Canceled"), 1.0);
         assert_eq!(closed.all("wharf_event_listeners"), 0.0);
+    });
+}
+
+#[test]
+fn what_does_not_respond_is_seen() {
+    run_on(turn_on, async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("stuck")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let contact = |page: &Page, word| page.of("wharf_supervisors", &[("contact", word)]).unwrap();
+        assert_eq!(contact(&scrape().await, "connected"), 1.0);
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
+        let (caller, of) = (client.clone(), id.clone());
+        let exec = tokio::spawn(async move { caller.exec(&of, "true", 1).await });
+        let waits = shows("the command is in flight", |page| in_flight(page, "ExecSync") == 1.0).await;
+        assert_eq!(waits.all("wharf_exec_syncs_in_progress"), 1.0);
+        exec.await.unwrap().unwrap_err();
+        let silent = shows("the supervisor is silent", |page| contact(page, "silent") == 1.0).await;
+        assert_eq!(contact(&silent, "connected"), 0.0);
+        assert_eq!(calls(&silent, RUNTIME, "ExecSync", "Unavailable"), 1.0);
+        supervisor.go_on();
+        assert_eq!(client.output(&id, "echo still").await, "still");
+        shows("the supervisor responds", |page| contact(page, "connected") == 1.0).await;
     });
 }
 
