@@ -205,7 +205,7 @@ impl Container {
         Error::State { what: "container", id: self.id.to_string(), state }
     }
 
-    /// The state, if it is known. Code that decides by it calls [`Pod::state_of`].
+    /// The state, if it is known. Code that decides by it calls `Pod::state_of`.
     pub fn known(&self) -> Option<ContainerState> {
         self.state.borrow().clone()
     }
