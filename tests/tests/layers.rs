@@ -22,6 +22,7 @@ const LEVELS: &[&[&str]] = &[
     &["isolation", "cgroup", "snapshots", "images", "network"],
     &[
         "tasks",
+        "metrics",
         "planner",
         "records",
         "host",
@@ -66,6 +67,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("registry", "tasks"),
     // For its tests.
     ("registry", "test-registry"),
+    // Its connections are limited in number as those for sessions are.
+    ("metrics", "tasks"),
     // Its sessions are limited in number like everything that clients begin.
     ("streaming", "tasks"),
     // Only a profile that can be planned with is kept.
@@ -75,9 +78,12 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("cri", "records"),
     ("cri", "registry"),
     ("cri", "streaming"),
+    // Each call is counted where it gets its answer.
+    ("cri", "metrics"),
     // An archive of images waits for its client in a thread of its own.
     ("cri", "tasks"),
     ("daemon", "cri"),
+    ("daemon", "metrics"),
     ("daemon", "nri"),
     // The defaults for requests are part of the configuration, and whether they are right is decided there.
     ("daemon", "planner"),

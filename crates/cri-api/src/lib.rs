@@ -9,6 +9,9 @@
 
 mod redacted;
 
+/// All calls of all services, each with the full name of its service.
+pub const CALLS: &[(&str, &str)] = include!("calls/generated.rs");
+
 /// The messages and services of package `runtime.v1`.
 ///
 /// Maps are `BTreeMap`, so the encoding of equal messages is equal. Enum fields are `i32` as on the wire:

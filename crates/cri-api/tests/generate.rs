@@ -95,6 +95,23 @@ fn generate(binding: &Binding) -> String {
     fs::read_to_string(dir.path().join(format!("{package}.rs"))).expect("one file per package")
 }
 
+/// The list of the calls of all services, as text.
+fn calls() -> String {
+    let mut text = "&[\n".to_owned();
+    for binding in BINDINGS.iter().filter(|binding| binding.services == Services::Both) {
+        let descriptors = protox::compile([binding.proto], [root().join("proto")])
+            .unwrap_or_else(|error| panic!("proto/{}: {error:?}", binding.proto));
+        let file = descriptors.file.last().expect("the proto itself comes last");
+        for service in &file.service {
+            for method in &service.method {
+                let (package, service, method) = (file.package(), service.name(), method.name());
+                text += &format!("    (\"{package}.{service}\", \"{method}\"),\n");
+            }
+        }
+    }
+    text + "]\n"
+}
+
 /// The number and both versions of the first line that differs.
 fn first_difference(old: &str, new: &str) -> Option<String> {
     let (mut old, mut new) = (old.lines(), new.lines());
@@ -115,15 +132,15 @@ fn first_difference(old: &str, new: &str) -> Option<String> {
 fn checked_in_bindings_are_current() {
     let bless = std::env::var_os("WHARF_BLESS").is_some_and(|value| value == "1");
     let mut stale = Vec::new();
-    for binding in BINDINGS {
-        let new = generate(binding);
-        let path = root().join(binding.out);
+    let bindings = BINDINGS.iter().map(|binding| (binding.out, generate(binding)));
+    for (out, new) in bindings.chain([("crates/cri-api/src/calls/generated.rs", calls())]) {
+        let path = root().join(out);
         if bless {
-            fs::write(&path, &new).unwrap_or_else(|error| panic!("{}: {error}", binding.out));
+            fs::write(&path, &new).unwrap_or_else(|error| panic!("{out}: {error}"));
         }
         let old = fs::read_to_string(&path).unwrap_or_default();
         if let Some(difference) = first_difference(&old, &new) {
-            stale.push(format!("{} is not what proto/{} gives, {difference}", binding.out, binding.proto));
+            stale.push(format!("{out} is not what its proto gives, {difference}"));
         }
     }
     assert!(

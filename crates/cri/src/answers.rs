@@ -1,5 +1,5 @@
-//! What holds for the response to every call of every service: it arrives before the client gives up, and it has a
-//! status.
+//! What holds for the response to every call of every service: it arrives before the client gives up, it has a status,
+//! and it is counted.
 //!
 //! By itself, the gRPC library responds to a client's deadline that expires first in the server with CANCELLED, where
 //! the protocol demands DEADLINE_EXCEEDED; it does not end a stream at its deadline; and when a handler panics, it
@@ -7,19 +7,20 @@
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyStream, StreamBody};
 use hyper::body::{Body as _, Frame};
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::codegen::Bytes;
+use tonic::{Code, Status};
 use tower::Service;
+use wharf_metrics::{Call, Calls};
 
 use crate::status::{self, Fault};
 use crate::underway::Underway;
@@ -33,13 +34,14 @@ const HEAD_START: Duration = Duration::from_millis(10);
 pub struct Answers<S> {
     services: S,
     underway: Underway,
+    calls: Calls,
 }
 
 impl<S> Answers<S> {
-    /// Wraps the services, whose calls are known from then on.
+    /// Wraps the services, whose calls are known and counted from then on.
     #[must_use]
-    pub fn of(services: S, underway: Underway) -> Self {
-        Self { services, underway }
+    pub fn of(services: S, underway: Underway, calls: Calls) -> Self {
+        Self { services, underway, calls }
     }
 }
 
@@ -59,18 +61,17 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let deadline = deadline(request.headers());
         let ticket = self.underway.begin();
+        let call = self.calls.begin(request.uri().path());
         let answer = AssertUnwindSafe(self.services.call(request)).catch_unwind();
         Box::pin(async move {
             let _ticket = ticket;
             let answered = tokio::select! {
                 biased;
                 answered = answer => answered,
-                () = passed(deadline) => return Ok(overdue().into_http()),
+                () = passed(deadline) => Ok(Ok(overdue().into_http())),
             };
-            match answered {
-                Ok(answer) => answer.map(|response| response.map(|body| until(deadline, body))),
-                Err(_panic) => Ok(status::of(Fault::Panicked).into_http()),
-            }
+            let answer = answered.unwrap_or_else(|_panic| Ok(status::of(Fault::Panicked).into_http()))?;
+            Ok(counted(answer, deadline, call))
         })
     }
 }
@@ -112,25 +113,69 @@ fn overdue() -> Status {
     status::of(Fault::Overdue)
 }
 
-/// A body that ends at the deadline, with the status that says so. A body that has already ended stays as it is: its
-/// status is in its headers.
-fn until(deadline: Option<Instant>, body: Body) -> Body {
-    if deadline.is_none() || body.is_end_stream() {
-        return body;
+/// An answer whose body ends at the deadline, with the status that says so, and whose end is counted. A body that has
+/// already ended stays as it is: its status is in its headers.
+fn counted(answer: Response<Body>, deadline: Option<Instant>, mut call: Call) -> Response<Body> {
+    call.answered();
+    if answer.body().is_end_stream() {
+        call.ended(code(answer.headers()));
+        return answer;
     }
-    let parts = (BodyStream::new(body), Box::pin(passed(deadline)));
-    let frames = stream::unfold(Some(parts), async |parts| {
-        let (mut frames, mut passed) = parts?;
-        tokio::select! {
-            biased;
-            frame = frames.next() => Some((frame?, Some((frames, passed)))),
-            () = &mut passed => Some((trailers(&overdue()), None)),
-        }
-    });
-    Body::new(StreamBody::new(frames))
+    let passed = deadline.map(|at| Box::pin(passed(Some(at))) as BoxFuture<'static, ()>);
+    answer.map(|body| Body::new(Rest { body: Some(body), passed, call }))
 }
 
-fn trailers(status: &Status) -> Result<Frame<tonic::codegen::Bytes>, Status> {
+/// What is left of an answer. If nobody wants it any more, its call was given up.
+struct Rest {
+    body: Option<Body>,
+    /// Resolves at the deadline.
+    passed: Option<BoxFuture<'static, ()>>,
+    call: Call,
+}
+
+impl hyper::body::Body for Rest {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { body, passed, call } = &mut *self;
+        let Some(frames) = body else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(frames).poll_frame(context) {
+            match &frame {
+                Some(Ok(frame)) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        call.ended(code(trailers));
+                    }
+                }
+                Some(Err(status)) => call.ended(status.code()),
+                None => call.ended(Code::Unknown),
+            }
+            return Poll::Ready(frame);
+        }
+        match passed.as_mut().map(|passed| passed.as_mut().poll(context)) {
+            Some(Poll::Ready(())) => {
+                *body = None;
+                call.ended(Code::DeadlineExceeded);
+                Poll::Ready(Some(trailers(&overdue())))
+            }
+            Some(Poll::Pending) | None => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+    }
+}
+
+/// The status in headers or trailers.
+fn code(headers: &HeaderMap) -> Code {
+    headers.get("grpc-status").map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()))
+}
+
+fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
     let mut trailers = HeaderMap::new();
     status.add_header(&mut trailers)?;
     Ok(Frame::trailers(trailers))
@@ -139,6 +184,9 @@ fn trailers(status: &Status) -> Result<Frame<tonic::codegen::Bytes>, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::{StreamExt as _, stream};
+    use http_body_util::{BodyStream, StreamBody};
+    use wharf_metrics::Metrics;
 
     #[test]
     fn timeouts_are_read_as_they_are_written() {
@@ -166,12 +214,84 @@ mod tests {
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
+        counting(services, patience, &Calls::default()).await
+    }
+
+    async fn counting<F>(services: impl Fn() -> F + Send, patience: &str, calls: &Calls) -> Response<Body>
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let handler = tower::service_fn(|_request| {
             let answer = services();
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
-        let request = Request::builder().header("grpc-timeout", patience).body(Body::empty()).unwrap();
-        Answers::of(handler, Underway::new().0).call(request).await.unwrap()
+        let request = Request::builder().uri("http://x/runtime.v1.RuntimeService/Version");
+        let request = request.header("grpc-timeout", patience).body(Body::empty()).unwrap();
+        Answers::of(handler, Underway::new().0, calls.clone()).call(request).await.unwrap()
+    }
+
+    /// An answer of one message, and a status if there is one.
+    fn message(code: Option<Code>) -> Response<Body> {
+        let data = Ok::<_, Status>(Frame::data(Bytes::from_static(b"x")));
+        let status = code.map(|code| trailers(&Status::new(code, "")));
+        Response::new(Body::new(StreamBody::new(stream::iter([data].into_iter().chain(status)))))
+    }
+
+    /// What is counted of calls by their codes, and the number of those in flight.
+    fn counts(metrics: &Metrics) -> (Vec<(String, u64)>, u64) {
+        let text = metrics.text().unwrap();
+        let value = |line: &str| line.rsplit_once(' ')?.1.parse::<u64>().ok();
+        let lines = |name: &'static str| text.lines().filter(move |line| line.starts_with(name));
+        let codes = lines("wharf_cri_calls_total{").filter_map(|line| {
+            let code = line.split_once("code=\"")?.1.split_once('"')?.0;
+            Some((code.to_owned(), value(line)?))
+        });
+        (codes.collect(), lines("wharf_cri_calls_in_flight{").filter_map(value).sum())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_end_of_a_call_is_counted_with_its_code() {
+        let whole = async |answer: Response<Body>| {
+            drop(BodyStream::new(answer.into_body()).collect::<Vec<_>>().await)
+        };
+        let endless = || Response::new(Body::new(StreamBody::new(stream::pending::<Result<_, Status>>())));
+        let failing = || {
+            let frames = stream::iter([Err::<Frame<Bytes>, _>(Status::data_loss("x"))]);
+            Response::new(Body::new(StreamBody::new(frames)))
+        };
+        type Handler = Box<dyn Fn() -> BoxFuture<'static, Response<Body>> + Send>;
+        let rows: [(&str, Handler); 8] = [
+            ("OK", Box::new(|| async { message(Some(Code::Ok)) }.boxed())),
+            ("NotFound", Box::new(|| async { Status::not_found("x").into_http() }.boxed())),
+            ("Aborted", Box::new(|| async { message(Some(Code::Aborted)) }.boxed())),
+            ("Unknown", Box::new(|| async { message(None) }.boxed())),
+            ("DataLoss", Box::new(move || async move { failing() }.boxed())),
+            ("DeadlineExceeded", Box::new(|| std::future::pending().boxed())),
+            ("DeadlineExceeded", Box::new(move || async move { endless() }.boxed())),
+            ("Internal", Box::new(|| async { panic!("on purpose") }.boxed())),
+        ];
+        for (code, handler) in rows {
+            let metrics = Metrics::new("");
+            whole(counting(handler, "50m", &metrics.calls()).await).await;
+            assert_eq!(counts(&metrics), (vec![(code.to_owned(), 1)], 0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_in_flight_until_its_end_or_its_clients() {
+        let metrics = Metrics::new("");
+        let endless =
+            async || Response::new(Body::new(StreamBody::new(stream::pending::<Result<_, Status>>())));
+        let answer = counting(endless, "1H", &metrics.calls()).await;
+        assert_eq!(counts(&metrics), (vec![], 1));
+        drop(answer);
+        assert_eq!(counts(&metrics), (vec![("Canceled".to_owned(), 1)], 0));
+        let calls = metrics.calls();
+        let mut waiting = Box::pin(counting(std::future::pending, "1H", &calls));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!(counts(&metrics).1, 1);
+        drop(waiting);
+        assert_eq!(counts(&metrics), (vec![("Canceled".to_owned(), 2)], 0));
     }
 
     fn status(headers: &HeaderMap) -> Option<tonic::Code> {
@@ -199,12 +319,7 @@ mod tests {
         let error = answer(async || Status::not_found("x").into_http(), "50m").await;
         assert!(error.body().is_end_stream(), "its status is among the headers, so nothing may follow");
         assert_eq!(status(error.headers()), Some(tonic::Code::NotFound));
-        let one = async || {
-            let frames =
-                stream::iter([Ok::<_, Status>(Frame::data(tonic::codegen::Bytes::from_static(b"x")))]);
-            Response::new(Body::new(StreamBody::new(frames)))
-        };
-        let whole = answer(one, "50m").await;
+        let whole = answer(async || message(None), "50m").await;
         let frames: Vec<_> = BodyStream::new(whole.into_body()).collect().await;
         assert_eq!(frames.len(), 1);
     }

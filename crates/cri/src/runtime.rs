@@ -11,6 +11,7 @@ use futures_util::Stream;
 use tokio_stream::StreamExt;
 use tokio_stream::iter;
 use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tonic::{Request, Response, Status};
 use wharf_cgroup::Driver;
 use wharf_cri_api::v1::runtime_service_server::RuntimeService;
@@ -487,8 +488,12 @@ impl RuntimeService for Runtime {
         _request: Request<GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
         let events = BroadcastStream::new(self.engine.subscribe());
-        let lagged = |_| status::of(Fault::EventsLost);
-        Ok(Response::new(Box::pin(events.map(move |event| event.map(view::event).map_err(lagged)))))
+        let engine = Arc::clone(&self.engine);
+        let lagged = move |BroadcastStreamRecvError::Lagged(events)| {
+            engine.missed(events);
+            status::of(Fault::EventsLost)
+        };
+        Ok(Response::new(Box::pin(events.map(move |event| event.map(view::event).map_err(&lagged)))))
     }
 
     async fn update_pod_sandbox_resources(

@@ -57,6 +57,7 @@ pub(crate) struct Config {
     pub(crate) registry: Registry,
     pub(crate) network: Network,
     pub(crate) streaming: Streaming,
+    pub(crate) metrics: Metrics,
     pub(crate) cdi: Cdi,
     pub(crate) hooks: Hooks,
     pub(crate) nri: Nri,
@@ -166,6 +167,14 @@ pub(crate) struct Streaming {
     pub(crate) sessions_each: usize,
 }
 
+/// Where Prometheus finds metrics.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Metrics {
+    /// An address and a port; if empty, there is no server.
+    pub(crate) address: String,
+}
+
 /// Devices by the Container Device Interface.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -201,6 +210,7 @@ impl Default for Config {
             registry: Registry::default(),
             network: Network::default(),
             streaming: Streaming::default(),
+            metrics: Metrics::default(),
             cdi: Cdi::default(),
             hooks: Hooks::default(),
             nri: Nri::default(),
@@ -261,6 +271,21 @@ impl Default for Streaming {
             sessions: defaults.sessions,
             sessions_each: defaults.sessions_each,
         }
+    }
+}
+
+impl Metrics {
+    /// The port that the documentation names.
+    const USUAL_PORT: u16 = 10213;
+
+    /// Where to listen; `None` for nowhere.
+    pub(crate) fn address(&self) -> anyhow::Result<Option<SocketAddr>> {
+        let given = Some(self.address.as_str()).filter(|address| !address.is_empty());
+        let parse = |given: &str| {
+            let address = given.parse();
+            address.with_context(|| format!("metrics.address: {given:?} is no address and port"))
+        };
+        given.map(parse).transpose()
     }
 }
 

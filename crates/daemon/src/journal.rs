@@ -63,6 +63,9 @@ impl Journal {
         let lost = if is_told { 0 } else { lost };
         let is_sent = is_told && self.send(&entry.0).is_ok();
         self.lost.fetch_add(lost + u64::from(!is_sent), Relaxed);
+        if !is_sent {
+            crate::log::lose();
+        }
     }
 
     fn send(&self, entry: &[u8]) -> nix::Result<()> {

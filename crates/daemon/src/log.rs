@@ -3,6 +3,7 @@
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::Context;
 use tracing_subscriber::layer::SubscriberExt;
@@ -12,6 +13,9 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 use crate::config::{Log, LogFormat};
 use crate::journal::{self, Journal};
 use crate::stderr::Stderr;
+
+/// How many lines had no room since the start.
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// The log filter, which can be replaced while the process runs.
 pub(crate) type Level = reload::Handle<EnvFilter, Registry>;
@@ -49,6 +53,16 @@ pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
         );
     }
     Ok(level)
+}
+
+/// Counts a line that had no room.
+pub(crate) fn lose() {
+    LOST.fetch_add(1, Relaxed);
+}
+
+/// How many lines had no room since the start.
+pub(crate) fn lost() -> u64 {
+    LOST.load(Relaxed)
 }
 
 /// What tells people that lines were lost.

@@ -5,6 +5,7 @@ mod admin;
 mod claims;
 mod clean;
 mod config;
+mod figures;
 mod journal;
 mod listener;
 mod log;
@@ -23,15 +24,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wharf_cgroup::Controller;
 use wharf_images::{Store, StoreError};
+use wharf_metrics::{Metrics, Serving};
 use wharf_nri::Plugins;
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
 
 use crate::claims::{Claims, Unclaimed};
 use crate::config::{Config, Log, LogFormat};
+use crate::figures::Figures;
 use crate::serve::Services;
 use crate::slow::work_in;
 use crate::stderr::Stderr;
@@ -208,9 +212,18 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let streams = wharf_cri::Streams::new(Arc::clone(&engine));
     let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;
     let urls = streaming.urls();
+    let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    metrics.add(Figures {
+        engine: Arc::clone(&engine),
+        images: Arc::clone(&images),
+        puller: Arc::clone(&puller),
+        sessions: streaming.open(),
+        runtime: Handle::current(),
+    });
     let (serving, served) = oneshot::channel::<()>();
     let sessions = tokio::spawn(streaming.serve(async { drop(served.await) }));
     let services = Services {
+        calls: metrics.calls(),
         admin: wharf_cri::Admin::new(
             admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), plugins),
             Arc::clone(&engine),
@@ -220,6 +233,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, json),
         images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),
     };
+    let _metrics = serve_metrics(&config, metrics)?;
     let sockets: Vec<_> = config.sockets().map(|(_, path)| path).collect();
     serve::serve(&sockets, services).await?;
     if let Some(listening) = listening {
@@ -227,6 +241,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     drop(serving);
     Ok(sessions.await?)
+}
+
+/// Serves metrics, if the configuration says where, until what this returns is dropped.
+fn serve_metrics(config: &Config, metrics: Metrics) -> anyhow::Result<Option<Serving>> {
+    let serve = |address| metrics.serve(address).context("starting the thread that serves metrics");
+    config.metrics.address()?.map(serve).transpose()
 }
 
 /// Plugins are no reason not to serve.

@@ -22,6 +22,7 @@ use wharf_cri::{Admin, Answers, Images, Runtime, Underway};
 use wharf_cri_api::admin::admin_server::AdminServer;
 use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
+use wharf_metrics::Calls;
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
 use crate::listener::Listener;
@@ -41,6 +42,8 @@ pub(crate) struct Services {
     pub(crate) runtime: Runtime,
     pub(crate) images: Images,
     pub(crate) admin: Admin,
+    /// Where their calls are counted.
+    pub(crate) calls: Calls,
 }
 
 /// Serves until SIGTERM or SIGINT, then waits a limited time for in-flight calls. Containers keep running.
@@ -51,11 +54,11 @@ pub(crate) async fn serve(sockets: &[&Path], services: Services) -> anyhow::Resu
     tracing::info!(?sockets, version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
     notify("READY=1");
     let (underway, ended) = Underway::new();
-    let counted = underway.clone();
+    let (counted, calls) = (underway.clone(), services.calls);
     let (closing, closed) = oneshot::channel();
     let (events, progress) = (services.runtime.clone(), services.admin.clone());
     let serving = Server::builder()
-        .layer(tower::layer::layer_fn(move |services| Answers::of(services, counted.clone())))
+        .layer(tower::layer::layer_fn(move |services| Answers::of(services, counted.clone(), calls.clone())))
         .add_service(
             RuntimeServiceServer::new(services.runtime)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)

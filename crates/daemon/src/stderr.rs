@@ -77,7 +77,12 @@ impl Write for Stderr {
         let begin = if self.is_cut { "\n" } else { "" };
         let notice = if self.lost > 0 { (self.notice)(self.lost) } else { String::new() };
         let text = format!("{begin}{notice}{}", String::from_utf8_lossy(line));
-        self.lost = if self.put(&text) { 0 } else { self.lost + 1 };
+        if self.put(&text) {
+            self.lost = 0;
+        } else {
+            self.lost += 1;
+            crate::log::lose();
+        }
         Ok(line.len())
     }
 
@@ -102,10 +107,12 @@ mod tests {
     fn fill_and_read(mut stderr: Stderr, mut reader: impl Read) {
         let line = [&[b'x'; 999], &b"\n"[..]].concat();
         let mut written = 0_u64;
+        let lost_before = crate::log::lost();
         while stderr.lost < 3 {
             assert_eq!(stderr.write(&line).unwrap(), line.len());
             written += 1;
         }
+        assert!(crate::log::lost() >= lost_before + 3);
         let mut whole = vec![0; usize::try_from(written - 3).unwrap() * line.len()];
         reader.read_exact(&mut whole).unwrap();
         assert!(whole.chunks(line.len()).all(|chunk| chunk == line));

@@ -39,7 +39,7 @@ pub use load::{LoadError, LoadEvent, Watch};
 pub use profiles::{PROFILE_LIMIT_BYTES, ProfileItem, Profiles};
 pub use records::RecordError;
 pub use save::{Archived, ArchivedImage, SaveError};
-pub use store::{NewImage, Store, StoreError, Tenancy};
+pub use store::{NewImage, Store, StoreError, StoreFigures, SweepFigures, Tenancy};
 pub use stream::Compression;
 pub use tar::TarError;
 pub use unpack::{Form, LayerSource, UnpackError};

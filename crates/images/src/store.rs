@@ -50,6 +50,7 @@ use wharf_types::{Digest, ErrorKind, Failure, Reference, Reserve, lock};
 
 pub use commit::NewImage;
 pub(crate) use commit::Prepared;
+pub use remove::SweepFigures;
 pub use tenants::Tenancy;
 
 use crate::chain::ChainError;
@@ -184,6 +185,19 @@ impl Failure for StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
+}
+
+/// What a store has, and what its sweeps have done.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreFigures {
+    /// Images.
+    pub images: usize,
+    /// Layers, also those that only a container or an interrupted pull still has.
+    pub layers: usize,
+    /// What all of these take on the disk.
+    pub usage: Usage,
+    /// The removals of what nobody uses.
+    pub sweeps: SweepFigures,
 }
 
 /// What a store shares with the layers that it has handed out.
@@ -341,6 +355,15 @@ impl Store {
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.shared.read().usage()
+    }
+
+    /// How much there is, and how the sweeps have ended; from memory.
+    #[must_use]
+    pub fn figures(&self) -> StoreFigures {
+        let index = self.shared.read();
+        let ((images, layers), usage) = (index.counts(), index.usage());
+        drop(index);
+        StoreFigures { images, layers, usage, sweeps: self.shared.sweeps.figures() }
     }
 
     /// An empty directory that may be merged with layers: the kernel merges two at least.

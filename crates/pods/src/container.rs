@@ -205,8 +205,8 @@ impl Container {
         Error::State { what: "container", id: self.id.to_string(), state }
     }
 
-    /// The state, if it is known. Code that decides by it calls [`Pod::state_of`].
-    pub(crate) fn known(&self) -> Option<ContainerState> {
+    /// The state, if it is known. Code that decides by it calls `Pod::state_of`.
+    pub fn known(&self) -> Option<ContainerState> {
         self.state.borrow().clone()
     }
 

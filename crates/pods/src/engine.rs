@@ -3,8 +3,8 @@
 //! Each module below has the calls of one noun, and only they reach what the engine is made of. The changes: a pod's
 //! life is in `pod`, a container's in `create`, `lifecycle` and `remove`; what an earlier daemon left is taken over in
 //! `recovery`. Commands and clients of containers: `exec`, `exec_sync`, `interactive`, `port_forward`. What people ask:
-//! `usage`, `runtime_spec`. For each pod a task watches the supervisor (`supervision`) and notes what it reports;
-//! `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).
+//! `usage`, `runtime_spec`, `load`. For each pod a task watches the supervisor (`supervision`) and notes what it
+//! reports; `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,6 +39,7 @@ mod hooks;
 mod housekeeping;
 mod interactive;
 mod lifecycle;
+mod load;
 mod plugins;
 mod pod;
 mod port_forward;
@@ -54,6 +55,7 @@ use exec_sync::Commands;
 
 pub use exec_sync::ExecOutput;
 pub use interactive::Interactive;
+pub use load::Load;
 pub use usage::{PodUsage, Traffic};
 
 /// The engine's configuration.
@@ -241,6 +243,17 @@ impl Engine {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// Notes that a listener was so slow that it missed this many events.
+    pub fn missed(&self, events: u64) {
+        self.events.missed(events);
+    }
+
+    /// How many listen to events, and how many events slow listeners have missed.
+    #[must_use]
+    pub fn listeners(&self) -> (usize, u64) {
+        self.events.listeners()
     }
 
     /// Ends the streams of events, because the daemon is about to exit.

@@ -4,6 +4,8 @@
 //! happened: whoever tells one holds the pod's `telling`. A client that lags too far behind is told so; it holds up
 //! nobody.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use tokio::sync::broadcast;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_records::Event;
@@ -16,26 +18,40 @@ const BACKLOG: usize = 1024;
 
 /// The stream of events, until it ends.
 #[derive(Debug)]
-pub(crate) struct Events(RwLock<Option<broadcast::Sender<Event>>>);
+pub(crate) struct Events {
+    sender: RwLock<Option<broadcast::Sender<Event>>>,
+    /// How many events all listeners together have missed.
+    missed: AtomicU64,
+}
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Self(RwLock::new(Some(broadcast::channel(BACKLOG).0)))
+        Self { sender: RwLock::new(Some(broadcast::channel(BACKLOG).0)), missed: AtomicU64::new(0) }
     }
 
     /// Ends every client's stream after the events that it still has, and each later stream at once.
     pub(crate) fn end(&self) {
-        *self.0.write() = None;
+        *self.sender.write() = None;
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        let sender = self.0.read();
+        let sender = self.sender.read();
         sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
+    }
+
+    pub(crate) fn missed(&self, events: u64) {
+        self.missed.fetch_add(events, Relaxed);
+    }
+
+    /// How many listeners there are, and how many events they have missed.
+    pub(crate) fn listeners(&self) -> (usize, u64) {
+        let count = self.sender.read().as_ref().map_or(0, broadcast::Sender::receiver_count);
+        (count, self.missed.load(Relaxed))
     }
 
     /// Sends an event about a container, or about the pod itself by its id. Costs nothing if there is no client.
     pub(crate) fn tell(&self, kind: ContainerEventType, id: &str, pod: &Pod) {
-        let sender = self.0.read();
+        let sender = self.sender.read();
         let Some(sender) = sender.as_ref().filter(|sender| sender.receiver_count() > 0) else { return };
         let event = Event {
             kind,
@@ -83,6 +99,8 @@ mod tests {
             events.tell(ContainerEventType::ContainerCreatedEvent, "x", &pod);
         }
         assert!(matches!(listener.recv().await, Err(RecvError::Lagged(1))));
+        events.missed(1);
+        assert_eq!(events.listeners(), (1, 1));
     }
 
     #[tokio::test]

@@ -15,10 +15,11 @@ mod pod;
 mod table;
 
 pub use container::Container;
-pub use engine::{Engine, ExecOutput, Interactive, Options, Parts, PodUsage, Traffic};
+pub use engine::{Engine, ExecOutput, Interactive, Load, Options, Parts, PodUsage, Traffic};
 pub use error::Error;
 pub use pod::Pod;
 pub use wharf_host::{AdditionsConfig, Extent, HandlerConfig, Handlers, Unready, check_supervisor};
 pub use wharf_planner::Switch;
 pub use wharf_records::{ContainerFacts, Event, PodFacts};
+pub use wharf_supervision::STANDINGS;
 pub use wharf_tasks::pool::THREADS as BLOCKING_THREADS;

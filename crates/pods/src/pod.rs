@@ -164,6 +164,11 @@ impl Pod {
         &self.contact
     }
 
+    /// How wharfd stands with its supervisor, in a word; `None` if there is none.
+    pub fn standing(&self) -> Option<&'static str> {
+        self.contact.standing()
+    }
+
     /// The callers that wait for the exit of a command.
     pub(crate) fn execs(&self) -> &Waiters<Exit> {
         &self.execs

@@ -110,6 +110,7 @@ impl Job {
     /// Moves bytes until all have arrived, or until the reader is gone, which then knows why.
     async fn pump(&self, blob: &mut Blob<'_>, sender: mpsc::Sender<Piece>) -> Result<(), Exhausted> {
         while let Some(chunk) = blob.next().await? {
+            self.tracker.fetched(chunk.len());
             if sender.send(Piece::Bytes(chunk)).await.is_err() {
                 return Ok(());
             }

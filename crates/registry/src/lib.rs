@@ -12,7 +12,8 @@
 //! The modules: `hosts` decides which hosts to ask; `proxy`, `dial`, `tls` and `transport` connect to one; `endpoint`
 //! is the state of one host during a pull; `request` and `auth` make one request with its credentials; `session`
 //! fetches documents; `profile` pulls a security profile; `blob` streams a layer across broken connections; `layer`
-//! passes it to the store; `flights` and `puller` share work between pulls.
+//! passes it to the store; `flights` and `puller` share work between pulls; `progress` and `totals`
+//! show what pulls do and have done.
 
 mod auth;
 mod blob;
@@ -35,6 +36,7 @@ mod puller;
 mod request;
 mod session;
 mod tls;
+mod totals;
 mod transport;
 mod url;
 
@@ -47,3 +49,4 @@ pub use progress::{LayerProgress, Phase, PullProgress};
 pub use proxy::{Proxies, ProxyError};
 pub use puller::Puller;
 pub use tls::TlsError;
+pub use totals::PullFigures;

@@ -1,10 +1,12 @@
 //! The progress of pulls: counters that the downloads advance and that anyone reads without a lock.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use wharf_images::manifest::Descriptor;
 use wharf_types::{Digest, Reference};
+
+use crate::totals::Totals;
 
 /// What is happening to a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,11 +83,13 @@ impl Cell {
 pub(crate) struct Tracker {
     reference: Reference,
     cells: OnceLock<Vec<Cell>>,
+    /// Those of all pulls.
+    totals: Arc<Totals>,
 }
 
 impl Tracker {
-    pub(crate) fn new(reference: Reference) -> Self {
-        Self { reference, cells: OnceLock::new() }
+    pub(crate) fn new(reference: Reference, totals: Arc<Totals>) -> Self {
+        Self { reference, cells: OnceLock::new(), totals }
     }
 
     /// Sets the layers; a second call has no effect.
@@ -99,6 +103,11 @@ impl Tracker {
             };
             layers.iter().map(cell).collect()
         });
+    }
+
+    /// Counts bytes that have arrived.
+    pub(crate) fn fetched(&self, bytes: usize) {
+        self.totals.fetched(bytes);
     }
 
     pub(crate) fn cell(&self, at: usize) -> Option<&Cell> {
@@ -117,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_shows_what_was_reached() {
-        let tracker = Tracker::new("a.b/c".parse().unwrap());
+        let tracker = Tracker::new("a.b/c".parse().unwrap(), Arc::default());
         assert!(tracker.snapshot().layers.is_empty());
         let digest = Digest::from_sha256([1; 32]);
         let descriptor = Descriptor { media_type: String::new(), digest, size_bytes: 9 };

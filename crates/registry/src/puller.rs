@@ -19,6 +19,7 @@ use crate::profile::ProfileError;
 use crate::progress::{PullProgress, Tracker};
 use crate::pull::Pull;
 use crate::tls::system_roots;
+use crate::totals::{PullFigures, Totals};
 
 /// How many images are assembled and made durable at a time.
 const COMMITS_LIMIT: usize = 8;
@@ -47,6 +48,7 @@ pub(crate) struct PullerShared {
     pub(crate) profiles: Joins<Key, Result<(), Arc<ProfileError>>>,
     /// The pulls that are running, as lists show them.
     running: Mutex<Vec<Weak<Running>>>,
+    totals: Arc<Totals>,
 }
 
 /// A running pull, as lists show it. It belongs to the pull, and ends with it.
@@ -68,6 +70,7 @@ impl Puller {
             pulls: Joins::default(),
             profiles: Joins::default(),
             running: Mutex::default(),
+            totals: Arc::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -93,13 +96,20 @@ impl Puller {
         running.iter().map(|pull| pull.0.snapshot()).collect()
     }
 
+    /// What has become of all pulls since this was made; from memory.
+    #[must_use]
+    pub fn figures(&self) -> PullFigures {
+        self.shared.totals.figures()
+    }
+
     fn join(&self, key: Key) -> Call<PullResult> {
         self.shared.pulls.share(key.clone(), || {
             let running = self.shared.list(key.0.clone());
             let pull = Pull::new(Arc::clone(&self.shared), key, Arc::clone(&running.0));
+            let counted = self.shared.totals.begin();
             async move {
                 let _running = running;
-                pull.run().await.map_err(Arc::new)
+                counted.ended(pull.run().await.map_err(Arc::new))
             }
         })
     }
@@ -108,7 +118,7 @@ impl Puller {
 impl PullerShared {
     /// Lists a pull that is about to run.
     fn list(&self, reference: Reference) -> Arc<Running> {
-        let pull = Arc::new(Running(Arc::new(Tracker::new(reference))));
+        let pull = Arc::new(Running(Arc::new(Tracker::new(reference, Arc::clone(&self.totals)))));
         let mut running = lock(&self.running);
         running.retain(|pull| pull.strong_count() > 0);
         running.push(Arc::downgrade(&pull));

@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use wharf_tasks::PendingConnections;
 use wharf_types::StreamOptions;
 use wharf_types::chain;
 
@@ -22,12 +23,11 @@ use crate::error::SessionError;
 use crate::grant::{Grant, PortForwardGrant};
 use crate::hangup::Hangup;
 use crate::head::{self, Head, Refusal};
-use crate::pending::PendingConnections;
 use crate::port_forward::{self, Forwarder};
 use crate::remote_command;
 use crate::resize::{self, Sizes};
 use crate::server::Config;
-use crate::sessions::{Full, Place, Sessions};
+use crate::sessions::{Full, OpenSessions, Place, Sessions};
 use crate::tls::Tls;
 use crate::token::Tokens;
 use crate::upgrade::{Carrier, Protocol, Service, negotiate};
@@ -53,6 +53,7 @@ pub(crate) struct Shared<B> {
     pub(crate) backend: Arc<B>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) sessions: Sessions,
+    pub(crate) open: OpenSessions,
     /// Permits for forwarded connections.
     pub(crate) forwarded: Arc<Semaphore>,
     pub(crate) pending: Arc<PendingConnections>,
@@ -104,6 +105,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
         return;
     }
     let path = grant.path();
+    let _open = shared.open.enter(grant.purpose());
     match shared.run(grant, protocol, wire::split(stream, rest, limits)).await {
         Ok(()) => tracing::debug!(path, "a streaming session ended"),
         Err(error) => tracing::debug!(path, error = chain(&error), "a streaming session was cut off"),

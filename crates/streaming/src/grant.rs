@@ -4,6 +4,7 @@
 use wharf_types::{ContainerId, PodId, StreamOptions};
 
 use crate::error::Error;
+use crate::sessions::Purpose;
 
 /// How many ports one RPC may name: each uses two of a WebSocket's 256 channels.
 const PORTS_LIMIT: usize = 128;
@@ -52,6 +53,15 @@ impl Grant {
             Self::Exec(_) => "exec",
             Self::Attach(_) => "attach",
             Self::PortForward(_) => "portforward",
+        }
+    }
+
+    /// What the session is for.
+    pub(crate) fn purpose(&self) -> Purpose {
+        match self {
+            Self::Exec(_) => Purpose::Exec,
+            Self::Attach(_) => Purpose::Attach,
+            Self::PortForward(_) => Purpose::PortForward,
         }
     }
 

@@ -13,17 +13,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use wharf_tasks::PendingConnections;
 
 use crate::backend::Backend;
 use crate::connection::{self, Shared};
 use crate::error::Error;
 use crate::grant::{AttachGrant, ExecGrant, Grant, PortForwardGrant};
-use crate::sessions;
+use crate::sessions::{self, OpenSessions};
 use crate::tls::{Tls, TlsFiles};
-use crate::token::Tokens;
+use crate::token::{PENDING_LIMIT, Tokens};
 
 /// How long nothing is accepted after an accept has failed, which happens when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections may be in the TLS handshake, sending their request, or closing after a refusal.
+const PENDING_PLACES: usize = 1024;
+
+const _: () = assert!(PENDING_PLACES > PENDING_LIMIT, "clients that use all URLs in one moment have room");
 
 /// How long sessions may take to end when the server shuts down.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -187,7 +193,17 @@ impl<B: Backend> Server<B> {
         let sessions = sessions::bounded(config.sessions, config.sessions_each);
         let (tls, backend) = (tls.map(Arc::new), Arc::new(backend));
         let forwarded = Arc::new(Semaphore::new(config.forwards));
-        let shared = Shared { config, tls, backend, tokens, sessions, forwarded, pending: Arc::default() };
+        let pending = PendingConnections::new(PENDING_PLACES);
+        let shared = Shared {
+            config,
+            tls,
+            backend,
+            tokens,
+            sessions,
+            open: OpenSessions::default(),
+            forwarded,
+            pending,
+        };
         Ok(Self { listener, shared: Arc::new(shared), urls })
     }
 
@@ -195,6 +211,12 @@ impl<B: Backend> Server<B> {
     #[must_use]
     pub fn urls(&self) -> Urls {
         self.urls.clone()
+    }
+
+    /// How many sessions are open from now on.
+    #[must_use]
+    pub fn open(&self) -> OpenSessions {
+        self.shared.open.clone()
     }
 
     /// Serves until `shutdown` resolves. Then every session is told to end and has a few seconds to do so.

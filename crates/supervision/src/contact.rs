@@ -11,6 +11,9 @@ use wharf_types::PodId;
 use crate::BRIEF_PATIENCE;
 use crate::connection::Connection;
 
+/// All words for how wharfd stands with a supervisor that exists.
+pub const STANDINGS: [&str; 3] = ["connected", "silent", "connecting"];
+
 /// The state of the connection.
 #[derive(Debug, Clone)]
 pub enum Contact {
@@ -33,6 +36,17 @@ impl Default for ContactWatch {
 }
 
 impl ContactWatch {
+    /// How wharfd stands with the supervisor, one of [`STANDINGS`]; `None` if the supervisor is gone.
+    pub fn standing(&self) -> Option<&'static str> {
+        let [connected, silent, connecting] = STANDINGS;
+        match &*self.0.borrow() {
+            Contact::Up(connection) if connection.is_silent() => Some(silent),
+            Contact::Up(_) => Some(connected),
+            Contact::Connecting => Some(connecting),
+            Contact::Gone => None,
+        }
+    }
+
     /// The present state.
     pub fn now(&self) -> Contact {
         self.0.borrow().clone()
@@ -98,8 +112,10 @@ mod tests {
     async fn a_connection_may_come_and_go_as_long_as_the_supervisor_lives() {
         let contacts = ContactWatch::default();
         assert!(contacts.settled().now_or_never().is_none(), "it is waited for");
+        assert_eq!(contacts.standing(), Some("connecting"));
         contacts.set(up());
         assert!(matches!(contacts.settled().await, Contact::Up(_)));
+        assert_eq!(contacts.standing(), Some("connected"));
         contacts.set(Contact::Connecting);
         assert!(contacts.gone().now_or_never().is_none());
         contacts.set(up());
@@ -113,6 +129,7 @@ mod tests {
         contacts.set(up());
         contacts.set(Contact::Connecting);
         assert!(contacts.is_gone());
+        assert_eq!(contacts.standing(), None);
         contacts.gone().await;
         assert!(matches!(contacts.settled().await, Contact::Gone));
     }

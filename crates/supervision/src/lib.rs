@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub use calls::Signal;
 pub use connection::Connection;
-pub use contact::{Contact, ContactWatch, patiently};
+pub use contact::{Contact, ContactWatch, STANDINGS, patiently};
 pub use error::SupervisorError;
 pub use exec::ExecStreams;
 pub use features::Features;

@@ -14,6 +14,7 @@ pub type Underway<T> = Option<JoinHandle<T>>;
 #[derive(Debug)]
 pub struct Aside {
     turns: Arc<Semaphore>,
+    threads: usize,
     patience: Duration,
 }
 
@@ -21,7 +22,13 @@ impl Aside {
     /// For work that may take this many threads of the pool.
     #[must_use]
     pub fn new(threads: usize, patience: Duration) -> Self {
-        Self { turns: Arc::new(Semaphore::new(threads)), patience }
+        Self { turns: Arc::new(Semaphore::new(threads)), threads, patience }
+    }
+
+    /// How many threads it has taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.threads.saturating_sub(self.turns.available_permits())
     }
 
     /// Begins work, if a thread is left for it.
@@ -53,6 +60,7 @@ mod tests {
         let (go_on, told) = std::sync::mpsc::channel::<()>();
         let stuck = aside.begin(move || told.recv().is_ok());
         assert!(stuck.is_some() && aside.begin(|| ()).is_none(), "no thread is left");
+        assert_eq!(aside.taken(), 1);
         assert_eq!(aside.end(aside.begin(|| ())).await.unwrap(), None);
         let mut stuck = stuck.unwrap();
         assert!(tokio::time::timeout(aside.patience, &mut stuck).await.is_err());

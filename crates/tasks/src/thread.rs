@@ -24,6 +24,7 @@ pub struct Threads<K: Eq + Hash + Clone> {
     ended: Arc<Notify>,
     /// Threads of the pool that this work may have, because one that begins costs time.
     pooled: Arc<Semaphore>,
+    pooled_limit: usize,
 }
 
 /// Why work was not done in a thread.
@@ -94,8 +95,20 @@ impl<K: Eq + Hash + Clone + Send + 'static> Threads<K> {
     /// The same for work that changes nothing of its thread: so much of it at a time is done on the pool.
     #[must_use]
     pub fn with_pool(name: &'static str, limits: CrowdLimits, pooled: usize) -> Self {
-        let pooled = Arc::new(Semaphore::new(pooled));
-        Self { name, working: Crowd::new(limits), ended: Arc::default(), pooled }
+        let (pooled, pooled_limit) = (Arc::new(Semaphore::new(pooled)), pooled);
+        Self { name, working: Crowd::new(limits), ended: Arc::default(), pooled, pooled_limit }
+    }
+
+    /// How much work goes on.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.working.count()
+    }
+
+    /// How much of it is on the pool.
+    #[must_use]
+    pub fn pooled(&self) -> usize {
+        self.pooled_limit.saturating_sub(self.pooled.available_permits())
     }
 
     /// Does work in a thread; `what` is that work, for people.
@@ -215,6 +228,7 @@ mod tests {
         let is_apart = || std::thread::current().name() == Some("apart");
         assert!(!threads.run(&'a', "work", is_apart).await.unwrap());
         let stuck = hang(&threads, 'a').await;
+        assert_eq!((threads.count(), threads.pooled()), (1, 1));
         assert!(threads.run(&'b', "work", is_apart).await.unwrap());
         stuck.end().await;
         let panicked = threads.run(&'a', "work", || -> u8 { panic!("on purpose") }).await.unwrap_err();

@@ -9,6 +9,7 @@ pub struct Turns {
     /// Apart from the other, because what is being made may hang, and what is unmade frees what the next needs.
     making: Semaphore,
     unmaking: Semaphore,
+    at_once: usize,
     /// Notified when something has been unmade.
     unmade: Notify,
 }
@@ -21,7 +22,14 @@ impl Turns {
     #[must_use]
     pub fn new(at_once: usize) -> Self {
         let turns = || Semaphore::new(at_once);
-        Self { making: turns(), unmaking: turns(), unmade: Notify::new() }
+        Self { making: turns(), unmaking: turns(), at_once, unmade: Notify::new() }
+    }
+
+    /// How many turns are taken: to make something, and to unmake it.
+    #[must_use]
+    pub fn taken(&self) -> (usize, usize) {
+        let taken = |turns: &Semaphore| self.at_once.saturating_sub(turns.available_permits());
+        (taken(&self.making), taken(&self.unmaking))
     }
 
     /// Waits for a turn to make something.
@@ -48,5 +56,20 @@ impl Turns {
     /// Waits until something has been unmade, or returns at once if that has happened since the last call.
     pub async fn after_unmaking(&self) {
         self.unmade.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_are_taken_until_they_are_dropped() {
+        let turns = Turns::new(2);
+        let held = (turns.make().await, turns.make_now(), turns.unmake().await);
+        assert_eq!(turns.taken(), (2, 1));
+        assert!(turns.make_now().is_none());
+        drop(held);
+        assert_eq!(turns.taken(), (0, 0));
     }
 }

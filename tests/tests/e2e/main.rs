@@ -96,6 +96,8 @@ mod refused;
 #[cfg(test)]
 mod registries;
 #[cfg(test)]
+mod scrape;
+#[cfg(test)]
 mod service;
 #[cfg(test)]
 mod sessions;

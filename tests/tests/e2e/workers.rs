@@ -9,8 +9,9 @@ use wharf_cri_api::v1::{
     ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, StatusRequest, VersionRequest,
 };
 
+use crate::scrape::{scrape, turn_on};
 use crate::steps::Tracer;
-use crate::world::{World, run, until};
+use crate::world::{World, run, run_on, until};
 
 /// What the kernel answers from memory, whatever a disk does: devices, its own file systems, and requests about an open
 /// descriptor.
@@ -35,9 +36,10 @@ fn on_workers(calls: &str) -> Vec<String> {
 
 #[test]
 fn no_worker_waits_for_a_disk() {
-    run(async |world| {
+    run_on(turn_on, async |world| {
         let mut tracer = Tracer::attach_all(world, TRACED);
         Box::pin(life(world, "watched")).await;
+        scrape().await;
         let client = &world.client;
         let image = client.image.clone();
         let pod = client.run(&client.pod("after")).await.unwrap();
@@ -55,6 +57,7 @@ fn no_worker_waits_for_a_disk() {
         world.daemon.start_traced(&[TRACED]);
         world.connect().await;
         Box::pin(life(world, "next")).await;
+        scrape().await;
         world.client.down(&pod).await.unwrap();
         world.daemon.kill();
         until("the trace is whole", async || {

@@ -3,7 +3,7 @@
 use super::Config;
 
 /// Keys of containerd and CRI-O that have another name here.
-const OF_PEERS: [(&str, &str); 38] = [
+const OF_PEERS: [(&str, &str); 39] = [
     ("SystemdCgroup", "cgroup_driver"),
     ("bin_dirs", "network.cni_bin_dirs"),
     ("cdi_spec_dirs", "cdi.spec_dirs"),
@@ -21,6 +21,7 @@ const OF_PEERS: [(&str, &str); 38] = [
     ("log_size_max", "containers.log_size_max_mib"),
     ("max_concurrent_downloads", "registry.layers_in_all"),
     ("max_container_log_line_size", "containers.log_line_bytes"),
+    ("metrics_port", "metrics.address"),
     ("nri_disable_connections", "nri.external_connections"),
     ("nri_listen", "nri.socket"),
     ("nri_plugin_config_dir", "nri.plugin_config_dir"),

@@ -1,4 +1,4 @@
-//! Whether the server for sessions can have its address, before it is started.
+//! Whether a server can have its address, before it is started.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -10,17 +10,17 @@ use wharf_sys::fs::kernel_text;
 use crate::listener::program;
 
 /// Refuses an address on which nothing can listen. That of a wharfd that runs is free for the next one.
-pub(super) fn check(address: SocketAddr) -> anyhow::Result<()> {
+pub(super) fn check(key: &str, address: SocketAddr) -> anyhow::Result<()> {
     let Err(error) = TcpListener::bind(address) else { return Ok(()) };
     if error.kind() != ErrorKind::AddrInUse {
-        bail!("streaming.address: nothing can listen on {address}: {error}");
+        bail!("{key}: nothing can listen on {address}: {error}");
     }
     let (pid, name) = match listener(address) {
         Some((_pid, name)) if name == "wharfd" => return Ok(()),
         Some((pid, name)) => (format!(" (pid {pid})"), name),
         None => (String::new(), "another process".to_owned()),
     };
-    bail!("streaming.address: {address} is in use by {name}{pid}: choose another port, or 0 for any")
+    bail!("{key}: {address} is in use by {name}{pid}: choose another port")
 }
 
 /// The number and the name of a process that keeps others from an address, if the kernel shows it here.
@@ -78,17 +78,19 @@ fn address(shown: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
+    const KEY: &str = "streaming.address";
+
     #[test]
     fn an_address_of_another_process_is_refused_with_its_name_unless_that_is_a_wharfd() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let other = TcpListener::bind(address).unwrap();
             let taken = other.local_addr().unwrap();
-            let refused = check(taken).unwrap_err().to_string();
-            let words = format!("streaming.address: {taken} is in use by ");
+            let refused = check(KEY, taken).unwrap_err().to_string();
+            let words = format!("{KEY}: {taken} is in use by ");
             assert!(refused.starts_with(&words), "{refused}");
             assert!(refused.contains(&format!(" (pid {})", std::process::id())), "{refused}");
             drop(other);
-            check(taken).unwrap();
+            check(KEY, taken).unwrap();
         }
         let elsewhere = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
         let here = SocketAddr::new("127.0.0.1".parse().unwrap(), elsewhere.port());
@@ -98,8 +100,8 @@ mod tests {
         assert!(!takes("0200007F:1B59", "127.0.0.1:7001".parse().unwrap()));
         let own = TcpListener::bind("127.0.0.1:0").unwrap();
         std::fs::write("/proc/self/comm", "wharfd").unwrap();
-        check(own.local_addr().unwrap()).unwrap();
-        let elsewhere = check("192.0.2.77:1".parse().unwrap()).unwrap_err().to_string();
+        check(KEY, own.local_addr().unwrap()).unwrap();
+        let elsewhere = check(KEY, "192.0.2.77:1".parse().unwrap()).unwrap_err().to_string();
         assert!(
             elsewhere.starts_with("streaming.address: nothing can listen on 192.0.2.77:1"),
             "{elsewhere}"

@@ -43,7 +43,10 @@ impl Config {
         }
         self.check_sockets()?;
         pods::check(self)?;
-        listening::check(self.streaming.address)?;
+        listening::check("streaming.address", self.streaming.address)?;
+        if let Some(address) = self.metrics.address()? {
+            listening::check("metrics.address", address)?;
+        }
         let handlers = wharf_pods::Handlers::ask(self.handlers()?);
         let unusable: Vec<&str> = handlers.problems().collect();
         ensure!(unusable.is_empty(), "{}", unusable.join("; "));

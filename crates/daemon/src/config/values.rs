@@ -33,6 +33,7 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     level(&config.log.level)?;
     network(&config.network)?;
     tls(&config.streaming)?;
+    metrics(config)?;
     config.streaming().check().context("streaming")
 }
 
@@ -155,6 +156,22 @@ fn network(network: &Network) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn metrics(config: &Config) -> anyhow::Result<()> {
+    let Some(address) = config.metrics.address()? else { return Ok(()) };
+    ensure!(
+        address.port() != 0,
+        "metrics.address: port 0 would be another one with each start: choose one, such as {}",
+        super::Metrics::USUAL_PORT
+    );
+    let streaming = config.streaming.address;
+    let is_same = address.ip() == streaming.ip() || address.ip().is_unspecified();
+    ensure!(
+        address.port() != streaming.port() || !is_same,
+        "metrics.address: the port of {address} is also in `streaming.address`"
+    );
+    Ok(())
+}
+
 fn tls(streaming: &Streaming) -> anyhow::Result<()> {
     let files = [&streaming.tls_certificate, &streaming.tls_key, &streaming.tls_client_authorities];
     let given = files.iter().filter(|file| !file.as_os_str().is_empty()).count();
@@ -194,6 +211,17 @@ mod tests {
             ("streaming.tls_key = \"/k\"", "belong together"),
             ("streaming.address = \"192.0.2.1:1\"", "needs TLS"),
             ("streaming.address = \"0.0.0.0:1\"", "streaming"),
+            ("metrics.address = \"localhost:9\"", "metrics.address: \"localhost:9\" is no address and port"),
+            ("metrics.address = \"127.0.0.1\"", "metrics.address"),
+            ("metrics.address = \"127.0.0.1:0\"", "metrics.address: port 0"),
+            (
+                "metrics.address = \"127.0.0.1:9\"\nstreaming.address = \"127.0.0.1:9\"",
+                "metrics.address: the port of 127.0.0.1:9 is also in `streaming.address`",
+            ),
+            (
+                "metrics.address = \"0.0.0.0:9\"\nstreaming.address = \"127.0.0.1:9\"",
+                "metrics.address: the port of 0.0.0.0:9 is also in",
+            ),
             ("root = \"/\"", "root: wharf closes this directory"),
             (
                 "nri.socket = \"/run/wharf/wharf.sock\"",
@@ -234,7 +262,11 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_can_be() {
+    fn the_defaults_can_be_and_so_can_metrics_for_everybody() {
         check(&Config::default()).unwrap();
+        for address in ["127.0.0.1:10213", "0.0.0.0:10213", "[::]:10213", "[::1]:10213"] {
+            let config: Config = toml::from_str(&format!("metrics.address = \"{address}\"")).unwrap();
+            check(&config).unwrap();
+        }
     }
 }

@@ -182,6 +182,11 @@ impl Index {
         unused.map(|(name, layer)| (name, layer.usage)).collect()
     }
 
+    /// How many images and layers there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.images.len(), self.layers.len())
+    }
+
     /// What is on disk, also layers that only a container or an interrupted pull still has.
     pub(super) fn usage(&self) -> Usage {
         let layers = self.layers.values().map(|layer| layer.usage);

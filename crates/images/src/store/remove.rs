@@ -93,9 +93,14 @@ impl Shared {
         let mut goes_on = self.sweeps.begin();
         while goes_on {
             match self.sweep() {
-                Ok(Usage { inodes: 0, .. }) => {}
-                Ok(Usage { bytes, .. }) => tracing::info!(bytes, "removed layers that no image uses"),
+                Ok(freed) => {
+                    self.sweeps.succeeded(freed.bytes);
+                    if freed.inodes > 0 {
+                        tracing::info!(bytes = freed.bytes, "removed layers that no image uses");
+                    }
+                }
                 Err(error) => {
+                    self.sweeps.failed();
                     let error = wharf_types::chain(&error);
                     tracing::warn!(error, "layers that no image uses could not be removed");
                 }
@@ -108,7 +113,25 @@ impl Shared {
 /// The calls that sweep. A sweep looks at the mounts of the whole machine, so there is one at a time. One that has
 /// begun may have passed over what others want removed, so it is followed by another, for all of them.
 #[derive(Debug, Default)]
-pub(super) struct Sweeps(Mutex<Progress>);
+pub(super) struct Sweeps {
+    progress: Mutex<Progress>,
+    figures: Mutex<SweepFigures>,
+}
+
+/// The sweeps since the store was opened.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct SweepFigures {
+    /// How many have succeeded, whether or not there was anything to remove.
+    pub succeeded: u64,
+    /// How many have failed.
+    pub failed: u64,
+    /// When the last one succeeded, in nanoseconds since 1970; 0 if none has.
+    pub succeeded_at_ns: i64,
+    /// When the last one failed, in nanoseconds since 1970; 0 if none has.
+    pub failed_at_ns: i64,
+    /// How many bytes they have freed.
+    pub freed_bytes: u64,
+}
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -119,9 +142,26 @@ enum Progress {
 }
 
 impl Sweeps {
+    pub(super) fn figures(&self) -> SweepFigures {
+        *lock(&self.figures)
+    }
+
+    fn succeeded(&self, freed_bytes: u64) {
+        let mut figures = lock(&self.figures);
+        figures.succeeded += 1;
+        figures.succeeded_at_ns = wharf_sys::clock::now_ns();
+        figures.freed_bytes += freed_bytes;
+    }
+
+    fn failed(&self) {
+        let mut figures = lock(&self.figures);
+        figures.failed += 1;
+        figures.failed_at_ns = wharf_sys::clock::now_ns();
+    }
+
     /// Whether the caller is to sweep; otherwise another one does.
     fn begin(&self) -> bool {
-        let mut progress = lock(&self.0);
+        let mut progress = lock(&self.progress);
         let was = *progress;
         *progress = if was == Progress::Idle { Progress::Sweeping } else { Progress::SweepingAndWanted };
         was == Progress::Idle
@@ -129,7 +169,7 @@ impl Sweeps {
 
     /// Whether the caller, which has swept, is to do so again.
     fn goes_on(&self) -> bool {
-        let mut progress = lock(&self.0);
+        let mut progress = lock(&self.progress);
         let is_wanted = *progress == Progress::SweepingAndWanted;
         *progress = if is_wanted { Progress::Sweeping } else { Progress::Idle };
         is_wanted
@@ -148,5 +188,19 @@ mod tests {
         assert!(sweeps.goes_on(), "for those two");
         assert!(!sweeps.goes_on());
         assert!(sweeps.begin());
+    }
+
+    #[test]
+    fn how_sweeps_have_ended_is_remembered() {
+        let sweeps = Sweeps::default();
+        assert_eq!(sweeps.figures(), SweepFigures::default());
+        sweeps.succeeded(5);
+        sweeps.succeeded(0);
+        let SweepFigures { succeeded, failed, succeeded_at_ns, failed_at_ns, freed_bytes } = sweeps.figures();
+        assert_eq!((succeeded, failed, failed_at_ns, freed_bytes), (2, 0, 0, 5));
+        sweeps.failed();
+        let now = sweeps.figures();
+        assert_eq!((now.succeeded_at_ns, now.failed), (succeeded_at_ns, 1));
+        assert!(now.failed_at_ns >= succeeded_at_ns && succeeded_at_ns > 0);
     }
 }

@@ -34,6 +34,10 @@ impl Default for Commands {
 }
 
 impl Commands {
+    pub(super) fn count(&self) -> usize {
+        self.running.count()
+    }
+
     fn enter(&self, container: &ContainerId) -> Result<Member<ContainerId>, Error> {
         let entered = self.running.enter(container).map_err(|crowded| match crowded {
             Crowded::One(count) => ExecError::Turns { count, place: format!("in container {container}") },
@@ -170,6 +174,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         let words = format!("{} commands are running in container {}", LIMITS.of_one, id(1));
         assert!(wharf_types::chain(&error).contains(&words), "{error}");
-        commands.enter(&id(2)).unwrap();
+        let _another = commands.enter(&id(2)).unwrap();
+        assert_eq!(commands.count(), LIMITS.of_one + 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Pending connections: those that have not sent their request yet, or whose request was refused.
 //!
-//! Anyone who can reach the port can open connections and stay silent, so their number is limited: at the limit, a new
+//! Anyone who can reach a port can open connections and stay silent, so their number is limited: at the limit, a new
 //! connection evicts the one that has been pending longest.
 
 use std::collections::VecDeque;
@@ -9,57 +9,63 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use wharf_types::lock::lock;
 
-use crate::token::PENDING_LIMIT;
+/// The pending connections of a server.
+#[derive(Debug)]
+pub struct PendingConnections {
+    limit: usize,
+    waiting: Mutex<Waiting>,
+}
 
-/// The pending connections, oldest first.
-#[derive(Default)]
-pub(crate) struct PendingConnections(Mutex<Waiting>);
-
-#[derive(Default)]
+/// Oldest first.
+#[derive(Debug, Default)]
 struct Waiting {
     next: u64,
     places: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
-/// How many connections may be in the TLS handshake, sending their request, or closing after a refusal.
-const PLACES: usize = 1024;
-
-const _: () = assert!(PLACES > PENDING_LIMIT, "clients that use all URLs in one moment have room");
-
 /// A connection's place among the pending ones, until it is dropped.
-pub(crate) struct Place {
+#[derive(Debug)]
+pub struct PendingPlace {
     pending: Arc<PendingConnections>,
     number: u64,
     lost: oneshot::Receiver<()>,
 }
 
 impl PendingConnections {
-    pub(crate) fn enter(self: &Arc<Self>) -> Place {
+    /// Room for this many.
+    #[must_use]
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, waiting: Mutex::default() })
+    }
+
+    /// Counts one more until its place is dropped.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>) -> PendingPlace {
         let (taken, lost) = oneshot::channel();
         let mut waiting = self.waiting();
         let number = waiting.next;
         waiting.next += 1;
-        if waiting.places.len() >= PLACES {
+        if waiting.places.len() >= self.limit {
             waiting.places.pop_front();
         }
         waiting.places.push_back((number, taken));
-        Place { pending: Arc::clone(self), number, lost }
+        PendingPlace { pending: Arc::clone(self), number, lost }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        lock(&self.0)
+        lock(&self.waiting)
     }
 }
 
-impl Place {
+impl PendingPlace {
     /// Resolves when another connection evicts this one.
-    pub(crate) async fn lost(&mut self) {
+    pub async fn lost(&mut self) {
         // Nothing is ever sent: the sender is dropped together with the place.
         drop((&mut self.lost).await);
     }
 }
 
-impl Drop for Place {
+impl Drop for PendingPlace {
     fn drop(&mut self) {
         let mut waiting = self.pending.waiting();
         if let Ok(at) = waiting.places.binary_search_by_key(&self.number, |(number, _)| *number) {
@@ -74,7 +80,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_waited_longest_goes() {
-        let pending = Arc::new(PendingConnections::default());
+        const PLACES: usize = 5;
+        let pending = PendingConnections::new(PLACES);
         let mut places: Vec<_> = (0..PLACES).map(|_| pending.enter()).collect();
         drop(places.remove(1));
         let second = pending.enter();

@@ -1,0 +1,34 @@
+//! How much goes on, for metrics.
+
+use wharf_tasks::pool;
+
+use super::Engine;
+
+/// What goes on at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Pods and containers that are being made.
+    pub in_the_making: usize,
+    /// Commands of ExecSync that run.
+    pub exec_syncs: usize,
+    /// Work that may be stuck: how many threads of the pool it has, and how many it may have.
+    pub pool: [(&'static str, usize, usize); 4],
+}
+
+impl Engine {
+    /// What goes on now; from memory.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let (joining, leaving) = self.network_turns.taken();
+        Load {
+            in_the_making: self.making.count(),
+            exec_syncs: self.commands.count(),
+            pool: [
+                ("network_setup", joining, pool::NETWORK),
+                ("network_teardown", leaving, pool::NETWORK),
+                ("logs", self.logs.taken(), pool::LOGS),
+                ("making", self.making.pooled(), pool::MAKING),
+            ],
+        }
+    }
+}
