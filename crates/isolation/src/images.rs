@@ -32,7 +32,7 @@ pub(crate) fn merged(layers: &[HostPath], users: Option<Users<'_>>) -> Result<Ow
         _ => {
             let lowers: Vec<&Path> = layers.iter().map(|layer| layer.as_path()).collect();
             let place = lowers.first().copied().unwrap_or(Path::new("/"));
-            overlay::read_only(&lowers, place, namespace)?
+            overlay::read_only(&lowers, place, namespace, None)?
         }
     };
     users.map_or(Ok(()), |users| users.forbid_nodes(tree.as_fd(), Depth::One)).map(|()| tree)

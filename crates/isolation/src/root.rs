@@ -82,6 +82,7 @@ impl Root {
             upper: rootfs.upper.as_path(),
             work: rootfs.work.as_path(),
             user_namespace: users.map(|users| users.namespace),
+            label: None,
         };
         let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
         let mount = overlay.detached(place).stage(STAGE)?;
