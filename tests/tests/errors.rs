@@ -234,6 +234,7 @@ fn planned(machine: &Machine, device: &str, profile: &str) -> (ErrorKind, ErrorK
         profile: None,
         defaults: &Defaults::default(),
         unasked_apparmor: Switch::On,
+        selinux: wharf_planner::Selinux::Off,
     };
     let Ok(facts) = wharf_host::facts(&request, machine) else { panic!("the facts cannot be had") };
     let kind = |unread: &Unread| Refusal::unread("x", unread.clone()).kind();

@@ -94,11 +94,11 @@ fn counted(part: &str, times: usize) -> u64 {
 fn decide_pod(request: &[u8]) {
     let request = RunPodSandboxRequest::decode(request).unwrap();
     let config = request.config.unwrap();
-    let (modules, defaults) = (modules(), Defaults::default());
+    let defaults = Defaults::default();
     let placement = Placement::new(Driver::Cgroupfs, "/wharf").unwrap();
-    planner::check_pod(&config, modules, &defaults, &placement).unwrap();
+    planner::check_pod(&config, &defaults, &placement).unwrap();
     let names = HostNames { hostname: "node".to_owned(), ..HostNames::default() };
-    planner::plan_pod(&config, names, &defaults).unwrap();
+    planner::plan_pod(&config, names, &defaults, planner::Selinux::Off).unwrap();
 }
 
 fn decide_container(request: &[u8], filters: &Filters) -> Plan {
@@ -117,6 +117,7 @@ fn decide_container(request: &[u8], filters: &Filters) -> Plan {
         profile: None,
         defaults: &defaults,
         unasked_apparmor: Switch::On,
+        selinux: planner::Selinux::Off,
     };
     let description = planner::describe(&request, &facts(), &places()).unwrap();
     let plan = planner::plan(&description, filters).unwrap();
@@ -131,7 +132,7 @@ fn pass_on(plan: &Plan) {
 }
 
 fn modules() -> planner::SecurityModules {
-    planner::SecurityModules { apparmor: Switch::Off, selinux: Switch::Off }
+    planner::SecurityModules { apparmor: Switch::Off }
 }
 
 fn pod() -> PodSandboxConfig {
@@ -206,7 +207,7 @@ fn facts() -> HostFacts {
         host_devices: Vec::new(),
         mounts: Vec::new(),
         seccomp_profile: None,
-        modules: SecurityModules { apparmor: Switch::Off, selinux: Switch::Off },
+        modules: SecurityModules { apparmor: Switch::Off },
     }
 }
 

@@ -6,7 +6,7 @@ set -euo pipefail
 # systemd as PID 1 with what a node has, and what the scripts of the repository use.
 packages=(
     systemd systemd-sysv dbus udev kmod procps util-linux e2fsprogs sudo iproute2 nftables ca-certificates apparmor
-    linux-image-cloud-amd64 initramfs-tools curl jq skopeo docker-registry runc crun
+    linux-image-cloud-amd64 initramfs-tools curl jq skopeo docker-registry runc crun selinux-policy-default policycoreutils
 )
 disk_size=4G
 

@@ -2,7 +2,8 @@
 # Checks an installed wharf on a machine with systemd and cgroup v2; hack/vm runs it in its machine, as root. Prints a line
 # for each check, with the last output of those that fail, and fails if one did.
 #   walk.sh [PART...]   machine, unit, cgroups, systemd, hierarchies, handlers, layers, confinement, apparmor, network, streams,
-#     end (default: all, in this order). systemd, hierarchies and handlers also run on hybrid cgroups.
+#     end (default: all, in this order). systemd, hierarchies and handlers also run on hybrid cgroups. selinux, which is not
+#     among them, runs in a machine of `hack/vm --selinux`.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=../../hack/lib.sh
@@ -25,6 +26,8 @@ here=$(dirname "$(realpath "$0")")
 . "$here/confinement.sh"
 # shellcheck source=apparmor.sh
 . "$here/apparmor.sh"
+# shellcheck source=selinux.sh
+. "$here/selinux.sh"
 # shellcheck source=network.sh
 . "$here/network.sh"
 # shellcheck source=streams.sh

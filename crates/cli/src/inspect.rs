@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use wharf_cri_api::v1::{
     Container, ContainerConfig, ContainerStatus, ContainerStatusRequest, Device, Image, ImageSpec,
     ImageStatusRequest, KeyValue, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxStatus,
-    PodSandboxStatusRequest, SecurityProfile,
+    PodSandboxStatusRequest, SeLinuxOption, SecurityProfile,
 };
 
 use crate::daemon::Daemon;
@@ -166,6 +166,7 @@ fn of_container_request(config: &ContainerConfig) -> Value {
         },
         "seccomp": security.seccomp.map(of_profile),
         "apparmor": security.apparmor.map(of_profile),
+        "selinux": security.selinux_options.as_ref().map(of_label),
         "namespaces": security.namespace_options.as_ref().map(of_namespaces),
     })
 }
@@ -176,6 +177,11 @@ fn of_profile(profile: SecurityProfile) -> String {
         ("", reference) => reference.to_owned(),
         (name, _) => name.to_owned(),
     }
+}
+
+fn of_label(options: &SeLinuxOption) -> Value {
+    let SeLinuxOption { user, role, r#type, level } = options;
+    json!({"user": user, "role": role, "type": r#type, "level": level})
 }
 
 fn of_namespaces(options: &NamespaceOption) -> Value {

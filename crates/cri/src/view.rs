@@ -283,6 +283,7 @@ mod tests {
             created_at_ns: 7,
             is_ready: true,
             ips: ["10.88.0.2", "fd00::2"].map(|ip| ip.parse().unwrap()).to_vec(),
+            selinux_level: None,
         }
     }
 

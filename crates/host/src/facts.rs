@@ -51,7 +51,7 @@ impl Machine {
     /// The kernel does not say what this process may do.
     pub fn look() -> Result<Self, StageError> {
         let bounding = wharf_sys::capabilities::bounding().stage("reading this process's capabilities")?;
-        let modules = security_modules().stage("looking for security modules")?;
+        let modules = SecurityModules { apparmor: apparmor::is_usable().into() };
         let kernel = kernel_version().stage("reading the kernel's version")?;
         let has_filters = Path::new("/proc/sys/kernel/seccomp/actions_avail").exists();
         let seccomp = (has_filters && runtime_default(bounding, kernel).is_ok()).into();
@@ -118,16 +118,6 @@ fn kernel_version() -> nix::Result<(u32, u32)> {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse().ok());
     Some((numbers.next()?, numbers.next()?))
-}
-
-/// The security modules that the kernel has enabled.
-fn security_modules() -> io::Result<SecurityModules> {
-    // The kernel has this file system only if SELinux was not disabled at boot.
-    let filesystems = wharf_sys::fs::kernel_text("/proc/filesystems")?;
-    Ok(SecurityModules {
-        apparmor: apparmor::is_usable().into(),
-        selinux: filesystems.lines().any(|line| line.ends_with("\tselinuxfs")).into(),
-    })
 }
 
 /// What the path of a mount leads to now. Links are followed once, here.

@@ -39,6 +39,8 @@ pub fn make(plan: &FilesPlan) -> Result<OwnedFd, StageError> {
     let (bytes, files) = limits(plan.shm);
     let (size, files) = (bytes.to_string(), files.to_string());
     let options = [("source", SHM), ("mode", "0700"), ("size", &*size), ("nr_inodes", &*files)];
+    let label = plan.label.as_ref().map(|label| (mount::LABEL, label.as_str()));
+    let options: Vec<_> = options.into_iter().chain(label).collect();
     let root = mount::new_filesystem("tmpfs", &options, forbidden).stage(STAGE)?;
     if plan.shm != Shm::Hosts {
         mkdirat(&root, SHM, Mode::S_IRWXU).stage(STAGE)?;

@@ -1,10 +1,10 @@
 //! What a container needs from the store: its image, those that it mounts, and its seccomp profile. What an image says
 //! about itself is hostile and is bounded here.
 
-use wharf_cri_api::v1::{ContainerConfig, Mount, PodSandboxConfig, SecurityProfile};
+use wharf_cri_api::v1::{ContainerConfig, Mount, NamespaceOption, PodSandboxConfig, SecurityProfile};
 use wharf_images::{LayerLease, Store};
-use wharf_planner::{ImageConfig, Refusal, seccomp};
-use wharf_types::{Failure as _, HostPath, IdMaps, Stage as _, chain};
+use wharf_planner::{ImageConfig, Refusal, Selinux, seccomp, user_namespace};
+use wharf_types::{Failure as _, HostPath, Stage as _, chain};
 
 use crate::error::Error;
 
@@ -15,8 +15,8 @@ pub struct Images {
     pub own: ImageView,
     /// For each mount of its request that is of an image, that image.
     mounted: Vec<Option<Mounted>>,
-    /// The seccomp profile from a registry that its request names.
-    pub profile: Option<String>,
+    /// The text of the seccomp profile.
+    profile: Option<String>,
 }
 
 /// An image that is mounted.
@@ -61,6 +61,12 @@ impl Images {
         Ok(Self { own, mounted, profile })
     }
 
+    /// The seccomp profile from a registry that the request names.
+    #[must_use]
+    pub fn profile(&self) -> Option<&[u8]> {
+        self.profile.as_deref().map(str::as_bytes)
+    }
+
     /// All layers.
     pub fn layers(&self) -> impl Iterator<Item = &HostPath> {
         let mounted = self.mounted.iter().flatten().map(|mounted| &mounted.image);
@@ -71,14 +77,23 @@ impl Images {
     ///
     /// A bind of a single one is read-only by a flag alone. In the host's user namespace a container with
     /// `CAP_SYS_ADMIN` can take that away, so there are two at least: what is merged without an upper directory has
-    /// nothing that could be written. In a user namespace of its own, that of `ids`, the kernel has locked the flag.
-    #[must_use]
-    pub fn mounted_layers(&self, ids: Option<IdMaps>) -> Vec<Option<Vec<HostPath>>> {
-        let merged = |Mounted { image, empty }: &Mounted| match (image.layers.as_slice(), ids) {
-            ([only], None) => vec![only.clone(), empty.clone()],
-            (layers, _) => layers.to_vec(),
+    /// nothing that could be written. In a user namespace of its own the kernel has locked the flag. And a label of
+    /// SELinux takes a mount of its own.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the pod's namespaces cannot be.
+    pub fn mounted_layers(
+        &self,
+        namespaces: &NamespaceOption,
+        selinux: Selinux<'_>,
+    ) -> Result<Vec<Option<Vec<HostPath>>>, Refusal> {
+        let is_labelled = matches!(selinux, Selinux::On(_));
+        let may_bind = user_namespace(namespaces)?.is_some() && !is_labelled;
+        let merged = |Mounted { image, empty }: &Mounted| match image.layers.as_slice() {
+            [only] if !may_bind => vec![only.clone(), empty.clone()],
+            layers => layers.to_vec(),
         };
-        self.mounted.iter().map(|mounted| mounted.as_ref().map(merged)).collect()
+        Ok(self.mounted.iter().map(|mounted| mounted.as_ref().map(merged)).collect())
     }
 
     /// For each mount of the request, the id of its image; empty for any other mount.

@@ -24,6 +24,8 @@ mod probe;
 mod program;
 mod read;
 mod readiness;
+mod relabel;
+mod selinux;
 mod sysctls;
 mod yaml;
 
@@ -40,3 +42,5 @@ pub use places::{Site, host_path};
 pub use probe::{Obstacle, UserNamespaces};
 pub use program::check_supervisor;
 pub use readiness::{Extent, Unready, unready};
+pub use relabel::relabel;
+pub use selinux::{Labelled, Level, check_labels};

@@ -143,7 +143,7 @@ fn try_it(place: &Path) -> Result<(), Obstacle> {
     user_namespace::inside(namespace.as_fd(), network).map_err(of_namespaces)?;
     unshare(CloneFlags::CLONE_FS).named("unshare", || "CLONE_FS".into()).map_err(of_namespaces)?;
     let user_namespace = Some(namespace.as_fd());
-    let overlay = Overlay { lowers: &[&layer], upper: &upper, work: &work, user_namespace };
+    let overlay = Overlay { lowers: &[&layer], upper: &upper, work: &work, user_namespace, label: None };
     overlay.detached(&upper).map(drop).map_err(of_disks)
 }
 

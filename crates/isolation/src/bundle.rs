@@ -66,8 +66,8 @@ pub fn make(
     let host = wharf_sys::fs::open("/proc/self/ns/mnt", OFlag::O_RDONLY).stage(STAGE)?;
     let mut sources = mounts::open_sources(&plan.mounts, None)?;
     // With many layers each of these leaves the host's mount namespace before Linux 6.8.
-    sources.add_images(&plan.mounts, None)?;
-    let root = Root::make(&plan.rootfs, None)?;
+    sources.add_images(plan, None)?;
+    let root = Root::make(plan, None)?;
     pod.enter_files()?;
     sources.add_pods(&plan.mounts)?;
     // The runtime is a program of the host.

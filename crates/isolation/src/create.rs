@@ -25,7 +25,7 @@ use crate::program::Runner;
 use crate::root::{self, Make, Root};
 use crate::streams::{self, Connected, Streams};
 use crate::terminal::{self, Terminal};
-use crate::{apparmor, devices, report};
+use crate::{apparmor, devices, report, selinux};
 
 /// The stages whose ends are reported, in order.
 pub const STAGES: [Name; 7] =
@@ -89,6 +89,7 @@ impl<'a> Joined<'a> {
         // Later, the host's procfs is out of reach, and so is the right to lower the score.
         set_oom_score(&plan.process)?;
         apparmor::confine(&plan.process)?;
+        selinux::confine(&plan.process)?;
         // Through paths of the host. Before anything is allocated for the container, so that it is charged for all of
         // that.
         enter_cgroup(&plan.cgroup.entries)?;
@@ -99,8 +100,8 @@ impl<'a> Joined<'a> {
         let mut sources = mounts::open_sources(&plan.mounts, users)?;
         // Through paths of the host: the layers. Last, since with many layers this leaves the host's mount namespace
         // before Linux 6.8.
-        sources.add_images(&plan.mounts, users)?;
-        let root = Root::make(&plan.rootfs, users)?;
+        sources.add_images(plan, users)?;
+        let root = Root::make(plan, users)?;
         ends.note();
         // This needs the descriptor of a process, and privileges in the host's user namespace.
         origin.choose_namespace()?;
@@ -152,7 +153,7 @@ impl Rooted<'_> {
         let terminal = plan.stdio.terminal.then(|| terminal::open(&root, plan)).transpose()?;
         ends.note();
         // When everything that is masked or read-only is mounted; with the container's null device.
-        Covers::default().mask(&root, &plan.masked_paths)?;
+        Covers::labelled(plan.mount_label.as_ref()).mask(&root, &plan.masked_paths)?;
         paths::make_read_only(&root, &plan.readonly_paths)?;
         ends.note();
         // A mount may have brought the files that contain the names.

@@ -13,17 +13,22 @@ use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open_below};
 use wharf_sys::mount::{self, Depth};
 use wharf_sys::{Error, Result, overlay};
-use wharf_types::{ContainerPath, HostPath};
+use wharf_types::{ContainerPath, HostPath, SelinuxLabel};
 
 use crate::pod::Users;
 use crate::root::kind;
 
 /// The merged layers as a detached mount. In a user namespace their ids are those of the container, as in its own
 /// image.
-pub(crate) fn merged(layers: &[HostPath], users: Option<Users<'_>>) -> Result<OwnedFd> {
+pub(crate) fn merged(
+    layers: &[HostPath],
+    users: Option<Users<'_>>,
+    label: Option<&SelinuxLabel>,
+) -> Result<OwnedFd> {
     let namespace = users.map(|users| users.namespace);
     let tree = match layers {
-        // A plan has a single one only where the container cannot take the flag away that makes a bind read-only.
+        // A plan has a single one only where the container cannot take the flag away that makes a bind read-only, and
+        // where it has no label, which only a mount of its own can have.
         [only] => {
             let tree = mount::copy_tree(only.as_path(), Depth::One)?;
             namespace.map_or(Ok(()), |namespace| mount::map_ids(tree.as_fd(), namespace))?;
@@ -32,7 +37,7 @@ pub(crate) fn merged(layers: &[HostPath], users: Option<Users<'_>>) -> Result<Ow
         _ => {
             let lowers: Vec<&Path> = layers.iter().map(|layer| layer.as_path()).collect();
             let place = lowers.first().copied().unwrap_or(Path::new("/"));
-            overlay::read_only(&lowers, place, namespace)?
+            overlay::read_only(&lowers, place, namespace, label.map(SelinuxLabel::as_str))?
         }
     };
     users.map_or(Ok(()), |users| users.forbid_nodes(tree.as_fd(), Depth::One)).map(|()| tree)

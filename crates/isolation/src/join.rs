@@ -20,7 +20,7 @@ use crate::pod::become_root;
 use crate::program::Runner;
 use crate::streams::{self, Streams};
 use crate::terminal::{self, Terminal};
-use crate::{apparmor, report, root};
+use crate::{apparmor, report, root, selinux};
 
 /// What a joining process does, and as which user.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ fn run(
 ) -> Result<std::convert::Infallible, Error> {
     set_oom_score(&plan.process)?;
     apparmor::confine(&plan.process)?;
+    selinux::confine(&plan.process)?;
     // Before anything is allocated for the command, so that the container is charged for all of it.
     plan.entries.iter().try_for_each(|entry| write_fd(*entry, "0")).stage(CGROUP_STAGE)?;
     // While this process may still give them away.

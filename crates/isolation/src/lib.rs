@@ -31,6 +31,7 @@ mod procfs;
 mod program;
 mod report;
 mod root;
+mod selinux;
 mod streams;
 mod terminal;
 mod volumes;

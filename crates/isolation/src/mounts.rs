@@ -13,12 +13,11 @@ use wharf_types::HostPath;
 
 use crate::birth::{Origin, Place};
 use crate::error::{Error, Stage as _};
-use crate::images;
 use crate::plan::{Ids, MountPlan, Plan, Source};
 use crate::pod::Users;
-use crate::procfs;
 use crate::root::{Make, Root, is_directory};
 use crate::volumes::{self, Copies};
+use crate::{images, procfs, selinux};
 
 /// A detached copy of each bound tree. `None` for a new file system, and until it is made for an image or a tree of the
 /// pod.
@@ -77,11 +76,12 @@ fn filesystem_at(path: &Path) -> Option<String> {
 impl Sources {
     /// Merges the layers of every image. They are paths of the host. With many layers this leaves the host's mount
     /// namespace before Linux 6.8.
-    pub(crate) fn add_images(&mut self, plans: &[MountPlan], users: Option<Users<'_>>) -> Result<(), Error> {
-        for (plan, source) in plans.iter().zip(&mut self.0) {
+    pub(crate) fn add_images(&mut self, whole: &Plan, users: Option<Users<'_>>) -> Result<(), Error> {
+        for (plan, source) in whole.mounts.iter().zip(&mut self.0) {
             let Source::Image { layers, .. } = &plan.source else { continue };
             let fail = |source| Error::ImageVolume { target: plan.target.to_string(), source };
-            let tree = images::merged(layers, users).and_then(|tree| prepared(tree, plan, Depth::One));
+            let merged = images::merged(layers, users, whole.mount_label.as_ref());
+            let tree = merged.and_then(|tree| prepared(tree, plan, Depth::One));
             *source = Some(tree.map_err(fail)?);
         }
         Ok(())
@@ -161,18 +161,18 @@ fn forbid(tree: &OwnedFd, plan: &MountPlan) -> wharf_sys::Result<()> {
 /// then, mount points of other mounts are made in it.
 pub(crate) fn attach_all(
     root: &Root,
-    plan: &Plan,
+    whole: &Plan,
     sources: Sources,
     origin: &Origin<'_>,
 ) -> Result<(), Error> {
-    fill_volumes(root, plan, &sources)?;
+    fill_volumes(root, whole, &sources)?;
     let mut read_only = Vec::new();
-    for (plan, source) in plan.mounts.iter().zip(sources.0) {
+    for (plan, source) in whole.mounts.iter().zip(sources.0) {
         let fail = move |source| unattached(plan, source);
         let is_new = source.is_none();
         let tree = match source {
             Some(tree) => tree,
-            None => new_filesystem(plan, origin).map_err(fail)?,
+            None => new_filesystem(plan, whole, origin).map_err(fail)?,
         };
         attach_one(root, plan, &tree)?;
         if is_new && plan.attributes.has(Attributes::READ_ONLY) {
@@ -251,7 +251,7 @@ fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>, copies: &mut Co
     filled.map_err(|source| misplaced(plan, source))
 }
 
-fn new_filesystem(plan: &MountPlan, origin: &Origin<'_>) -> wharf_sys::Result<OwnedFd> {
+fn new_filesystem(plan: &MountPlan, whole: &Plan, origin: &Origin<'_>) -> wharf_sys::Result<OwnedFd> {
     let Source::Filesystem { kind, options } = &plan.source else {
         return Err(wharf_sys::Error::new("fsopen", describe(&plan.source), Errno::EINVAL));
     };
@@ -259,9 +259,13 @@ fn new_filesystem(plan: &MountPlan, origin: &Origin<'_>) -> wharf_sys::Result<Ow
     match (origin.place, kind.as_str()) {
         (Place::Of(process, _), "proc") => procfs::of(process, attributes, origin),
         _ => {
-            let options: Vec<(&str, &str)> =
-                options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-            mount::new_filesystem(kind, &options, attributes)
+            let label = selinux::option(kind, whole.mount_label.as_ref());
+            let options = options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+            let made = mount::new_filesystem(kind, &options.chain(label).collect::<Vec<_>>(), attributes)?;
+            if kind == "mqueue" {
+                selinux::label_queues(made.as_fd(), whole)?;
+            }
+            Ok(made)
         }
     }
 }

@@ -7,21 +7,27 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_sys::error::Named as _;
 use wharf_sys::mount::{self, Attributes, Depth};
-use wharf_types::ContainerPath;
+use wharf_types::{ContainerPath, SelinuxLabel};
 
 use crate::error::Error;
 use crate::root::{Root, is_directory};
-use crate::streams;
+use crate::{selinux, streams};
 
 /// What covers masked paths: the container's null device and an empty directory, as read-only mounts. Each is made for
 /// the first path and copied for later ones.
-#[derive(Debug, Default)]
-pub(crate) struct Covers {
+#[derive(Debug)]
+pub(crate) struct Covers<'a> {
     null: Option<OwnedFd>,
     empty: Option<OwnedFd>,
+    label: Option<&'a SelinuxLabel>,
 }
 
-impl Covers {
+impl<'a> Covers<'a> {
+    /// Covers with the label of the container's other file systems.
+    pub(crate) fn labelled(label: Option<&'a SelinuxLabel>) -> Self {
+        Self { null: None, empty: None, label }
+    }
+
     /// Covers each existing path.
     pub(crate) fn mask(&mut self, root: &Root, paths: &[ContainerPath]) -> Result<(), Error> {
         paths.iter().try_for_each(|path| self.mask_one(root, path).map_err(fail("masked path", path)))
@@ -30,7 +36,7 @@ impl Covers {
     fn mask_one(&mut self, root: &Root, path: &ContainerPath) -> wharf_sys::Result<()> {
         let Some(target) = existing(root, path)? else { return Ok(()) };
         let cover = if is_directory(target.as_fd())? {
-            copy_or_make(&mut self.empty, empty_directory)?
+            copy_or_make(&mut self.empty, || empty_directory(self.label))?
         } else {
             copy_or_make(&mut self.null, || null_device(root))?
         };
@@ -61,10 +67,12 @@ fn null_device(root: &Root) -> wharf_sys::Result<OwnedFd> {
 }
 
 /// An empty directory that cannot be written, as a detached mount.
-pub(crate) fn empty_directory() -> wharf_sys::Result<OwnedFd> {
+pub(crate) fn empty_directory(label: Option<&SelinuxLabel>) -> wharf_sys::Result<OwnedFd> {
     let attributes =
         Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
-    mount::new_filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1"), ("mode", "755")], attributes)
+    let options = [("size", "0"), ("nr_inodes", "1"), ("mode", "755")].into_iter();
+    let label = selinux::option("tmpfs", label);
+    mount::new_filesystem("tmpfs", &options.chain(label).collect::<Vec<_>>(), attributes)
 }
 
 /// Makes each existing path read-only, with a copy of its own mount.

@@ -6,7 +6,9 @@
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::scheduling::Scheduling;
-use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, OwnerId, ProfileName, Reserve};
+use wharf_types::{
+    ContainerId, ContainerPath, HostPath, IdMaps, OwnerId, ProfileName, Reserve, SelinuxLabel,
+};
 
 /// Everything that is needed to make one container and to execute its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Plan {
     pub mounts: Vec<MountPlan>,
     /// The device nodes in its `/dev`.
     pub devices: Vec<DeviceNode>,
+    /// The SELinux label of the files on the file systems that are made for it: its root, its `/dev`, images.
+    pub mount_label: Option<SelinuxLabel>,
     /// Paths that read as empty.
     pub masked_paths: Vec<ContainerPath>,
     /// Paths that cannot be written.
@@ -55,6 +59,8 @@ pub struct Outline {
     pub stdio: Stdio,
     /// The runtime that made it, if that is another one.
     pub runtime: Option<Runtime>,
+    /// The SELinux label of the files on the file systems that are made for it.
+    pub mount_label: Option<SelinuxLabel>,
 }
 
 /// A runtime with OCI's command line, for a container that it is to make.
@@ -238,6 +244,8 @@ pub struct Process {
     pub traits: Traits,
     /// The AppArmor profile that confines it; without one it has the supervisor's own.
     pub apparmor: Option<ProfileName>,
+    /// Its SELinux label; without one it has that which the policy gives to programs of the supervisor.
+    pub selinux: Option<SelinuxLabel>,
     /// A seccomp program, 8 bytes per instruction; empty for none.
     pub seccomp: Vec<u8>,
     /// The flags for seccomp(2).

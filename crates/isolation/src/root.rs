@@ -15,11 +15,11 @@ use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 use wharf_sys::overlay::Overlay;
-use wharf_types::{ContainerPath, IdMaps};
+use wharf_types::{ContainerPath, IdMaps, SelinuxLabel};
 
 use crate::birth::Inside;
 use crate::error::{Error, Stage};
-use crate::plan::Rootfs;
+use crate::plan::Plan;
 use crate::pod::Users;
 
 /// What a missing path is made as.
@@ -74,14 +74,16 @@ pub(crate) struct Root {
 impl Root {
     /// Makes the overlay as a detached mount, with the layers' ids as those of `users`. Must run where the layers'
     /// paths are those of the host.
-    pub(crate) fn make(rootfs: &Rootfs, users: Option<Users<'_>>) -> Result<Self, Error> {
+    pub(crate) fn make(plan: &Plan, users: Option<Users<'_>>) -> Result<Self, Error> {
         const STAGE: &str = "the overlay of the root file system";
+        let rootfs = &plan.rootfs;
         let lowers: Vec<&Path> = rootfs.lowers.iter().map(|path| path.as_path()).collect();
         let overlay = Overlay {
             lowers: &lowers,
             upper: rootfs.upper.as_path(),
             work: rootfs.work.as_path(),
             user_namespace: users.map(|users| users.namespace),
+            label: plan.mount_label.as_ref().map(SelinuxLabel::as_str),
         };
         let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
         let mount = overlay.detached(place).stage(STAGE)?;

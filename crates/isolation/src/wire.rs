@@ -7,7 +7,7 @@
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::scheduling::Scheduling;
-use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange, OwnerId, ProfileName, Reserve};
+use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange, OwnerId, ProfileName, Reserve, SelinuxLabel};
 use wharf_wire::v1;
 
 use crate::error::Error;
@@ -56,6 +56,7 @@ impl From<&Plan> for v1::Plan {
             reserve: Some(v1::Reserve { bytes: plan.reserve.bytes, inodes: plan.reserve.inodes }),
             runtime: plan.runtime.as_ref().map(runtime_out),
             runtime_spec: plan.runtime_spec.clone(),
+            mount_label: label_out(plan.mount_label.as_ref()),
         }
     }
 }
@@ -170,9 +171,14 @@ fn process_out(process: &Process) -> v1::Process {
         oom_score_adj: process.oom_score_adj,
         traits: Some(traits_out(&process.traits)),
         apparmor_profile: process.apparmor.as_ref().map_or_else(String::new, ToString::to_string),
+        selinux_label: label_out(process.selinux.as_ref()),
         seccomp: process.seccomp.clone(),
         seccomp_flags: process.seccomp_flags,
     }
+}
+
+fn label_out(label: Option<&SelinuxLabel>) -> String {
+    label.map_or_else(String::new, ToString::to_string)
 }
 
 fn traits_out(traits: &Traits) -> v1::Traits {
@@ -225,9 +231,10 @@ impl TryFrom<v1::Plan> for Plan {
     type Error = String;
 
     fn try_from(plan: v1::Plan) -> Result<Self, String> {
-        let v1::Plan { container, namespaces, cgroup, process, stdio, runtime, .. } = plan;
-        let outline = v1::Outline { container, namespaces, cgroup, process, stdio, runtime };
-        let Outline { container, namespaces, cgroup, process, stdio, runtime } = outline.try_into()?;
+        let v1::Plan { container, namespaces, cgroup, process, stdio, runtime, mount_label, .. } = plan;
+        let outline = v1::Outline { container, namespaces, cgroup, process, stdio, runtime, mount_label };
+        let outline = Outline::try_from(outline)?;
+        let Outline { container, namespaces, cgroup, process, stdio, runtime, mount_label } = outline;
         let rootfs = plan.rootfs.ok_or("no rootfs")?;
         // A daemon of an earlier release sends none.
         let reserve = plan.reserve.unwrap_or_default();
@@ -251,6 +258,7 @@ impl TryFrom<v1::Plan> for Plan {
             reserve: Reserve { bytes: reserve.bytes, inodes: reserve.inodes },
             runtime,
             runtime_spec: plan.runtime_spec,
+            mount_label,
         })
     }
 }
@@ -273,6 +281,7 @@ impl TryFrom<v1::Outline> for Outline {
             process: process_in(outline.process.ok_or("no process")?)?,
             stdio: stdio_in(outline.stdio.ok_or("no stdio")?)?,
             runtime: outline.runtime.map(runtime_in).transpose()?,
+            mount_label: label_in(&outline.mount_label)?,
         })
     }
 }
@@ -425,6 +434,7 @@ fn process_in(process: v1::Process) -> Result<Process, String> {
         oom_score_adj: process.oom_score_adj,
         traits: process.traits.map(traits_in).unwrap_or_default(),
         apparmor: profile_in(&process.apparmor_profile)?,
+        selinux: label_in(&process.selinux_label)?,
         seccomp: process.seccomp,
         seccomp_flags: process.seccomp_flags,
     })
@@ -436,6 +446,10 @@ fn owner_in(id: u32) -> Result<OwnerId, String> {
 
 fn profile_in(name: &str) -> Result<Option<ProfileName>, String> {
     (!name.is_empty()).then(|| ProfileName::new(name)).transpose().map_err(show)
+}
+
+fn label_in(label: &str) -> Result<Option<SelinuxLabel>, String> {
+    (!label.is_empty()).then(|| SelinuxLabel::new(label)).transpose().map_err(show)
 }
 
 fn traits_in(traits: v1::Traits) -> Traits {

@@ -390,8 +390,8 @@ fn an_outline_is_of_its_plan(_witness: &SingleThreaded) {
     let plan = plan(directory.path(), "true");
     let outline = Outline::decode(&encoded(&plan)).unwrap();
     assert_eq!(Plan::decode(&encoded(&plan)).unwrap(), plan);
-    let Plan { container, namespaces, cgroup, process, stdio, runtime, .. } = plan;
-    assert_eq!(outline, Outline { container, namespaces, cgroup, process, stdio, runtime });
+    let Plan { container, namespaces, cgroup, process, stdio, runtime, mount_label, .. } = plan;
+    assert_eq!(outline, Outline { container, namespaces, cgroup, process, stdio, runtime, mount_label });
 }
 
 fn a_missing_source_is_named(witness: &SingleThreaded) {

@@ -91,8 +91,8 @@ fn named(field: &'static str, reference: &str) -> Result<Choice, Refusal> {
 mod tests {
     use super::*;
 
-    const ON: SecurityModules = SecurityModules { apparmor: Switch::On, selinux: Switch::Off };
-    const OFF: SecurityModules = SecurityModules { apparmor: Switch::Off, ..ON };
+    const ON: SecurityModules = SecurityModules { apparmor: Switch::On };
+    const OFF: SecurityModules = SecurityModules { apparmor: Switch::Off };
 
     fn profile(
         context: &LinuxContainerSecurityContext,

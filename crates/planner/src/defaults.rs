@@ -18,6 +18,9 @@ use crate::pod::sysctls::{scope, value_problem};
 use crate::request::Switch;
 use crate::{capabilities, process};
 
+/// How many categories the policies of distributions have.
+pub const CATEGORIES_MAX: u32 = 1024;
+
 /// The defaults of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
@@ -57,6 +60,10 @@ pub struct Defaults {
     pub least_uid: u32,
     /// The lowest gid.
     pub least_gid: u32,
+    /// Whether containers get labels of SELinux, where the kernel has it.
+    pub selinux: Switch,
+    /// How many categories there are for the levels of pods.
+    pub selinux_categories: u32,
 }
 
 /// What a privileged container has of the machine's devices.
@@ -102,6 +109,8 @@ impl Default for Defaults {
             log: LogLimits::default(),
             least_uid: 0,
             least_gid: 0,
+            selinux: Switch::Off,
+            selinux_categories: CATEGORIES_MAX,
         }
     }
 }

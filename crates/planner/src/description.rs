@@ -12,7 +12,7 @@ use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, MASKED_PATHS, RE
 
 use crate::request::{CgroupPlaces, HostFacts, Layers, Places, Request, Switch};
 use crate::{
-    Refusal, cgroup_view, devices, environment, limits, mounts, namespaces, process, seccomp, stdio,
+    Refusal, cgroup_view, devices, environment, limits, mounts, namespaces, process, seccomp, selinux, stdio,
     stop_signal, user, user_namespace, volumes,
 };
 
@@ -63,6 +63,8 @@ pub struct Extra {
     pub stop_signal: String,
     /// Whose the seccomp profile is.
     pub seccomp: Seccomp,
+    /// The paths of the host that are given the mount label, with all that is below them.
+    pub relabelled: Vec<HostPath>,
 }
 
 /// Whose a seccomp profile is.
@@ -158,6 +160,7 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
                 Seccomp::Own
             }
         },
+        relabelled: selinux::relabelled(request, facts)?,
     };
     Ok(Description { spec, extra })
 }
@@ -176,6 +179,7 @@ fn linux(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Result<Li
         .set_pids(request.defaults.pids_limit.map(limits::pids));
     let ids = user_namespace::of(request.pods_namespaces())?;
     let (masked, readonly) = protected_paths(request, ids);
+    let label = selinux::labels_of(request)?.map(|labels| labels.mount);
     let mut linux = Linux::default();
     linux
         .set_uid_mappings(ids.map(|ids| user_namespace::mappings(ids.users)).transpose()?)
@@ -185,6 +189,7 @@ fn linux(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Result<Li
         .set_resources(Some(resources))
         .set_devices(Some(devices::describe(request, facts)?))
         .set_seccomp(seccomp::describe(request, facts)?)
+        .set_mount_label(label.map(|label| label.to_string()))
         .set_masked_paths(Some(masked))
         .set_readonly_paths(Some(readonly));
     Ok(linux)

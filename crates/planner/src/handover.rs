@@ -54,6 +54,11 @@ impl Features {
         self.0.pointer("/linux/seccomp/enabled") == Some(&Value::Bool(false))
     }
 
+    /// Whether it was built without SELinux: then it may leave out labels and not say so.
+    fn lacks_selinux(&self) -> bool {
+        self.0.pointer("/linux/selinux/enabled") == Some(&Value::Bool(false))
+    }
+
     /// The version of its libseccomp, if it says that.
     fn libseccomp(&self) -> Option<&str> {
         self.0.pointer("/annotations/io.github.seccomp.libseccomp.version").and_then(Value::as_str)
@@ -156,6 +161,9 @@ impl OtherRuntime {
     fn check(&self, plan: &Plan) -> Result<(), Refusal> {
         if plan.namespaces.user.is_some() {
             return Err(self.cannot("containers with a user namespace: leave the runtime class out"));
+        }
+        if (plan.process.selinux.is_some() || plan.mount_label.is_some()) && self.features.lacks_selinux() {
+            return Err(self.cannot("containers with labels of SELinux: it was built without"));
         }
         // Older runtimes ignore these fields.
         if (Traits { umask: 0, ..plan.process.traits }) != (Traits { umask: 0, ..Traits::default() }) {
@@ -287,6 +295,7 @@ fn reach(propagation: Propagation) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::selinux::Policy;
     use crate::tests::requests::{mount as mount_of, users};
     use crate::tests::{Asked, host};
     use crate::{Filters, describe, plan};
@@ -420,6 +429,17 @@ mod tests {
     fn what_a_runtime_cannot_do_is_refused() {
         let refused = taken(&runtime("{}"), |asked| users(asked, 65_536)).unwrap_err();
         assert!(refused.to_string().contains("\"runc\" cannot make containers with a user namespace"));
+        let labelled = |asked: &mut Asked| {
+            let contexts = "process = u:r:container_t:s0\nfile = u:o:container_file_t:s0\n";
+            asked.selinux = Some((Policy::parse(contexts).unwrap(), "s0:c1,c2".to_owned()));
+        };
+        let without = runtime(r#"{"linux": {"selinux": {"enabled": false}}}"#);
+        let refused = taken(&without, labelled).unwrap_err();
+        assert!(refused.to_string().contains("labels of SELinux: it was built without"), "{refused}");
+        let (plan, spec) = taken(&runtime("{}"), labelled).unwrap();
+        assert_eq!(spec["linux"]["mountLabel"], "u:o:container_file_t:s0:c1,c2");
+        let process: Value = serde_json::from_slice(&plan.runtime.unwrap().process).unwrap();
+        assert_eq!(process["selinuxLabel"], "u:r:container_t:s0:c1,c2");
         let without = runtime(r#"{"linux": {"seccomp": {"enabled": false}}}"#);
         let confined = |asked: &mut Asked| {
             asked.security().seccomp = Some(wharf_cri_api::v1::SecurityProfile::default());

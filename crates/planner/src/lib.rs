@@ -42,6 +42,7 @@ mod volumes;
 pub mod cdi;
 pub mod hooks;
 pub mod seccomp;
+pub mod selinux;
 pub mod stop_signal;
 
 #[cfg(test)]
@@ -72,5 +73,6 @@ pub use request::{
 };
 pub use saved_spec::{Identity, from_saved, to_saved};
 pub use seccomp::{Filters, fill as fill_seccomp};
+pub use selinux::{Labelling, Labels, Selinux};
 pub use unsupported::refuse_resources;
 pub use user_namespace::of as user_namespace;

@@ -12,7 +12,7 @@ use wharf_types::{ContainerPath, HostPath};
 
 use crate::description::Description;
 use crate::seccomp::Filters;
-use crate::{Refusal, devices, hooks, mounts, namespaces, process, traits, unsupported};
+use crate::{Refusal, devices, hooks, mounts, namespaces, process, selinux, traits, unsupported};
 
 /// Makes the plan for a description.
 ///
@@ -48,6 +48,7 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
         namespaces,
         cgroup: extra.cgroup.plan.clone(),
         devices: devices::plan(linux.devices().as_deref().unwrap_or_default(), ids)?,
+        mount_label: selinux::of_spec("linux.mountLabel", linux.mount_label().as_ref())?,
         masked_paths: paths("masked_paths", linux.masked_paths())?,
         readonly_paths: paths("readonly_paths", linux.readonly_paths())?,
         process: process::plan(process, extra, traits::plan(spec, process)?, filter.as_deref())?,

@@ -16,8 +16,9 @@ use wharf_network::PortMapping;
 use wharf_types::PodId;
 
 use crate::namespaces::{self, NamespacePlan};
-use crate::request::SecurityModules;
-use crate::{Defaults, Refusal, annotations, merge_resources, refuse, user_namespace};
+use crate::{
+    Defaults, Labels, Refusal, Selinux, annotations, merge_resources, refuse, selinux, user_namespace,
+};
 use files::{FilesPlan, HostNames};
 use sysctls::Sysctls;
 
@@ -33,6 +34,8 @@ pub struct PodPlan {
     pub files: FilesPlan,
     /// What its network needs, if it has its own.
     pub network: NetworkPlan,
+    /// The labels of SELinux that it has for its containers, if it gets any.
+    pub labels: Option<Labels>,
 }
 
 /// What a pod's own network needs beside its namespace.
@@ -44,22 +47,30 @@ pub struct NetworkPlan {
     pub sysctls: BTreeMap<String, String>,
 }
 
-/// Plans a pod, with what this machine says about names and what the node has chosen where the request leaves it open.
+/// Plans a pod, with what this machine says about names, what the node has chosen where the request leaves it open, and
+/// how the pod is labelled, if it is.
 ///
 /// # Errors
 /// [`Refusal`], for a request that [`check`] accepts: a sysctl of a namespace that the pod shares with the host, an
-/// invalid port, DNS that cannot be written down.
-pub fn plan(config: &PodSandboxConfig, names: HostNames, defaults: &Defaults) -> Result<PodPlan, Refusal> {
+/// invalid port, DNS that cannot be written down, an impossible label.
+pub fn plan(
+    config: &PodSandboxConfig,
+    names: HostNames,
+    defaults: &Defaults,
+    selinux: Selinux<'_>,
+) -> Result<PodPlan, Refusal> {
     let options = namespaces_of(config);
     let own = namespaces::of_pod(&options);
     let ids = user_namespace::of(&options)?;
     let asked = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
     let sysctls = sysctls::plan(&asked, &sysctls::scopes(&own, ids.as_ref()), defaults)?;
-    let files = files::plan(config, &options, ids, names, defaults)?;
+    let labels = selinux::pods_labels(config, selinux)?;
+    let label = labels.as_ref().map(|labels| labels.mount.clone());
+    let files = FilesPlan { label, ..files::plan(config, &options, ids, names, defaults)? };
     let Sysctls { early, late } = sysctls.within(ids.map(|ids| ids.groups));
     let namespaces = NamespacePlan { own, hostname: files.hostname.clone(), sysctls: early, ids };
     let network = NetworkPlan { ports: ports::plan(config)?, sysctls: late };
-    Ok(PodPlan { namespaces, files, network })
+    Ok(PodPlan { namespaces, files, network, labels })
 }
 
 /// The namespaces that a pod's request asks for; unset ones are the pod's.
@@ -107,13 +118,8 @@ pub fn update(
 ///
 /// # Errors
 /// [`Refusal`], which names the field and says what to do.
-pub fn check(
-    config: &PodSandboxConfig,
-    modules: SecurityModules,
-    defaults: &Defaults,
-    placement: &Placement,
-) -> Result<(), Refusal> {
-    refuse::pod(config, modules)?;
+pub fn check(config: &PodSandboxConfig, defaults: &Defaults, placement: &Placement) -> Result<(), Refusal> {
+    refuse::pod(config)?;
     let linux = config.linux.as_ref();
     let context = linux.and_then(|linux| linux.security_context.as_ref());
     if context.is_some_and(|context| context.run_as_group.is_some() && context.run_as_user.is_none()) {
@@ -170,20 +176,18 @@ fn is_hostname(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Switch;
     use wharf_cgroup::Driver;
     use wharf_cri_api::v1::{Int64Value, LinuxPodSandboxConfig, LinuxSandboxSecurityContext};
 
     #[test]
     fn a_group_needs_a_user_and_a_cgroup_a_path() {
-        let none = SecurityModules { apparmor: Switch::Off, selinux: Switch::Off };
         let asked = |cgroup_parent: &str, run_as_user, run_as_group| {
             let context = LinuxSandboxSecurityContext { run_as_user, run_as_group, ..Default::default() };
             let (cgroup_parent, security_context) = (cgroup_parent.to_owned(), Some(context));
             let linux = LinuxPodSandboxConfig { cgroup_parent, security_context, ..Default::default() };
             let config = PodSandboxConfig { linux: Some(linux), ..Default::default() };
             let placement = Placement::new(Driver::Cgroupfs, "/wharf").unwrap();
-            check(&config, none, &Defaults::default(), &placement).map_err(|refusal| refusal.to_string())
+            check(&config, &Defaults::default(), &placement).map_err(|refusal| refusal.to_string())
         };
         let id = Some(Int64Value { value: 1000 });
         assert_eq!(asked("/kubepods/pod1", id, id), Ok(()));
@@ -210,7 +214,7 @@ mod tests {
         let ports = vec![wharf_cri_api::v1::PortMapping { host_port: 80, ..Default::default() }];
         let config =
             PodSandboxConfig { hostname: "web".to_owned(), port_mappings: ports, ..Default::default() };
-        let plan = plan(&config, HostNames::default(), &Defaults::default()).unwrap();
+        let plan = plan(&config, HostNames::default(), &Defaults::default(), Selinux::Off).unwrap();
         assert_eq!((plan.namespaces.hostname.as_str(), plan.files.hostname.as_str()), ("web", "web"));
         assert_eq!((plan.namespaces.own.len(), plan.network.ports[0].host_port), (3, 80));
         assert!(!plan.namespaces.sysctls.is_empty(), "the usual ones go with the network");

@@ -14,7 +14,7 @@ use crate::capabilities::{self, bits_of, set_of};
 use crate::description::Extra;
 use crate::plan::container_path;
 use crate::request::{HostFacts, Request, Switch};
-use crate::{Refusal, apparmor, environment, seccomp, user};
+use crate::{Refusal, apparmor, environment, seccomp, selinux, user};
 
 /// The process of the spec, for a user and an environment.
 pub(crate) fn describe(
@@ -32,6 +32,7 @@ pub(crate) fn describe(
         .map_err(|_range| Refusal::field("oom_score_adj", "it is out of range"))?;
     let cwd = container_path("working_dir", Path::new(working_directory(request)))?;
     let profile = apparmor::profile(security, facts.modules, request.unasked_apparmor)?;
+    let label = selinux::labels_of(request)?.and_then(|labels| labels.process);
     let mut process = oci::Process::default();
     process
         .set_terminal(Some(request.container.tty))
@@ -42,6 +43,7 @@ pub(crate) fn describe(
         .set_capabilities(Some(capabilities_of_spec(&capabilities(request, facts)?)))
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_apparmor_profile(profile.map(|profile| profile.to_string()))
+        .set_selinux_label(label.map(|label| label.to_string()))
         .set_rlimits(Some(request.defaults.limits.clone()).filter(|limits| !limits.is_empty()))
         // Without a request it is not the daemon's score, which protects the daemon.
         .set_oom_score_adj(Some(score));
@@ -117,6 +119,7 @@ pub(crate) fn plan(
         oom_score_adj: process.oom_score_adj(),
         traits,
         apparmor: process.apparmor_profile().as_deref().map(profile_of_plan).transpose()?,
+        selinux: selinux::of_spec("process.selinuxLabel", process.selinux_label().as_ref())?,
         seccomp: filter.map(seccomp::Program::to_bytes).unwrap_or_default(),
         seccomp_flags: filter.map_or(0, |program| program.flags),
     })

@@ -1,26 +1,23 @@
 //! Requests for features that this build does not have. Their authors rely on them, so they are refused: a confinement
-//! or a device that is silently missing is worse than a pod that does not start. A feature that has no effect on this
-//! machine, such as an SELinux label on a kernel without SELinux, is accepted, as by the kubelet and other runtimes.
+//! or a device that is silently missing is worse than a pod that does not start. A label of SELinux is accepted where
+//! it has no effect, as by the kubelet and other runtimes: where it has one, [`selinux`](crate::selinux) decides.
 
 use wharf_cri_api::v1::{
     ContainerConfig, LinuxSandboxSecurityContext, MountPropagation, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, Protocol, SeLinuxOption, SecurityProfile, Signal, SupplementalGroupsPolicy,
+    PodSandboxConfig, Protocol, SecurityProfile, Signal, SupplementalGroupsPolicy,
 };
 
 use crate::request::{SecurityModules, Switch};
 use crate::{Refusal, apparmor, cdi, cgroup_view, limits, mounts, seccomp, user_namespace};
 
 /// Checks a pod's request.
-pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
+pub(crate) fn pod(config: &PodSandboxConfig) -> Result<(), Refusal> {
     for mapping in &config.port_mappings {
         known::<Protocol>("port_mappings.protocol", mapping.protocol)?;
     }
     let linux = config.linux.as_ref();
     let Some(context) = linux.and_then(|linux| linux.security_context.as_ref()) else { return Ok(()) };
     pod_namespaces(context)?;
-    if !context.privileged {
-        selinux(context.selinux_options.as_ref(), modules)?;
-    }
     // A pod has no process to which these two could apply; they must be set on its containers.
     context.seccomp.as_ref().map_or(Ok(()), seccomp_profile)?;
     context.apparmor.as_ref().map_or(Ok(()), apparmor::check)?;
@@ -50,9 +47,6 @@ pub fn container(
     context.seccomp.as_ref().map_or(Ok(()), seccomp_profile)?;
     cgroup_view::of(context)?;
     apparmor::profile(context, modules, Switch::On)?;
-    if !context.privileged {
-        selinux(context.selinux_options.as_ref(), modules)?;
-    }
     known::<SupplementalGroupsPolicy>("supplemental_groups_policy", context.supplemental_groups_policy)
         .map(drop)
 }
@@ -135,17 +129,6 @@ fn seccomp_profile(profile: &SecurityProfile) -> Result<(), Refusal> {
     seccomp::check("seccomp", profile).map(drop)
 }
 
-fn selinux(options: Option<&SeLinuxOption>, modules: SecurityModules) -> Result<(), Refusal> {
-    let labelled = options.is_some_and(|options| *options != SeLinuxOption::default());
-    if labelled && modules.selinux == Switch::On {
-        return Err(Refusal::field(
-            "selinux_options",
-            "labels of SELinux are not supported yet: leave them out",
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,8 +137,7 @@ mod tests {
         CdiDevice, IdMapping, ImageSpec, LinuxContainerResources, LinuxContainerSecurityContext, Mount,
     };
 
-    const NONE: SecurityModules = SecurityModules { apparmor: Switch::Off, selinux: Switch::Off };
-    const ALL: SecurityModules = SecurityModules { apparmor: Switch::On, selinux: Switch::On };
+    const NONE: SecurityModules = SecurityModules { apparmor: Switch::Off };
 
     fn asked(change: impl FnOnce(&mut LinuxContainerSecurityContext)) -> ContainerConfig {
         let mut config = ContainerConfig::default();
@@ -197,19 +179,6 @@ mod tests {
             let refusal = container(&config, &NamespaceOption::default(), NONE).unwrap_err();
             assert!(refusal.to_string().contains(words), "{words}: {refusal}");
         }
-    }
-
-    #[test]
-    fn what_has_no_effect_on_this_machine_is_let_through() {
-        let label = SeLinuxOption { level: "s0".to_owned(), ..SeLinuxOption::default() };
-        let labelled = asked(|context| context.selinux_options = Some(label));
-        let own = NamespaceOption::default();
-        assert_eq!(container(&labelled, &own, NONE), Ok(()));
-        assert!(container(&labelled, &own, ALL).is_err());
-        let mut privileged = labelled;
-        let linux = privileged.linux.get_or_insert_default();
-        linux.security_context.get_or_insert_default().privileged = true;
-        assert_eq!(container(&privileged, &own, ALL), Ok(()), "nothing confines the privileged");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use wharf_isolation::{CgroupPlan, DeviceNode};
 use wharf_sys::mount::Propagation;
 use wharf_types::{ContainerId, ErrorKind, HostPath, PodId, Reserve};
 
-use crate::Defaults;
 use crate::defaults::PrivilegedDevices;
+use crate::{Defaults, Selinux};
 
 /// The request for a container.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,8 @@ pub struct Request<'a> {
     /// Whether it gets wharf's AppArmor profile without asking for one: the supervisors of earlier releases cannot give
     /// any.
     pub unasked_apparmor: Switch,
+    /// Whether it gets labels of SELinux.
+    pub selinux: Selinux<'a>,
 }
 
 impl<'a> Request<'a> {
@@ -152,8 +154,6 @@ pub struct MountSource {
 pub struct SecurityModules {
     /// Whether AppArmor profiles have an effect.
     pub apparmor: Switch,
-    /// Whether SELinux labels have an effect.
-    pub selinux: Switch,
 }
 
 /// Whether something is enabled.

@@ -5,6 +5,7 @@ pub(crate) mod defaults;
 mod fields;
 mod filled;
 mod golden;
+mod labels;
 pub(crate) mod requests;
 mod text;
 
@@ -16,7 +17,11 @@ use wharf_isolation::CgroupPlan;
 use wharf_types::{ContainerId, HostPath, PodId, Reserve};
 
 use crate::cdi::Addition;
-use crate::{CgroupPlaces, Defaults, HostFacts, Layers, Pins, Places, Request, SecurityModules, Switch};
+use crate::selinux::Policy;
+use crate::{
+    CgroupPlaces, Defaults, HostFacts, Labelling, Layers, Pins, Places, Request, SecurityModules, Selinux,
+    Switch,
+};
 
 /// A request, with everything on which its decisions depend.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub(crate) struct Asked {
     pub(crate) defaults: Defaults,
     /// What this machine adds.
     pub(crate) additions: Vec<Addition>,
+    /// The policy of SELinux, and the pod's level.
+    pub(crate) selinux: Option<(Policy, String)>,
 }
 
 impl Asked {
@@ -40,7 +47,11 @@ impl Asked {
         let Self { pod_id, pod, id, container, image, mounted, profile, defaults, .. } = self;
         let profile = profile.as_deref();
         let unasked_apparmor = Switch::On;
-        Request { pod_id, pod, id, container, image, mounted, profile, defaults, unasked_apparmor }
+        let selinux = match &self.selinux {
+            Some((policy, level)) => Selinux::On(Labelling { policy, level }),
+            None => Selinux::Off,
+        };
+        Request { pod_id, pod, id, container, image, mounted, profile, defaults, unasked_apparmor, selinux }
     }
 
     pub(crate) fn linux(&mut self) -> &mut LinuxContainerConfig {
@@ -68,6 +79,7 @@ impl Default for Asked {
             places: places(),
             defaults: Defaults::default(),
             additions: Vec::new(),
+            selinux: None,
         }
     }
 }
@@ -81,7 +93,7 @@ fn facts() -> HostFacts {
         host_devices: Vec::new(),
         mounts: Vec::new(),
         seccomp_profile: None,
-        modules: SecurityModules { apparmor: Switch::Off, selinux: Switch::Off },
+        modules: SecurityModules { apparmor: Switch::Off },
     }
 }
 

@@ -79,21 +79,19 @@ fn of_spec(spec: &Spec) -> [Field; 5] {
     ]
 }
 
-fn of_process(process: &Process) -> [Field; 4] {
+fn of_process(process: &Process) -> [Field; 3] {
     [
         ("process.consoleSize", process.console_size().is_some()),
-        ("process.selinuxLabel", process.selinux_label().is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
         ("process.commandLine", process.command_line().is_some()),
     ]
 }
 
-fn of_linux(linux: &Linux) -> [Field; 6] {
+fn of_linux(linux: &Linux) -> [Field; 5] {
     [
         ("linux.netDevices", linux.net_devices().is_some()),
         // They belong to the pod's namespaces and are set when those are made.
         ("linux.sysctl", linux.sysctl().is_some()),
-        ("linux.mountLabel", linux.mount_label().is_some()),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.timeOffsets", linux.time_offsets().is_some()),
@@ -122,13 +120,11 @@ mod tests {
 
     #[test]
     fn each_refusal_says_what_to_do_instead() {
-        /// Confinement and hooks, of which nothing else does the same.
-        const WITHOUT: [&str; 3] = ["hooks", "process.selinuxLabel", "linux.mountLabel"];
         let (spec, process, linux) = (Spec::default(), Process::default(), Linux::default());
         let fields = of_spec(&spec).into_iter().chain(of_process(&process)).chain(of_linux(&linux));
         let fields = fields.chain(of_resources(&LinuxResources::default()));
         let (names, general): (Vec<_>, _) = (fields.map(|(name, _)| name).collect(), reason("no such field"));
-        let unsaid = names.iter().filter(|name| reason(name) == general && !WITHOUT.contains(name));
+        let unsaid = names.iter().filter(|name| reason(name) == general);
         assert_eq!(unsaid.collect::<Vec<_>>(), Vec::<&&str>::new());
         assert!(names.len() > 15);
     }

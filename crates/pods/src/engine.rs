@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use wharf_cgroup::{Cgroup, CgroupPath, Cgroups, Placement};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::Template;
-use wharf_host::{Additions, AdditionsConfig, Handlers, Machine, Obstacle, UserNamespaces};
+use wharf_host::{Additions, AdditionsConfig, Handlers, Labelled, Machine, Obstacle, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
 use wharf_nri::Plugins;
@@ -107,6 +107,8 @@ pub struct Engine {
     /// The measurements of writable layers.
     measurements: Demand,
     machine: Machine,
+    /// How pods are labelled.
+    selinux: Labelled,
     /// What this machine adds to containers.
     additions: Additions,
     /// Whether pods can have user namespaces.
@@ -124,8 +126,8 @@ impl Engine {
     /// Makes an engine without pods; [`Engine::recover`] finds those of an earlier daemon.
     ///
     /// # Errors
-    /// The supervisor's program cannot be read, or the state directory or the template for mount namespaces cannot be
-    /// made.
+    /// The supervisor's program cannot be read, the state directory or the template for mount namespaces cannot be
+    /// made, or containers are to be labelled and the policy has nothing for them.
     #[expect(clippy::disallowed_methods, reason = "no task exists yet")]
     pub fn new(options: Options, parts: Parts) -> Result<Arc<Self>, Error> {
         use std::os::unix::fs::DirBuilderExt;
@@ -138,6 +140,7 @@ impl Engine {
             .create(parts.layout.pods())
             .stage("making the state directory")?;
         let additions = Additions::new(options.additions.clone());
+        let selinux = Labelled::look(&options.defaults)?;
         Ok(Arc::new(Self {
             options,
             user_namespaces: UserNamespaces::try_out(parts.layout.root()),
@@ -149,6 +152,7 @@ impl Engine {
             events: Events::new(),
             measurements: Demand::default(),
             machine: Machine::look()?,
+            selinux,
             additions,
             template: Template::make()?,
             table: Table::default(),

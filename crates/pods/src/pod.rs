@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use wharf_cgroup::Meter;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
+use wharf_host::Level;
 use wharf_host::namespaces::NewNamespaces;
 use wharf_network::StatsSocket;
 use wharf_records::PodFacts;
@@ -59,6 +60,8 @@ pub struct Pod {
     /// Containers whose records cannot be read, now or by this release: they are left alone.
     strangers: Mutex<BTreeSet<ContainerId>>,
     timings: Timings,
+    /// Its level of SELinux; not set if it was made without labels.
+    level: OnceLock<Level>,
 }
 
 /// The container that is being made. There is at most one, because making it is a change of the pod.
@@ -100,6 +103,7 @@ impl Pod {
             telling: Mutex::default(),
             strangers: Mutex::default(),
             timings: Timings::default(),
+            level: OnceLock::new(),
         }
     }
 
@@ -129,6 +133,19 @@ impl Pod {
             created_at_ns: self.created_at_ns,
             is_ready: self.is_ready(),
             ips: self.read_state().ips.clone(),
+            selinux_level: self.level().map(|level| level.as_str().to_owned()),
+        }
+    }
+
+    /// Its level of SELinux; `None` if it was made without labels.
+    pub(crate) fn level(&self) -> Option<&Level> {
+        self.level.get()
+    }
+
+    /// Gives it a level, if it is to have one, which it keeps for its whole life.
+    pub(crate) fn set_level(&self, level: Option<Level>) {
+        if let Some(level) = level {
+            self.level.get_or_init(|| level);
         }
     }
 

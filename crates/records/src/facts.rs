@@ -24,6 +24,8 @@ pub struct PodFacts {
     pub is_ready: bool,
     /// Its own addresses, the primary one first; empty on the host's network.
     pub ips: Vec<IpAddr>,
+    /// Its level of SELinux, which is empty if the policy has none; `None` if it was made without labels.
+    pub selinux_level: Option<String>,
 }
 
 impl PodFacts {

@@ -30,6 +30,9 @@ pub struct PodRecord {
     /// A [`Phase`].
     #[prost(enumeration = "Phase", tag = "4")]
     pub phase: i32,
+    /// Its level of SELinux, which is empty if the policy has none; not set if it was made without labels.
+    #[prost(string, optional, tag = "5")]
+    pub selinux_level: Option<String>,
 }
 
 impl Content for PodRecord {
@@ -53,6 +56,7 @@ impl PodRecord {
             handler: pod.handler.clone(),
             created_at_ns: pod.created_at_ns,
             phase: phase.into(),
+            selinux_level: pod.selinux_level.clone(),
         }
     }
 

@@ -10,7 +10,7 @@ use wharf_wire::v1::Identity;
 fn pod(phase: i32) -> PodRecord {
     let metadata = Some(PodSandboxMetadata { name: "web".to_owned(), ..Default::default() });
     let config = PodSandboxConfig { metadata, ..Default::default() };
-    PodRecord { config, handler: String::new(), created_at_ns: 7, phase }
+    PodRecord { config, handler: String::new(), created_at_ns: 7, phase, selinux_level: None }
 }
 
 fn newer(path: &Path, format: Format, content: &[u8]) {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use wharf_isolation::{LogLimits, MountPlan, Plan, Source, Traits};
 use wharf_sys::mount::{Attributes, Propagation};
-use wharf_types::PodId;
 use wharf_types::lock::lock;
+use wharf_types::{PodId, SelinuxLabel};
 use wharf_wire::feature;
 
 use crate::error::SupervisorError;
@@ -58,6 +58,7 @@ impl Features {
         if plan.process.apparmor.is_some() && !self.has(feature::APPARMOR) {
             return Err(SupervisorError::Older { what: "AppArmor profiles" });
         }
+        self.check_labels([plan.process.selinux.as_ref(), plan.mount_label.as_ref()])?;
         if plan.runtime.is_some() && !self.has(feature::RUNTIMES) {
             return Err(SupervisorError::Older { what: "other runtimes" });
         }
@@ -66,6 +67,13 @@ impl Features {
             return Err(SupervisorError::Older { what: "the configured limits of logs" });
         }
         self.fit_mounts(&mut plan.mounts)
+    }
+
+    fn check_labels(&self, labels: [Option<&SelinuxLabel>; 2]) -> Result<(), SupervisorError> {
+        if labels != [None, None] && !self.has(feature::SELINUX) {
+            return Err(SupervisorError::Older { what: "labels of SELinux" });
+        }
+        Ok(())
     }
 
     fn fit_mounts(&self, mounts: &mut [MountPlan]) -> Result<(), SupervisorError> {
@@ -151,6 +159,19 @@ mod tests {
         let mut both = [feature::APPARMOR, feature::TRAITS];
         both.sort_unstable();
         assert_eq!(said(), both, "each is said by itself");
+    }
+
+    #[test]
+    fn labels_that_an_older_supervisor_cannot_give_are_refused() {
+        let label = SelinuxLabel::new("u:r:t:s0").unwrap();
+        let older = Features::new(vec![feature::APPARMOR.to_owned()]);
+        older.check_labels([None, None]).unwrap();
+        let able = Features::new(vec![feature::SELINUX.to_owned()]);
+        for labels in [[Some(&label), None], [None, Some(&label)]] {
+            let error = older.check_labels(labels).unwrap_err();
+            assert!(error.to_string().contains("labels of SELinux: recreate the pod"), "{error}");
+            able.check_labels(labels).unwrap();
+        }
     }
 
     #[test]

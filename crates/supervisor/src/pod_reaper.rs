@@ -16,7 +16,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid};
-use wharf_isolation::{Namespaces, PodNamespaces, Report};
+use wharf_isolation::{Outline, PodNamespaces, Report};
 use wharf_sys::capabilities::{self, Capabilities};
 use wharf_sys::clone::{Clone, SingleThreaded, clone, end_with_parent};
 use wharf_sys::descriptors;
@@ -43,15 +43,15 @@ pub(crate) struct PodReaper {
 }
 
 impl PodReaper {
-    /// Makes the PID namespace and its first process, and waits until that has left the host for the pod's
-    /// `namespaces`.
+    /// Makes the PID namespace and its first process, and waits until that has left the host for the pod's namespaces.
+    /// Of the containers in the PID namespace, `first` is the first.
     ///
     /// # Errors
     /// What that process reports.
     pub(crate) fn start(
         witness: &SingleThreaded,
         pod: PodNamespaces<'_>,
-        namespaces: &Namespaces,
+        first: &Outline,
     ) -> std::result::Result<Self, Failure> {
         let program = wharf_sys::fs::open("/proc/self/exe", OFlag::O_RDONLY)?;
         let (ours, theirs) = socket::pair()?;
@@ -61,7 +61,7 @@ impl PodReaper {
                 let kept = descriptors::keep_only(&child, &keep);
                 let Err(error) = kept
                     .map_err(|source| failed("closing descriptors", source))
-                    .and_then(|()| be_alone(pod, namespaces, &program, &theirs));
+                    .and_then(|()| be_alone(pod, first, &program, &theirs));
                 wharf_isolation::report_failure(&theirs, &error);
                 process::exit_now(1)
             }
@@ -114,11 +114,11 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), Failure> {
 /// Leaves the host and executes this program.
 fn be_alone(
     pod: PodNamespaces<'_>,
-    namespaces: &Namespaces,
+    first: &Outline,
     program: &OwnedFd,
     line: &OwnedFd,
 ) -> std::result::Result<Infallible, wharf_isolation::Error> {
-    wharf_isolation::leave_host(pod, namespaces)?;
+    wharf_isolation::leave_host(pod, first)?;
     execute(program, line)
         .map_err(|source| failed("executing the supervisor's program as the reaper", source))
 }

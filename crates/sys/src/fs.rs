@@ -22,6 +22,8 @@ pub enum Resolve {
     InRoot,
     /// Leaving the directory is an error, and so is any symbolic link.
     BeneathNoLinks,
+    /// Leaving the directory or its mount is an error, and so is any symbolic link.
+    OneMount,
 }
 
 /// Reads a text that the kernel makes, such as a file of procfs. In it are names that processes, containers and users
@@ -70,6 +72,9 @@ pub fn open_below_mode(
     let resolve = match resolve {
         Resolve::InRoot => ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         Resolve::BeneathNoLinks => ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS,
+        Resolve::OneMount => {
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV
+        }
     };
     let path = path.as_ref();
     let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };

@@ -18,6 +18,9 @@ use crate::error::{Error, Named, Result};
 
 pub use propagation::propagation_of;
 
+/// The option of any file system for the SELinux label that all of its files have, whatever is on disk.
+pub const LABEL: &str = "context";
+
 /// The restrictions of a mount, with the kernel's values `MOUNT_ATTR_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attributes(u32);

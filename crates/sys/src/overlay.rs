@@ -30,6 +30,8 @@ pub struct Overlay<'a> {
     pub work: &'a Path,
     /// The user namespace whose ids those of the files in the layers are. What is written has the host's ids.
     pub user_namespace: Option<BorrowedFd<'a>>,
+    /// The SELinux label that all files have in it, whatever is on disk.
+    pub label: Option<&'a str>,
 }
 
 /// What is put into a context.
@@ -39,6 +41,7 @@ struct Parts<'a> {
     /// The upper and the work directory.
     own: Option<[&'a Path; 2]>,
     user_namespace: Option<BorrowedFd<'a>>,
+    label: Option<&'a str>,
 }
 
 /// How many bytes fsconfig(2) takes.
@@ -58,18 +61,24 @@ impl Overlay<'_> {
     }
 
     fn parts(&self) -> Parts<'_> {
-        Parts { lowers: self.lowers, own: Some([self.upper, self.work]), user_namespace: self.user_namespace }
+        let Self { lowers, upper, work, user_namespace, label } = *self;
+        Parts { lowers, own: Some([upper, work]), user_namespace, label }
     }
 }
 
 /// Merges layers, topmost first, into a detached mount that cannot be written. There must be two at least: the kernel
-/// merges no fewer without an upper directory. `place` is the same as for [`Overlay::detached`], and so is
-/// `user_namespace`.
+/// merges no fewer without an upper directory. `place` is the same as for [`Overlay::detached`], `user_namespace` and
+/// `label` are as in [`Overlay`].
 ///
 /// # Errors
 /// The kernel's error.
-pub fn read_only(lowers: &[&Path], place: &Path, user_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
-    Parts { lowers, own: None, user_namespace }.detached(place)
+pub fn read_only(
+    lowers: &[&Path],
+    place: &Path,
+    user_namespace: Option<BorrowedFd<'_>>,
+    label: Option<&str>,
+) -> Result<OwnedFd> {
+    Parts { lowers, own: None, user_namespace, label }.detached(place)
 }
 
 /// Whether this kernel takes the layers of an overlay one by one, and so by their names. Before, those that wharf
@@ -122,7 +131,7 @@ impl<'a> Parts<'a> {
         let mut below = self.lowers.iter().map(|lower| lower.strip_prefix(parent).unwrap_or(lower));
         let made = below
             .try_for_each(|lower| set(&context, "lowerdir+", lower))
-            .and_then(|()| finish(&context, self.own));
+            .and_then(|()| self.finish(&context, self.own));
         nix::unistd::fchdir(&before).named("fchdir", || "back".into())?;
         made
     }
@@ -134,8 +143,23 @@ impl<'a> Parts<'a> {
         }
         match self.add_layers(&context) {
             Err(error) if error.errno == Errno::EINVAL => self.detached_joined(place),
-            added => added.and_then(|()| finish(&context, self.own)),
+            added => added.and_then(|()| self.finish(&context, self.own)),
         }
+    }
+
+    /// `own` names the upper and the work directory.
+    fn finish(self, context: &OwnedFd, own: Option<[&Path; 2]>) -> Result<OwnedFd> {
+        if let Some(label) = self.label {
+            set(context, mount::LABEL, Path::new(label))?;
+        }
+        // Open until the mount is made.
+        let mut _held = None;
+        if let Some([upper, work]) = own {
+            _held = Some([set_named(context, "upperdir", upper)?, set_named(context, "workdir", work)?]);
+            rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
+                .named("fsconfig", || "overlay, volatile".into())?;
+        }
+        mount::finish(context, "overlay", Attributes::NONE)
     }
 
     fn add_layers(self, context: &OwnedFd) -> Result<()> {
@@ -164,12 +188,15 @@ impl<'a> Parts<'a> {
             let context = new_context()?;
             set(&context, "source", Path::new(&source))
                 .and_then(|()| set(&context, "lowerdir", Path::new(&names)))
-                .and_then(|()| finish(&context, own))
+                .and_then(|()| self.finish(&context, own))
         } else {
             let own = own.map(|[upper, work]| {
                 format!(",upperdir={},workdir={},volatile", upper.display(), work.display())
             });
-            mount_over(place, &source, &format!("lowerdir={names}{}", own.unwrap_or_default()))
+            // In quotes, because a label has commas.
+            let label = self.label.map(|label| format!(",{}=\"{label}\"", mount::LABEL));
+            let more = own.into_iter().chain(label).collect::<String>();
+            mount_over(place, &source, &format!("lowerdir={names}{more}"))
         };
         nix::unistd::fchdir(&before).named("fchdir", || "back".into())?;
         made
@@ -184,16 +211,6 @@ fn leave_and_cover(path: &Path, mount: &OwnedFd) -> Result<()> {
 
 fn new_context() -> Result<OwnedFd> {
     rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).named("fsopen", || "overlay".into())
-}
-
-fn finish(context: &OwnedFd, own: Option<[&Path; 2]>) -> Result<OwnedFd> {
-    if let Some([upper, work]) = own {
-        // Open until the mount is made.
-        let _held = [set_named(context, "upperdir", upper)?, set_named(context, "workdir", work)?];
-        rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
-            .named("fsconfig", || "overlay, volatile".into())?;
-    }
-    mount::finish(context, "overlay", Attributes::NONE)
 }
 
 /// Moves this thread into a private copy of its mount namespace.
@@ -262,7 +279,8 @@ mod tests {
         let thread = std::thread::spawn(move || {
             nix::sched::unshare(CloneFlags::CLONE_FS).unwrap();
             let [top, middle, bottom, upper, work] = &paths;
-            let overlay = Overlay { lowers: &[top, middle, bottom], upper, work, user_namespace: None };
+            let overlay =
+                Overlay { lowers: &[top, middle, bottom], upper, work, user_namespace: None, label: None };
             let before = std::env::current_dir().unwrap();
             let root = mount(&overlay, upper).unwrap();
             assert_eq!(std::env::current_dir().unwrap(), before);
@@ -294,7 +312,8 @@ mod tests {
             let [lower, upper, work] = [temp.path().join("lower"), long.join("upper"), long.join("work")];
             [&lower, &upper, &work].into_iter().for_each(|path| fs::create_dir_all(path).unwrap());
             assert!(upper.as_os_str().len() >= bytes);
-            let overlay = Overlay { lowers: &[&lower], upper: &upper, work: &work, user_namespace: None };
+            let overlay =
+                Overlay { lowers: &[&lower], upper: &upper, work: &work, user_namespace: None, label: None };
             let root = overlay.detached(&upper).unwrap();
             fs::create_dir(proc_path(root.as_fd()).join("new")).unwrap();
             assert!(upper.join("new").is_dir());
@@ -320,7 +339,8 @@ mod tests {
             let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
             let before = mounts();
             let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
-            let overlay = Overlay { lowers: &lowers, upper: &upper, work: &work, user_namespace: None };
+            let overlay =
+                Overlay { lowers: &lowers, upper: &upper, work: &work, user_namespace: None, label: None };
             let root = overlay.parts().detached_joined(&upper).unwrap();
             nix::sys::stat::fstatat(&root, "lowest", nix::fcntl::AtFlags::empty()).unwrap();
             assert_ne!(mounts(), before, "it is mounted in a namespace of the thread's own");
@@ -349,7 +369,7 @@ mod tests {
             nix::sched::unshare(CloneFlags::CLONE_FS).unwrap();
             let [top, base, upper, work] = &paths;
             let user_namespace = Some(namespace.as_fd());
-            let overlay = Overlay { lowers: &[top, base], upper, work, user_namespace };
+            let overlay = Overlay { lowers: &[top, base], upper, work, user_namespace, label: None };
             assert_eq!(overlay.parts().common_parent(), top.parent().unwrap().parent().unwrap());
             let root = mount(&overlay, upper).unwrap();
             crate::user_namespace::own_files(100_000, 100_000).unwrap();
@@ -391,7 +411,8 @@ mod tests {
         let thread = std::thread::spawn(move || {
             leave_mounts().unwrap();
             let user_namespace = Some(namespace.as_fd());
-            let overlay = Overlay { lowers: &[&only], upper: &upper, work: &work, user_namespace };
+            let overlay =
+                Overlay { lowers: &[&only], upper: &upper, work: &work, user_namespace, label: None };
             let made = overlay.detached(&upper).unwrap();
             mount::attach(made.as_fd(), directory(&place).unwrap().as_fd()).unwrap();
             fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
@@ -416,8 +437,9 @@ mod tests {
                 leave_mounts().unwrap();
                 let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
                 let own = has_upper.then_some([upper.as_path(), &work]);
-                let made =
-                    Parts { lowers: &lowers, own, user_namespace: None }.detached_joined(&upper).unwrap();
+                let made = Parts { lowers: &lowers, own, user_namespace: None, label: None }
+                    .detached_joined(&upper)
+                    .unwrap();
                 mount::attach(made.as_fd(), directory(&place).unwrap().as_fd()).unwrap();
                 fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
             });
@@ -446,8 +468,11 @@ mod tests {
                 let thread = std::thread::spawn(move || {
                     unshare(CloneFlags::CLONE_FS).unwrap();
                     let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
-                    let root =
-                        way(Parts { lowers: &lowers, own: None, user_namespace: None }, lowers[0]).unwrap();
+                    let root = way(
+                        Parts { lowers: &lowers, own: None, user_namespace: None, label: None },
+                        lowers[0],
+                    )
+                    .unwrap();
                     let root = crate::fs::proc_path(root.as_fd());
                     assert_eq!(fs::read_to_string(root.join("which")).unwrap(), "0");
                     assert!(root.join("lowest").exists());
@@ -463,7 +488,8 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let [there, missing] = ["there", "missing"].map(|name| temp.path().join(name));
         fs::create_dir(&there).unwrap();
-        let overlay = Overlay { lowers: &[&missing], upper: &there, work: &there, user_namespace: None };
+        let overlay =
+            Overlay { lowers: &[&missing], upper: &there, work: &there, user_namespace: None, label: None };
         for error in
             [overlay.detached(&there).unwrap_err(), overlay.parts().detached_joined(&there).unwrap_err()]
         {

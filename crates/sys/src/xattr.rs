@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use rustix::fs::XattrFlags;
 
 use crate::error::{Named, Result};
+use crate::fs::proc_path;
 
 /// The kernel's limit on one value, and on the list of names.
 const LIMIT_BYTES: usize = 64 << 10;
@@ -17,6 +18,35 @@ const LIMIT_BYTES: usize = 64 << 10;
 pub fn set(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
     rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
         .named("fsetxattr", || name.escape_debug().collect())
+}
+
+/// Sets an attribute of a file of any kind, a symbolic link itself included, that is open without access to it
+/// (`O_PATH`). Needs the machine's procfs.
+///
+/// # Errors
+/// The kernel's error, as for [`set`].
+pub fn set_of_path(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
+    rustix::fs::setxattr(proc_path(fd), name, value, XattrFlags::empty())
+        .named("setxattr", || name.escape_debug().collect())
+}
+
+/// The value of an attribute of such a file; `None` as for [`value`]. It is no longer than 4096 bytes, or that is
+/// ERANGE.
+///
+/// # Errors
+/// The kernel's error.
+pub fn value_of_path(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+    let mut value = vec![0_u8; 4096];
+    match rustix::fs::getxattr(proc_path(fd), name, &mut value[..]) {
+        Ok(length) => {
+            value.truncate(length);
+            Ok(Some(value))
+        }
+        Err(error) if matches!(Errno::from_raw(error.raw_os_error()), Errno::ENODATA | Errno::EOPNOTSUPP) => {
+            Ok(None)
+        }
+        Err(error) => Err(error).named("getxattr", || name.escape_debug().collect()),
+    }
 }
 
 /// The value of an attribute; `None` if it is not set, or if the file system has no attributes.
@@ -76,6 +106,23 @@ mod tests {
         assert_eq!(value(file.as_fd(), "user.a").unwrap().unwrap(), b"short");
         assert_eq!(value(file.as_fd(), "user.b").unwrap().unwrap(), [7; 1000]);
         assert_eq!(names(file.as_fd()).unwrap(), ["user.a", "user.b"]);
+    }
+
+    #[test]
+    fn a_file_that_is_only_found_has_attributes_too() {
+        use nix::fcntl::OFlag;
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let found = |path| crate::fs::open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW).unwrap();
+        let (file, link) = (found(&file), found(&link));
+        assert_eq!(value_of_path(link.as_fd(), "trusted.a").unwrap(), None);
+        set_of_path(link.as_fd(), "trusted.a", b"of the link").unwrap();
+        assert_eq!(value_of_path(link.as_fd(), "trusted.a").unwrap().unwrap(), b"of the link");
+        assert_eq!(value_of_path(file.as_fd(), "trusted.a").unwrap(), None);
+        let error = set_of_path(file.as_fd(), "nonsense", b"").unwrap_err();
+        assert!(error.to_string().contains("nonsense"), "{error}");
     }
 
     #[test]

@@ -614,6 +614,9 @@ pub struct Plan {
     /// The spec for that runtime, as an object in JSON without `process` and `mounts`.
     #[prost(bytes = "vec", tag = "13")]
     pub runtime_spec: ::prost::alloc::vec::Vec<u8>,
+    /// The SELinux label of the files on the file systems that are made for it; empty for none.
+    #[prost(string, tag = "14")]
+    pub mount_label: ::prost::alloc::string::String,
 }
 /// What the supervisor itself has to know of a plan, by the same numbers: the rest is for the container's first process.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -630,6 +633,8 @@ pub struct Outline {
     pub stdio: ::core::option::Option<Stdio>,
     #[prost(message, optional, tag = "12")]
     pub runtime: ::core::option::Option<Runtime>,
+    #[prost(string, tag = "14")]
+    pub mount_label: ::prost::alloc::string::String,
 }
 /// A runtime with OCI's command line.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -893,6 +898,9 @@ pub struct Process {
     /// The AppArmor profile that confines it; empty for none but the supervisor's own.
     #[prost(string, tag = "12")]
     pub apparmor_profile: ::prost::alloc::string::String,
+    /// Its SELinux label; empty for the one that the policy gives it.
+    #[prost(string, tag = "13")]
+    pub selinux_label: ::prost::alloc::string::String,
 }
 /// How a program runs beside others.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

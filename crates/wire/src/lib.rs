@@ -46,13 +46,15 @@ pub mod feature {
     pub const TRAITS: &str = "traits";
     /// It has AppArmor confine programs.
     pub const APPARMOR: &str = "apparmor";
+    /// It gives labels of SELinux to programs and files.
+    pub const SELINUX: &str = "selinux";
     /// It has other runtimes make containers, and tells them the mounts: those that were only told what the daemon says
     /// were called `runtimes`.
     pub const RUNTIMES: &str = "runtimes-and-mounts";
 }
 
 /// The features of this build.
-pub const FEATURES: [&str; 8] = [
+pub const FEATURES: [&str; 9] = [
     feature::DEADLINES,
     feature::READ_ONLY_LAST,
     feature::VOLUMES,
@@ -60,6 +62,7 @@ pub const FEATURES: [&str; 8] = [
     feature::LOG_LIMITS,
     feature::TRAITS,
     feature::APPARMOR,
+    feature::SELINUX,
     feature::RUNTIMES,
 ];
 

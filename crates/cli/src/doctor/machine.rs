@@ -31,6 +31,7 @@ pub(super) fn checks() -> Vec<Check> {
             Path::new("/sys/kernel/security/apparmor/profiles"),
             program("apparmor_parser").as_deref(),
         ),
+        selinux(read("/sys/fs/selinux/enforce").trim()),
     ]
 }
 
@@ -230,6 +231,16 @@ fn apparmor(enabled: &str, profiles: &Path, parser: Option<&Path>) -> Check {
     }
 }
 
+/// What wharfd makes of it, its configuration says.
+fn selinux(enforce: &str) -> Check {
+    const WHAT: &str = "SELinux";
+    match enforce {
+        "1" => Check::ok(WHAT, "enforcing; containers are labelled if containers.selinux is true"),
+        "0" => Check::ok(WHAT, "permissive; containers are labelled if containers.selinux is true"),
+        _ => Check::ok(WHAT, "off"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Verdict;
@@ -259,6 +270,12 @@ mod tests {
         let verdict = |enabled, profiles, parser| apparmor(enabled, profiles, parser).verdict;
         assert_eq!([verdict("Y", there, Some(there)), verdict("N", there, None)], [Verdict::Ok; 2]);
         assert_eq!([verdict("Y", nowhere, Some(there)), verdict("Y", there, None)], [Verdict::Warn; 2]);
+    }
+
+    #[test]
+    fn selinux_is_as_the_kernel_says() {
+        let found = ["1", "0", ""].map(|enforce| selinux(enforce).found);
+        assert!(found[0].starts_with("enforcing") && found[1].starts_with("permissive") && found[2] == "off");
     }
 
     #[test]

@@ -17,6 +17,8 @@ use wharf_types::HostPath;
 const SHM_MIB_MIN: u64 = 1;
 /// How long the text of a record may be: the supervisor holds back as much of each stream.
 const LOG_LINE_BYTES: RangeInclusive<u32> = 1024..=1 << 20;
+/// The fewest categories: one pair, for one pod.
+const CATEGORIES_MIN: u32 = 2;
 /// Where time zones are, by their names.
 const ZONES: &str = "/usr/share/zoneinfo";
 
@@ -63,6 +65,10 @@ pub(crate) struct Containers {
     pub(crate) minimum_mappable_uid: u32,
     /// The least of the host's groups for it.
     pub(crate) minimum_mappable_gid: u32,
+    /// Whether containers get labels of SELinux.
+    pub(crate) selinux: bool,
+    /// How many categories the levels of pods are made of.
+    pub(crate) selinux_category_range: u32,
 }
 
 impl Default for Containers {
@@ -88,6 +94,8 @@ impl Default for Containers {
             log_size_max_mib: defaults.log.file_bytes >> 20,
             minimum_mappable_uid: defaults.least_uid,
             minimum_mappable_gid: defaults.least_gid,
+            selinux: false,
+            selinux_category_range: defaults.selinux_categories,
         }
     }
 }
@@ -106,6 +114,12 @@ impl Containers {
             self.log_line_bytes,
             LOG_LINE_BYTES.start(),
             LOG_LINE_BYTES.end()
+        );
+        ensure!(
+            (CATEGORIES_MIN..=defaults::CATEGORIES_MAX).contains(&self.selinux_category_range),
+            "containers.selinux_category_range: {} is not from {CATEGORIES_MIN} to {}",
+            self.selinux_category_range,
+            defaults::CATEGORIES_MAX
         );
         let limits = each(&self.default_ulimits, defaults::limit).context("containers.default_ulimits")?;
         let mut hards = limits.iter().map(|limit| (defaults::resource(limit), limit.hard()));
@@ -143,6 +157,8 @@ impl Containers {
             },
             least_uid: self.minimum_mappable_uid,
             least_gid: self.minimum_mappable_gid,
+            selinux: self.selinux.into(),
+            selinux_categories: self.selinux_category_range,
         })
     }
 }
@@ -234,6 +250,8 @@ mod tests {
             log_size_max_mib = 5
             minimum_mappable_uid = 65536
             minimum_mappable_gid = 65537
+            selinux = true
+            selinux_category_range = 512
         "#
         );
         let defaults = toml::from_str::<Containers>(&text).unwrap().defaults().unwrap();
@@ -249,6 +267,7 @@ mod tests {
         assert_eq!(defaults.annotations, ["umask.crio.io"]);
         assert_eq!((defaults.log.line_bytes, defaults.log.file_bytes), (2048, 5 << 20));
         assert_eq!((defaults.least_uid, defaults.least_gid), (65536, 65537));
+        assert_eq!((defaults.selinux, defaults.selinux_categories), (true.into(), 512));
     }
 
     #[test]
@@ -273,6 +292,7 @@ mod tests {
             (refused(|of| of.shm_mib = u64::MAX), ["shm_mib", "out of range"]),
             (refused(|of| of.allowed_annotations = one("x.io")), ["allowed_annotations", "umask.crio.io"]),
             (refused(|of| of.log_line_bytes = 1023), ["log_line_bytes", "from 1024 to 1048576"]),
+            (refused(|of| of.selinux_category_range = 1), ["selinux_category_range", "from 2 to 1024"]),
             (refused(|of| of.timezone = "../etc".to_owned()), ["timezone", "such as Europe/Berlin"]),
             (refused(|of| of.timezone = "Europe/Nowhere".to_owned()), ["timezone", "Europe/Nowhere"]),
             (refused(|of| of.timezone = "zone.tab".to_owned()), ["timezone", "not the file of a time zone"]),

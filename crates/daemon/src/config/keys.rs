@@ -3,7 +3,7 @@
 use super::Config;
 
 /// Keys of containerd and CRI-O that have another name here.
-const OF_PEERS: [(&str, &str); 39] = [
+const OF_PEERS: [(&str, &str); 40] = [
     ("SystemdCgroup", "cgroup_driver"),
     ("bin_dirs", "network.cni_bin_dirs"),
     ("cdi_spec_dirs", "cdi.spec_dirs"),
@@ -13,6 +13,7 @@ const OF_PEERS: [(&str, &str); 39] = [
     ("disable_connections", "nri.external_connections"),
     ("enable_cdi", "cdi.enabled"),
     ("enable_nri", "nri.enabled"),
+    ("enable_selinux", "containers.selinux"),
     ("hooks_dir", "hooks.dirs"),
     ("ignore_image_defined_volumes", "containers.image_volumes"),
     ("image_pull_progress_timeout", "registry.stall_timeout_s"),

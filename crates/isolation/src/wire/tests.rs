@@ -63,6 +63,7 @@ fn full() -> Plan {
             uid: OwnerId::new(1).unwrap(),
             gid: OwnerId::new(2).unwrap(),
         }],
+        mount_label: Some(SelinuxLabel::new("system_u:object_r:container_file_t:s0:c1,c2").unwrap()),
         masked_paths: vec![inside("/proc/keys")],
         readonly_paths: vec![inside("/proc/sys")],
         process: process(),
@@ -115,6 +116,7 @@ fn process() -> Process {
             personality: Some(8),
         },
         apparmor: Some(ProfileName::new("mine").unwrap()),
+        selinux: Some(SelinuxLabel::new("system_u:system_r:container_t:s0:c1,c2").unwrap()),
         seccomp: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f],
         seccomp_flags: 2,
     }
@@ -162,10 +164,11 @@ fn what_is_not_sent_is_as_usual() {
 
 #[test]
 fn the_supervisor_keeps_what_commands_need() {
-    let Plan { container, namespaces, cgroup, process, stdio, runtime, .. } = full();
-    let kept = Outline { container, namespaces, cgroup, process, stdio, runtime };
-    let v1::Plan { container, namespaces, cgroup, process, stdio, runtime, .. } = v1::Plan::from(&full());
-    let message = v1::Outline { container, namespaces, cgroup, process, stdio, runtime };
+    let Plan { container, namespaces, cgroup, process, stdio, runtime, mount_label, .. } = full();
+    let kept = Outline { container, namespaces, cgroup, process, stdio, runtime, mount_label };
+    let v1::Plan { container, namespaces, cgroup, process, stdio, runtime, mount_label, .. } =
+        v1::Plan::from(&full());
+    let message = v1::Outline { container, namespaces, cgroup, process, stdio, runtime, mount_label };
     assert_eq!(Outline::try_from(message), Ok(kept));
 }
 

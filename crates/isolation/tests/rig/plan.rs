@@ -93,6 +93,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
             mount("/usr", Source::Tree(host("/usr"))),
         ],
         devices: vec![null_device()],
+        mount_label: None,
         masked_paths: Vec::new(),
         readonly_paths: Vec::new(),
         process: Process {
@@ -112,6 +113,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
             oom_score_adj: None,
             traits: Traits::default(),
             apparmor: None,
+            selinux: None,
             seccomp: Vec::new(),
             seccomp_flags: 0,
         },

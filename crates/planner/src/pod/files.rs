@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use wharf_cri_api::v1::{DnsConfig, NamespaceMode, NamespaceOption, PodSandboxConfig};
-use wharf_types::{Field, IdMaps};
+use wharf_types::{Field, IdMaps, SelinuxLabel};
 
 use crate::{Defaults, Refusal, annotations};
 
@@ -19,6 +19,8 @@ pub struct FilesPlan {
     pub shm: Shm,
     /// The user and the group, as the host has them, whom all of it belongs to if not to root.
     pub owner: Option<(u32, u32)>,
+    /// The SELinux label of all of it.
+    pub label: Option<SelinuxLabel>,
 }
 
 /// The owner of the shared memory.
@@ -63,7 +65,7 @@ pub(crate) fn plan(
         _ => Shm::Own { bytes: annotations::shm_bytes(config, defaults)?.unwrap_or(defaults.shm_bytes) },
     };
     let owner = ids.map(|ids| (ids.users.first(), ids.groups.first()));
-    Ok(FilesPlan { hostname, resolv_conf, shm, owner })
+    Ok(FilesPlan { hostname, resolv_conf, shm, owner, label: None })
 }
 
 /// The `resolv.conf` for DNS settings; empty for empty settings. A value that would not stay on its line is refused.

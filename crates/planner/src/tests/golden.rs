@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::requests::CASES;
-use super::{Asked, additions, defaults, text};
+use super::{Asked, additions, defaults, labels, text};
 
 #[test]
 fn requests_become_what_is_kept() {
     let plainest = text::lines(&Asked::default());
     let mut files = BTreeMap::from([("plainest", format!("{}\n", plainest.join("\n")))]);
-    for case in CASES.iter().chain(defaults::CASES).chain(additions::CASES) {
+    for case in CASES.iter().chain(defaults::CASES).chain(additions::CASES).chain(labels::CASES) {
         let mut asked = Asked::default();
         (case.change)(&mut asked);
         let file = files.entry(case.topic).or_default();

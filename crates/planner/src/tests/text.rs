@@ -19,6 +19,8 @@ pub(super) fn lines(asked: &Asked) -> Vec<String> {
         let mut lines = of_spec(&description);
         lines.extend(of_limits(&limits));
         lines.extend(of_plan(&plan));
+        let relabelled = &description.extra.relabelled;
+        lines.extend(relabelled.iter().map(|path| format!("relabelled: {path}")));
         lines.push(format!("stop signal: {}", description.extra.stop_signal));
         lines.push(format!("delegation of the cgroup: {:?}", description.extra.delegation));
         lines.push(format!("enclosed: {}", is_enclosed(&description, &limits)));
@@ -88,6 +90,9 @@ fn of_plan(plan: &Plan) -> Vec<String> {
         format!("plan, AppArmor: {:?}", process.apparmor.as_ref().map(ProfileName::as_str)),
         format!("plan, filter: {} instructions, flags {}", process.seccomp.len() / 8, process.seccomp_flags),
     ];
+    let labels = [("program", &process.selinux), ("files", &plan.mount_label)];
+    let labels = labels.into_iter().filter_map(|(of, label)| Some((of, label.as_ref()?)));
+    lines.extend(labels.map(|(of, label)| format!("plan, label of the {of}: {label}")));
     lines.extend(plan.mounts.iter().map(of_mount));
     lines.extend(plan.devices.iter().map(|node| {
         let kind = if node.kind == 0o060_000 { 'b' } else { 'c' };

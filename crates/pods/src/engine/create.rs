@@ -200,7 +200,9 @@ impl Engine {
         let asked = Asked { id, config, images: &images, supervisor, defaults };
         let decision = timings.time("description and plan", || self.decide(pod, &asked))?;
         let (cgroup, log) = self.make(pod, id, &decision, &timings)?;
-        let Decision { planned, record, extra: Extra { delegation, .. }, .. } = decision;
+        let Decision { planned, record, extra: Extra { delegation, relabelled, .. }, .. } = decision;
+        let label = planned.plan.mount_label.as_ref();
+        timings.time("labels of volumes", || host::relabel(&relabelled, label))?;
         Ok(Prepared { planned, record, cgroup, delegation, leases: images.into_leases(), log, timings })
     }
 
@@ -214,6 +216,7 @@ impl Engine {
         let given = self.given((pod, of_pod), config, &path);
         let planned = self.options.handlers.plan(&mut description, &given);
         let planned = planned.map_err(|error| blame(&changes, error))?;
+        self.selinux.check(&planned.plan)?;
         let mut record =
             ContainerRecord { is_enclosed: planned.is_enclosed, ..intent(config, images, &path) };
         changes.note_in(&mut record.config, &description);
@@ -238,12 +241,23 @@ impl Engine {
     fn describe(&self, of: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Wanted, Error> {
         let (pod, places) = (of, self.places(of, asked, cgroup)?);
         let Asked { id, config: container, images, defaults, .. } = *asked;
-        let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
+        let selinux = self.selinux.of(pod.level());
+        let mounted = &images.mounted_layers(&pod.namespaces(), selinux)?;
         let (pod_id, pod, image) = (pod.id(), &*pod.config(), &images.own.config);
-        let profile = images.profile.as_deref().map(str::as_bytes);
+        let profile = images.profile();
         let unasked_apparmor = self.unasked_apparmor(of, asked);
-        let request =
-            Request { pod_id, pod, id, container, image, mounted, profile, defaults, unasked_apparmor };
+        let request = Request {
+            pod_id,
+            pod,
+            id,
+            container,
+            image,
+            mounted,
+            profile,
+            defaults,
+            unasked_apparmor,
+            selinux,
+        };
         let mut description = host::describe(&request, &self.machine, &places, &self.additions)?;
         let show = |made: &Description| asked.show(of, cgroup, made);
         let inject = |made: &mut Description, names: &[String]| self.additions.devices(made, names);

@@ -54,7 +54,7 @@ impl Engine {
     ) -> Result<PodId, Error> {
         self.options.handlers.check(&handler, &config)?;
         let key = PodKey::of(&config)?;
-        planner::check_pod(&config, self.machine.modules, &self.options.defaults, &self.options.placement)?;
+        planner::check_pod(&config, &self.options.defaults, &self.options.placement)?;
         let engine = Arc::clone(self);
         let id =
             self.table.make_pod(key, move || async move { engine.make_pod(config, handler).await }).await?;
@@ -118,9 +118,14 @@ impl Engine {
     }
 
     /// Decides everything about a pod. What its request names must be here.
-    fn plan_pod(&self, config: &PodSandboxConfig) -> Result<PodPlan, Error> {
+    fn plan_pod(&self, pod: &Pod) -> Result<PodPlan, Error> {
+        let config = &*pod.config();
         host::check_profile(&self.parts.images, config)?;
-        Ok(planner::plan_pod(config, host::names(config)?, &self.options.defaults)?)
+        pod.set_level(self.selinux.level(config)?);
+        let names = host::names(config)?;
+        let plan = planner::plan_pod(config, names, &self.options.defaults, self.selinux.of(pod.level()))?;
+        plan.labels.as_ref().map_or(Ok(()), host::check_labels)?;
+        Ok(plan)
     }
 
     fn build_blocking(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Built, Error> {
@@ -144,7 +149,7 @@ impl Engine {
     /// Makes a pod except for its network, if that is its own.
     fn begin_blocking(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Option<Unconnected>, Error> {
         self.user_namespaces.check(&pod.config())?;
-        let PodPlan { namespaces, files, network } = self.plan_pod(&pod.config())?;
+        let PodPlan { namespaces, files, network, .. } = self.plan_pod(pod)?;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         // Everything else happens in the time in which the kernel makes a network. Namespaces need no record: without

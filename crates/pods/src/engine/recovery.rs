@@ -72,6 +72,7 @@ impl Engine {
     async fn recover_made(self: &Arc<Self>, id: PodId, record: PodRecord, containers: Vec<Found>) {
         self.table.was_created(record.created_at_ns);
         let pod = Arc::new(Pod::new(id, record.config, record.handler, record.created_at_ns));
+        pod.set_level(record.selinux_level.map(|level| self.selinux.level_had(&level)));
         for (container, record) in containers {
             self.recover_container(&pod, container, record).await;
         }

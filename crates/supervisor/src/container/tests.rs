@@ -52,11 +52,13 @@ fn outline(directory: &Path) -> Outline {
             oom_score_adj: None,
             traits: Traits::default(),
             apparmor: None,
+            selinux: None,
             seccomp: Vec::new(),
             seccomp_flags: 0,
         },
         stdio: wharf_isolation::Stdio { log: None, input: Input::Empty, terminal: false },
         runtime: None,
+        mount_label: None,
     }
 }
 

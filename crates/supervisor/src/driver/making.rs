@@ -67,7 +67,7 @@ impl Driver {
             return Ok(());
         }
         let pod = self.held.namespaces()?;
-        let reaper = PodReaper::start(self.spawner.witness(), pod, &plan.namespaces)
+        let reaper = PodReaper::start(self.spawner.witness(), pod, plan)
             .map_err(|failure| failure.within("making the pod's PID namespace"))?;
         let watched = self.watch.add(reaper.pidfd.as_fd(), Source::Reaper);
         watched.inspect_err(|_unwatched| reaper.end())?;

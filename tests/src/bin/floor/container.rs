@@ -214,7 +214,7 @@ impl Child<'_> {
     fn root(&self) -> anyhow::Result<OwnedFd> {
         let (upper, work) = (self.layer.place.join("upper"), self.layer.place.join("work"));
         let lowers: &[&Path] = &[&self.machine.root];
-        let overlay = Overlay { lowers, upper: &upper, work: &work, user_namespace: None };
+        let overlay = Overlay { lowers, upper: &upper, work: &work, user_namespace: None, label: None };
         Ok(overlay.detached(&self.layer.place)?)
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use tonic::Code;
 use wharf_cri_api::v1::*;
 
-use super::containers::{CONTAINERS, LABELLED_CONTAINERS};
-use super::pods::{LABELLED_PODS, PODS};
+use super::containers::CONTAINERS;
+use super::pods::PODS;
 use crate::client::{pod_security, security};
 
 /// A refused field, as the table of all fields (`crates/cri/fields.txt`) names it; a request with it; the code; and a
@@ -19,8 +19,8 @@ pub(super) const CALLS: [&str; 3] =
 
 /// Every field that has a case.
 pub(super) fn fields() -> impl Iterator<Item = &'static str> {
-    let pods = PODS.iter().chain(LABELLED_PODS).map(|case| case.0);
-    let containers = CONTAINERS.iter().chain(LABELLED_CONTAINERS).map(|case| case.0);
+    let pods = PODS.iter().map(|case| case.0);
+    let containers = CONTAINERS.iter().map(|case| case.0);
     pods.chain(containers).chain(CALLS).flat_map(str::split_ascii_whitespace)
 }
 

@@ -6,7 +6,7 @@ use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use super::cases::{
-    CONTAINER, Case, NODE, POD, TARGET, apparmor, apparmor_by_name, bind, device, from_registry, ids, labels,
+    CONTAINER, Case, NODE, POD, TARGET, apparmor, apparmor_by_name, bind, device, from_registry, ids,
     own_namespaces, profile, resources, users,
 };
 use crate::client::security;
@@ -408,11 +408,3 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
         "userns",
     ),
 ];
-
-/// Refused on a kernel with SELinux, where they would have an effect.
-pub(super) const LABELLED_CONTAINERS: &[Case<ContainerConfig>] = &[(
-    "LinuxContainerSecurityContext.selinux_options",
-    |config| security(config).selinux_options = Some(labels()),
-    Code::InvalidArgument,
-    "selinux_options",
-)];

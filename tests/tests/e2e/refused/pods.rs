@@ -4,8 +4,8 @@ use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use super::cases::{
-    CONTAINER, Case, NODE, POD, TARGET, cgroup_parent, from_registry, id_mapping, labels, namespaces, port,
-    sysctl, users,
+    CONTAINER, Case, NODE, POD, TARGET, cgroup_parent, from_registry, id_mapping, namespaces, port, sysctl,
+    users,
 };
 use crate::client::pod_security;
 
@@ -226,11 +226,3 @@ pub(super) const PODS: &[Case<PodSandboxConfig>] = &[
         "cgroupns_options",
     ),
 ];
-
-/// Refused on a kernel with SELinux, where they would have an effect.
-pub(super) const LABELLED_PODS: &[Case<PodSandboxConfig>] = &[(
-    "LinuxSandboxSecurityContext.selinux_options SELinuxOption.*",
-    |config| pod_security(config).selinux_options = Some(labels()),
-    Code::InvalidArgument,
-    "selinux_options",
-)];
