@@ -69,7 +69,7 @@ journal() {
     jq --slurp --exit-status '
         map(select(._TRANSPORT == "journal"))
         | all(.PRIORITY | test("^[0-7]$"))
-        and any(.MESSAGE == "wharfd is ready" and .SYSLOG_IDENTIFIER == "wharfd" and .F_SOCKET == "/run/wharf/wharf.sock")
+        and any(.MESSAGE == "wharfd is ready" and .SYSLOG_IDENTIFIER == "wharfd" and .F_SOCKETS == "[\"/run/wharf/wharf.sock\"]")
     ' "$work/journal"
 }
 

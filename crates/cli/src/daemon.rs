@@ -210,7 +210,8 @@ mod tests {
     async fn a_wharfd_whose_queue_is_full_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wharf.sock");
-        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
         let queue: Vec<_> = std::iter::from_fn(|| dial(&path).ok()).collect();
         assert!(!queue.is_empty());
         let socket: Socket = path.to_str().unwrap().parse().unwrap();

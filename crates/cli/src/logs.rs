@@ -93,7 +93,9 @@ impl Reader {
     pub(crate) fn of(container: &ContainerStatus, name: &str, selection: &Selection) -> Result<Self, Error> {
         match Self::open(PathBuf::from(&container.log_path), selection) {
             // A container without a log has a path all the same, at which there never is a file.
-            Err(Error::File { cause, .. }) if cause.kind() == ErrorKind::NotFound => {
+            Err(Error::File { cause, .. })
+                if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
                 Err(Error::NoLog { name: name.to_owned() })
             }
             opened => opened,
@@ -259,7 +261,7 @@ mod tests {
     #[test]
     fn a_container_without_a_log_is_an_error() {
         // An earlier wharfd tells no path.
-        for path in ["", "/no/such.log"] {
+        for path in ["", "/no/such.log", "/dev/null/no-log"] {
             let status = ContainerStatus { log_path: path.to_owned(), ..ContainerStatus::default() };
             let missing = Reader::of(&status, "x", &Selection::default());
             assert!(matches!(missing, Err(Error::NoLog { .. })), "{path}: {missing:?}");

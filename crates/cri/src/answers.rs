@@ -23,11 +23,15 @@ use tower::Service;
 use wharf_metrics::{Call, Calls};
 
 use crate::status::{self, Fault};
-use crate::underway::Underway;
+use crate::underway::{Ticket, Underway};
 
 /// How much earlier than at the client a deadline expires here, at most, so that the client is still waiting for the
 /// response. It is a tenth of a short deadline.
 const HEAD_START: Duration = Duration::from_millis(10);
+
+/// The calls whose answers have no end, so that a daemon that is to end must not wait for them.
+const ENDLESS: [&str; 2] =
+    ["/runtime.v1.RuntimeService/GetContainerEvents", "/wharf.admin.v1.Admin/PullProgress"];
 
 /// A layer for the server that gives all services such responses.
 #[derive(Debug, Clone)]
@@ -60,18 +64,18 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let deadline = deadline(request.headers());
-        let ticket = self.underway.begin();
-        let call = self.calls.begin(request.uri().path());
+        let path = request.uri().path();
+        let ticket = self.underway.begin().filter(|_| !ENDLESS.contains(&path));
+        let call = self.calls.begin(path);
         let answer = AssertUnwindSafe(self.services.call(request)).catch_unwind();
         Box::pin(async move {
-            let _ticket = ticket;
             let answered = tokio::select! {
                 biased;
                 answered = answer => answered,
                 () = passed(deadline) => Ok(Ok(overdue().into_http())),
             };
             let answer = answered.unwrap_or_else(|_panic| Ok(status::of(Fault::Panicked).into_http()))?;
-            Ok(counted(answer, deadline, call))
+            Ok(counted(answer, deadline, (call, ticket)))
         })
     }
 }
@@ -115,14 +119,18 @@ fn overdue() -> Status {
 
 /// An answer whose body ends at the deadline, with the status that says so, and whose end is counted. A body that has
 /// already ended stays as it is: its status is in its headers.
-fn counted(answer: Response<Body>, deadline: Option<Instant>, mut call: Call) -> Response<Body> {
+fn counted(
+    answer: Response<Body>,
+    deadline: Option<Instant>,
+    (mut call, ticket): (Call, Option<Ticket>),
+) -> Response<Body> {
     call.answered();
     if answer.body().is_end_stream() {
         call.ended(code(answer.headers()));
         return answer;
     }
     let passed = deadline.map(|at| Box::pin(passed(Some(at))) as BoxFuture<'static, ()>);
-    answer.map(|body| Body::new(Rest { body: Some(body), passed, call }))
+    answer.map(|body| Body::new(Rest { body: Some(body), passed, call, _ticket: ticket }))
 }
 
 /// What is left of an answer. If nobody wants it any more, its call was given up.
@@ -131,6 +139,8 @@ struct Rest {
     /// Resolves at the deadline.
     passed: Option<BoxFuture<'static, ()>>,
     call: Call,
+    /// As long as this is there, a daemon that is to end waits for the rest.
+    _ticket: Option<Ticket>,
 }
 
 impl hyper::body::Body for Rest {
@@ -141,7 +151,7 @@ impl hyper::body::Body for Rest {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { body, passed, call } = &mut *self;
+        let Self { body, passed, call, .. } = &mut *self;
         let Some(frames) = body else { return Poll::Ready(None) };
         if let Poll::Ready(frame) = Pin::new(frames).poll_frame(context) {
             match &frame {

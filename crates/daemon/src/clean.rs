@@ -107,13 +107,14 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
     left.note(removed);
     remove_files(&node, config, arguments, &mut left);
     left.note(node.claims.withdraw());
-    report(&partly, &left)?;
+    let reported = report(&partly, &left);
     // Last, because wharf needs no disk of logs: if it does not respond, everything else is done.
     let logs = Path::new(POD_LOGS);
-    work_in(logs, || {
+    let told = work_in(logs, || {
         remove_unused_logs(logs)?;
         if logs.exists() { tell(&format!("the logs in {POD_LOGS} stay\n")) } else { Ok(()) }
-    })
+    });
+    reported.and(told)
 }
 
 /// Whether anything of wharf is on this machine. Whatever it made in the kernel's network, it had claimed that before.
@@ -124,7 +125,7 @@ fn is_anything_left(config: &Config) -> anyhow::Result<bool> {
     if has_store(&config.root)
         || is_there(&pods)
         || work_in(logs, || is_there(logs))
-        || config.sockets().any(|(_, socket)| is_there(socket))
+        || config.sockets().any(|(_, socket)| is_there(socket) && Listener::at(socket).is_none())
         || is_network_claimed()
     {
         return Ok(true);

@@ -13,7 +13,7 @@ use wharf_sys::fs::kernel_text;
 /// A process that serves a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listener {
-    /// `None` if it is outside of the container in which this process is.
+    /// `None` if it is outside of the container in which this process is, or cannot be told.
     process: Option<(i32, String)>,
 }
 
@@ -21,11 +21,13 @@ impl Listener {
     /// Whoever serves the socket at a path; `None` if nobody does. Never waits: one whose queue is full serves it, too.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let own = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
+        let untold = Some(Self { process: None });
+        let Ok(own) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else { return untold };
         match connect(own.as_raw_fd(), &UnixAddr::new(path).ok()?) {
             Ok(()) => {}
-            Err(Errno::EAGAIN) => return Some(Self { process: None }),
-            Err(_nobody) => return None,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED) => return None,
+            // Its queue is full, or it is a socket of another type.
+            Err(_untold) => return untold,
         }
         let stream = UnixStream::from(own);
         let owner = getsockopt(&stream, PeerCredentials).ok().map(|owner| owner.pid()).filter(|pid| *pid > 0);

@@ -64,9 +64,8 @@ impl Source for Process {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "procfs does not wait, and the server's thread is no worker")]
 fn stat() -> Option<Stat> {
-    parse(&fs::read_to_string("/proc/self/stat").ok()?)
+    parse(&wharf_sys::fs::kernel_text("/proc/self/stat").ok()?)
 }
 
 /// Parses the line. The name, the second field, may contain anything, and ends with the last parenthesis.

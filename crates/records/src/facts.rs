@@ -53,7 +53,7 @@ pub struct ContainerFacts {
     pub state: ContainerState,
     /// The request, and what was resolved from it.
     pub record: ContainerRecord,
-    /// The path of its log; empty if it has none.
+    /// The path of its log, or [`NO_LOG`](crate::NO_LOG) if it has none; empty before it is made.
     pub log_path: String,
 }
 

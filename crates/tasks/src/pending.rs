@@ -1,4 +1,5 @@
-//! Pending connections: those that have not sent their request yet, or whose request was refused.
+//! Connections for which their server does nothing but wait: for a request, for the end after a refusal, or for a client
+//! that reads.
 //!
 //! Anyone who can reach a port can open connections and stay silent, so their number is limited: at the limit, a new
 //! connection evicts the one that has been pending longest.

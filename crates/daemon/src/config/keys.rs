@@ -3,7 +3,7 @@
 use super::Config;
 
 /// Keys of containerd and CRI-O that have another name here.
-const OF_PEERS: [(&str, &str); 40] = [
+const OF_PEERS: [(&str, &str); 42] = [
     ("SystemdCgroup", "cgroup_driver"),
     ("bin_dirs", "network.cni_bin_dirs"),
     ("cdi_spec_dirs", "cdi.spec_dirs"),
@@ -12,6 +12,7 @@ const OF_PEERS: [(&str, &str); 40] = [
     ("config_path", "registry.certs_dir"),
     ("disable_connections", "nri.external_connections"),
     ("enable_cdi", "cdi.enabled"),
+    ("enable_metrics", "metrics.address"),
     ("enable_nri", "nri.enabled"),
     ("enable_selinux", "containers.selinux"),
     ("hooks_dir", "hooks.dirs"),
@@ -22,6 +23,7 @@ const OF_PEERS: [(&str, &str); 40] = [
     ("log_size_max", "containers.log_size_max_mib"),
     ("max_concurrent_downloads", "registry.layers_in_all"),
     ("max_container_log_line_size", "containers.log_line_bytes"),
+    ("metrics_host", "metrics.address"),
     ("metrics_port", "metrics.address"),
     ("nri_disable_connections", "nri.external_connections"),
     ("nri_listen", "nri.socket"),

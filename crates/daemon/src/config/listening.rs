@@ -55,11 +55,15 @@ fn socket(line: &str, address: SocketAddr) -> Option<PathBuf> {
 /// Whether a listener at an address, as the kernel shows it, keeps others from another one.
 fn takes(local: &str, wanted: SocketAddr) -> bool {
     let Some((ip, port)) = local.split_once(':') else { return false };
-    let same_port = u16::from_str_radix(port, 16) == Ok(wanted.port());
-    let same_ip = address(ip).is_none_or(|ip| {
-        ip == wanted.ip().to_canonical() || ip.is_unspecified() || wanted.ip().is_unspecified()
-    });
-    same_port && same_ip
+    let shown = address(ip).zip(u16::from_str_radix(port, 16).ok());
+    shown.is_some_and(|shown| conflict(shown.into(), wanted))
+}
+
+/// Whether no two can listen at these addresses.
+pub(super) fn conflict(one: SocketAddr, other: SocketAddr) -> bool {
+    let [one_ip, other_ip] = [one, other].map(|address| address.ip().to_canonical());
+    let is_same = one_ip == other_ip || one_ip.is_unspecified() || other_ip.is_unspecified();
+    one.port() == other.port() && is_same
 }
 
 /// The kernel shows each four bytes of an address as a number of this machine.

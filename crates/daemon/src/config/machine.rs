@@ -42,7 +42,6 @@ impl Config {
             ensure!(!is_other, "{key}: {} exists and is not a socket", path.display());
         }
         self.check_sockets()?;
-        pods::check(self)?;
         listening::check("streaming.address", self.streaming.address)?;
         if let Some(address) = self.metrics.address()? {
             listening::check("metrics.address", address)?;

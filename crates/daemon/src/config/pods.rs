@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+use wharf_network::Builtin;
 use wharf_planner::defaults;
 
 use super::Config;
@@ -10,13 +11,18 @@ use super::Config;
 /// Where the kernel shows its sysctls.
 const SYSCTLS: &str = "/proc/sys";
 
-/// Checks the directory of CNI configurations, and that this kernel has the sysctls of all pods.
+/// Checks the directory of CNI configurations, that ranges of a cluster have an effect, and that this kernel has the sysctls of all pods.
 #[expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     let directory = &config.network.cni_conf_dir;
     // It need not exist yet.
     let is_other = std::fs::metadata(directory).is_ok_and(|found| !found.is_dir());
     ensure!(!is_other, "network.cni_conf_dir: {} is not a directory", directory.display());
+    let is_of_cluster = !config.network.cluster_subnets.is_empty();
+    ensure!(
+        !is_of_cluster || config.network.builtin == Builtin::On,
+        "network.cluster_subnets: on a cluster's node it has no effect without network.builtin = \"on\""
+    );
     for text in &config.containers.default_sysctls {
         let (key, _value) = defaults::sysctl(text).context("containers.default_sysctls")?;
         let file = Path::new(SYSCTLS).join(key.replace('.', "/"));

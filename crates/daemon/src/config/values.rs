@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use wharf_network::{Builtin, Subnet, Subnets};
+use wharf_network::{Subnet, Subnets};
 
+use super::listening::conflict;
 use super::{Config, Network, Streaming};
 
 /// The longest time, in seconds: a year. Longer ones are written by mistake, as milliseconds perhaps.
@@ -134,11 +135,7 @@ fn level(filter: &str) -> anyhow::Result<()> {
 
 fn network(network: &Network) -> anyhow::Result<()> {
     let subnets: Subnets = network.subnets.parse().context("network.subnets")?;
-    let is_of_cluster = !network.cluster_subnets()?.is_empty();
-    ensure!(
-        !is_of_cluster || network.builtin == Builtin::On,
-        "network.cluster_subnets: on a cluster's node it has no effect without network.builtin = \"on\""
-    );
+    network.cluster_subnets()?;
     let name = &network.bridge;
     let is_name = (1..=LINK_NAME_LEN).contains(&name.len()) && !name.contains(['/', ':']);
     ensure!(
@@ -163,10 +160,8 @@ fn metrics(config: &Config) -> anyhow::Result<()> {
         "metrics.address: port 0 would be another one with each start: choose one, such as {}",
         super::Metrics::USUAL_PORT
     );
-    let streaming = config.streaming.address;
-    let is_same = address.ip() == streaming.ip() || address.ip().is_unspecified();
     ensure!(
-        address.port() != streaming.port() || !is_same,
+        !conflict(address, config.streaming.address),
         "metrics.address: the port of {address} is also in `streaming.address`"
     );
     Ok(())
@@ -205,7 +200,6 @@ mod tests {
             ("network.mtu = 67", "network.mtu: 67 is neither 0 nor from 1280"),
             ("network.mtu = 65536", "network.mtu"),
             ("network.cluster_subnets = [\"10.0.0.0\"]", "network.cluster_subnets"),
-            ("network.cluster_subnets = [\"10.0.0.0/8\"]", "without network.builtin = \"on\""),
             ("network.mtu = 67\nnetwork.subnets = \"10.0.0.0/16\"", "from 68 to 65535"),
             ("streaming.sessions = 0", "streaming.sessions"),
             ("streaming.tls_key = \"/k\"", "belong together"),

@@ -199,10 +199,10 @@ impl Engine {
         let defaults = &*self.options.handlers.defaults(pod.handler(), &self.options.defaults)?;
         let asked = Asked { id, config, images: &images, supervisor, defaults };
         let decision = timings.time("description and plan", || self.decide(pod, &asked))?;
+        let label = decision.planned.plan.mount_label.as_ref();
+        timings.time("labels of volumes", || host::relabel(&decision.extra.relabelled, label))?;
         let (cgroup, log) = self.make(pod, id, &decision, &timings)?;
-        let Decision { planned, record, extra: Extra { delegation, relabelled, .. }, .. } = decision;
-        let label = planned.plan.mount_label.as_ref();
-        timings.time("labels of volumes", || host::relabel(&relabelled, label))?;
+        let Decision { planned, record, extra: Extra { delegation, .. }, .. } = decision;
         Ok(Prepared { planned, record, cgroup, delegation, leases: images.into_leases(), log, timings })
     }
 
