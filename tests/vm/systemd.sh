@@ -17,7 +17,7 @@ see_systemd() {
     see 'a property that systemd lacks is refused' untold_file
     see 'a command enters the scope of the container, and leaves none' exec_in_scope
     see 'want of memory is reported as OOMKilled' out_of_memory_in_scope
-    see 'a scope outlives its container until that is removed' scope_outlives_container
+    see 'a scope ends with its container' scope_ends_with_container
     see 'scopes outlive wharfd' scopes_outlive_wharfd
     see 'systemd ends a container as it would a service' stopped_scope
     see 'a call that hangs has an end, and leaves nothing' hanging_systemd
@@ -181,13 +181,12 @@ out_of_memory_in_scope() {
     [[ $(status "$(of systemd hungry)" '.status.reason, .status.exitCode') = $'OOMKilled\n137' ]]
 }
 
-scope_outlives_container() {
+scope_ends_with_container() {
     local unit
     unit=wharf-$(of systemd hungry).scope
-    [[ $(systemctl is-active "$unit") = active ]]
-    crictl rm "$(of systemd hungry)"
     attempt 50 no_unit "$unit"
     [[ -z $(find /sys/fs/cgroup -type d -name "$unit") ]]
+    crictl rm "$(of systemd hungry)"
 }
 
 no_unit() {
