@@ -48,7 +48,7 @@ pub use lease::LeaseError;
 pub use netlink::NetlinkError;
 pub use netns::{NetnsError, open as open_netns};
 pub use nft::Protocol;
-pub use socket::{SocketError, TcpSockets};
+pub use socket::{SocketError, TcpSockets, Unreachable};
 pub use stats::{InterfaceStats, StatsSocket};
 pub use store::StoreError;
 pub use subnet::{Subnet, SubnetError, Subnets};

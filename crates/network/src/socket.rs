@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use wharf_types::{ErrorKind, Failure};
+use wharf_types::{ErrorKind, Failure, PodId};
 
 use crate::netns::{self, NetnsError};
 
@@ -64,5 +64,23 @@ impl TcpSockets {
                 v6 => Some(v6.map_err(SocketError::Open)?),
             },
         })
+    }
+}
+
+/// Nothing listens on the port, or it does not respond.
+#[derive(Debug, thiserror::Error)]
+#[error("port {port} of pod {pod}")]
+pub struct Unreachable {
+    /// The port.
+    pub port: u16,
+    /// The pod.
+    pub pod: PodId,
+    /// What the connection failed with.
+    pub source: std::io::Error,
+}
+
+impl Failure for Unreachable {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Unavailable
     }
 }

@@ -8,10 +8,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
-use wharf_cgroup::{Cgroup, CgroupPath, Cgroups, Placement};
+use wharf_cgroup::{CgroupPath, Cgroups, Placement};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::Template;
 use wharf_host::{Additions, AdditionsConfig, Handlers, Labelled, Machine, Obstacle, UserNamespaces};
@@ -24,7 +23,7 @@ use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
 use wharf_tasks::{Aside, Demand, Threads, Turns, pool};
-use wharf_types::{PodId, chain};
+use wharf_types::PodId;
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
@@ -89,9 +88,6 @@ pub struct Parts {
     /// NRI plugins.
     pub plugins: Arc<Plugins>,
 }
-
-/// How long killed processes may take to exit.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// All pods.
 #[derive(Debug)]
@@ -286,33 +282,8 @@ impl Engine {
 
     pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), Error> {
         match container.cgroup() {
-            Some(cgroup) => kill_cgroup(cgroup).await,
+            Some(cgroup) => Ok(wharf_supervision::kill_cgroup(cgroup).await?),
             None => Ok(()),
-        }
-    }
-}
-
-/// Kills every process in a cgroup, and waits until they have exited. Each attempt is short: a process that does not
-/// die, because it waits for a disk, would otherwise hold a thread of the pool that everything else needs.
-///
-/// # Errors
-/// DeadlineExceeded if some are left after [`KILL_PATIENCE`].
-async fn kill_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
-    const ATTEMPT: Duration = Duration::from_millis(100);
-    const PAUSE: Duration = Duration::from_millis(400);
-    let until = Instant::now() + KILL_PATIENCE;
-    loop {
-        let of = cgroup.clone();
-        let killed = blocking(move || {
-            let killed = of.kill(ATTEMPT).and_then(|()| of.await_empty(ATTEMPT));
-            killed.stage("killing what runs in a cgroup")
-        });
-        match killed.await {
-            Err(error) if Instant::now() < until => {
-                tracing::debug!(error = chain(&error), "processes are killed again");
-                tokio::time::sleep(PAUSE).await;
-            }
-            done => return done,
         }
     }
 }

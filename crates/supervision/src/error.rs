@@ -103,3 +103,37 @@ impl From<v1::Failure> for SupervisorError {
         }
     }
 }
+
+/// What ends a command or an attached client early.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// Its deadline has passed.
+    #[error("the command did not end within {timeout:?} and was killed")]
+    Overdue {
+        /// How long it had.
+        timeout: Duration,
+    },
+    /// Too many run at a time.
+    #[error("{count} commands are running {place}: wait until one has ended")]
+    Turns {
+        /// How many run.
+        count: usize,
+        /// Where: in a container, or on the node.
+        place: String,
+    },
+    /// The client does not read.
+    #[error("the client was more than {limit_bytes} bytes behind the container's output")]
+    Behind {
+        /// How much it may be behind.
+        limit_bytes: i32,
+    },
+}
+
+impl Failure for ExecError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Overdue { .. } => ErrorKind::DeadlineExceeded,
+            Self::Turns { .. } | Self::Behind { .. } => ErrorKind::ResourceExhausted,
+        }
+    }
+}

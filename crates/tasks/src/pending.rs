@@ -1,5 +1,5 @@
-//! Connections for which their server does nothing but wait: for a request, for the end after a refusal, or for a client
-//! that reads.
+//! Connections for which their server does nothing but wait: for a request, for the end after a refusal, or for a
+//! client that reads.
 //!
 //! Anyone who can reach a port can open connections and stay silent, so their number is limited: at the limit, a new
 //! connection evicts the one that has been pending longest.

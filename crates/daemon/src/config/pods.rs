@@ -11,7 +11,8 @@ use super::Config;
 /// Where the kernel shows its sysctls.
 const SYSCTLS: &str = "/proc/sys";
 
-/// Checks the directory of CNI configurations, that ranges of a cluster have an effect, and that this kernel has the sysctls of all pods.
+/// Checks the directory of CNI configurations, that ranges of a cluster have an effect, and that this kernel has the
+/// sysctls of all pods.
 #[expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     let directory = &config.network.cni_conf_dir;

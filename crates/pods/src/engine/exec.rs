@@ -5,37 +5,16 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use wharf_supervision::{self as supervision, Connection, ExecStreams, SupervisorError};
-use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure};
+use wharf_types::{ContainerId, ContainerState, Exit};
 
 use super::Engine;
 use crate::container::InPod;
 use crate::error::{Error, Stage};
 
 pub(super) const STAGE: &str = "exec";
-
-/// What ends a command or an attached client early.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ExecError {
-    #[error("the command did not end within {timeout:?} and was killed")]
-    Overdue { timeout: Duration },
-    #[error("{count} commands are running {place}: wait until one has ended")]
-    Turns { count: usize, place: String },
-    #[error("the client was more than {limit_bytes} bytes behind the container's output")]
-    Behind { limit_bytes: i32 },
-}
-
-impl Failure for ExecError {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Overdue { .. } => ErrorKind::DeadlineExceeded,
-            Self::Turns { .. } | Self::Behind { .. } => ErrorKind::ResourceExhausted,
-        }
-    }
-}
 
 /// A command that was executed. Dropping this before its end kills it with everything that it started.
 #[derive(Debug)]

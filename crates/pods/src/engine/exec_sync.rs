@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
-use wharf_supervision::{BRIEF_PATIENCE, ExecStreams, Output, OutputMemory, SupervisorError, pipe};
+use wharf_supervision::{
+    BRIEF_PATIENCE, ExecError, ExecStreams, KILL_PATIENCE, Output, OutputMemory, SupervisorError, pipe,
+};
 use wharf_tasks::{Crowd, CrowdLimits, Crowded, Member};
 use wharf_types::ContainerId;
 
-use super::exec::{ExecError, Running, STAGE};
-use super::{Engine, KILL_PATIENCE};
+use super::Engine;
+use super::exec::{Running, STAGE};
 use crate::error::{Error, Stage};
 
 /// Commands at a time. In one container there are only a handful of probes and hooks; each takes a few descriptors and

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::oneshot;
 use wharf_supervision::{
-    self as supervision, CLIENT_PIPE_BYTES, ExecStreams, Outputs, SupervisorError, input_pipe, null,
+    self as supervision, CLIENT_PIPE_BYTES, ExecError, ExecStreams, Outputs, SupervisorError, input_pipe,
+    null,
 };
 use wharf_types::{Exit, StreamOptions, TerminalSize};
 use wharf_wire::v1;
 
 use super::Engine;
-use super::exec::{ExecError, STAGE};
+use super::exec::STAGE;
 use crate::container::Container;
 use crate::error::{Error, Stage};
 

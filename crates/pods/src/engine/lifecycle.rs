@@ -14,13 +14,13 @@ use wharf_nri::Update;
 use wharf_nri::api::Event;
 use wharf_planner::hooks::Point;
 use wharf_planner::{self as planner, stop_signal};
-use wharf_supervision::Signal;
+use wharf_supervision::{KILL_PATIENCE, Signal};
 use wharf_tasks::spawn;
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
 use wharf_wire::v1::Started;
 
 use super::plugins::ASKING;
-use super::{Engine, KILL_PATIENCE, hooks};
+use super::{Engine, hooks};
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;

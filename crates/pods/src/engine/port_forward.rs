@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
-use wharf_network::TcpSockets;
-use wharf_types::{ErrorKind, Failure, PodId};
+use wharf_network::{TcpSockets, Unreachable};
 
 use super::Engine;
 use crate::error::{Error, Stage, blocking};
@@ -19,21 +18,6 @@ use crate::pod::Pod;
 const STAGE: &str = "port-forward";
 /// A listener on the same machine accepts at once, or its queue is full.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Nothing listens on the port, or it does not respond.
-#[derive(Debug, thiserror::Error)]
-#[error("port {port} of pod {pod}")]
-struct Unreachable {
-    port: u16,
-    pod: PodId,
-    source: std::io::Error,
-}
-
-impl Failure for Unreachable {
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::Unavailable
-    }
-}
 
 impl Engine {
     /// A pod that is ready.

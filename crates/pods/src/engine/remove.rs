@@ -3,42 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wharf_cgroup::{CgroupPath, Removed};
+use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::{self as host, Hooked};
 use wharf_nri::api::Event;
 use wharf_planner::hooks::Point;
 use wharf_records::{ContainerRecord, remove_container};
+use wharf_supervision::remove_cgroup;
 use wharf_tasks::{persist, spawn};
 use wharf_types::{ContainerId, ErrorKind, Failure, chain};
 
-use super::{Engine, Parts, hooks, kill_cgroup};
+use super::{Engine, Parts, hooks};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
 
 impl Engine {
-    /// Removes a cgroup and kills its processes; a missing one is success.
     pub(super) async fn remove_cgroup(&self, path: CgroupPath) -> Result<(), Error> {
-        const STAGE: &str = "removing a cgroup";
-        /// Its processes have already exited; the kernel may take a moment for the rest.
-        const PATIENCE: Duration = Duration::from_secs(1);
-        /// How often more is removed of what a container has made below it, each time in a thread of the pool's.
-        const PARTS_LIMIT: usize = 30;
-        let cgroups = self.parts.cgroups.clone();
-        let cgroup = match blocking(move || Ok(cgroups.open(&path))).await? {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            opened => opened.stage(STAGE)?,
-        };
-        kill_cgroup(&cgroup).await?;
-        for _part in 1..PARTS_LIMIT {
-            let cgroup = cgroup.clone();
-            let removed = blocking(move || cgroup.remove_some(PATIENCE).stage(STAGE)).await?;
-            if removed == Removed::All {
-                return Ok(());
-            }
-        }
-        blocking(move || cgroup.remove(PATIENCE).stage(STAGE)).await
+        Ok(remove_cgroup(self.parts.cgroups.clone(), path).await?)
     }
 
     /// Removes the cgroup of a container that has ended, in the background. Otherwise what it has in the page cache

@@ -14,13 +14,13 @@ use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
 use wharf_records::{Recovered, Word, decide, end_of, exit_at, lost_at};
 use wharf_state::{ExitRecord, Layout};
-use wharf_supervision::{Connection, Contact, Process, Signal, SupervisorError, patiently};
+use wharf_supervision::{Connection, Contact, KILL_PATIENCE, Process, Signal, SupervisorError, patiently};
 use wharf_tasks::{CrowdLimits, Threads};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body};
 
-use super::{Engine, KILL_PATIENCE};
+use super::Engine;
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
