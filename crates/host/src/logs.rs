@@ -17,14 +17,15 @@ pub fn make_log(file: &LogFile) -> Result<OwnedFd, Error> {
     file.make().map_err(unopened)
 }
 
-/// Removes the log of a container that could not be made, unless something is in it.
+/// Removes the log of a container that could not be made, unless something is in it or it is older than the container,
+/// which was made at this time, in nanoseconds since the epoch.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn remove_unused_log(directory: &str, name: &str) -> Result<(), StageError> {
+pub fn remove_unused_log(directory: &str, name: &str, since_ns: i64) -> Result<(), StageError> {
     let Ok(directory) = HostPath::new(directory) else { return Ok(()) };
     let log = LogFile { directory, name: name.to_owned(), limits: LogLimits::default() };
-    log.remove_unused().stage("removing the container's log")
+    log.remove_unused(since_ns).stage("removing the container's log")
 }
 
 fn unopened(error: wharf_sys::Error) -> Error {
@@ -54,13 +55,17 @@ mod tests {
         make_log(&file("0.log")).unwrap();
         assert!(path.is_file());
         std::fs::write(&path, "said").unwrap();
-        let remove = || remove_unused_log(directory.path().to_str().unwrap(), "0.log").unwrap();
-        remove();
+        let remove =
+            |since_ns| remove_unused_log(directory.path().to_str().unwrap(), "0.log", since_ns).unwrap();
+        let now_ns = wharf_sys::clock::now_ns();
+        remove(now_ns);
         assert!(path.is_file(), "it has been used");
         std::fs::write(&path, "").unwrap();
-        remove();
+        remove(now_ns + 1_000_000_000);
+        assert!(path.is_file(), "it is older");
+        remove(now_ns);
         assert!(!path.exists());
-        remove();
+        remove(now_ns);
         std::os::unix::fs::symlink("/tmp", directory.path().join("link")).unwrap();
         for name in ["missing/0.log", "link/0.log", "../0.log"] {
             let error = make_log(&file(name)).unwrap_err();

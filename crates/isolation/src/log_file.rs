@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::libc::{S_IFMT, S_IFREG};
-use nix::sys::stat::fstatat;
+use nix::sys::stat::{FileStat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open, open_below, open_below_mode, split_last};
@@ -27,23 +27,33 @@ impl LogFile {
         Ok(directory)
     }
 
-    /// Removes the file if nothing is in it. Success also if there is none, or something else in its place.
+    /// Removes the file if nothing is in it and it was made after this time, in nanoseconds since the epoch: an older one
+    /// is another container's. Success also if there is none, or something else in its place.
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn remove_unused(&self) -> wharf_sys::Result<()> {
+    pub fn remove_unused(&self, since_ns: i64) -> wharf_sys::Result<()> {
         let directory = open(self.directory.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         let (parent, name) = parent_of(directory.as_fd(), &self.name)?;
         let named = |call| move |errno| wharf_sys::Error::new(call, self.name.as_str(), errno);
         match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(named("fstatat")(errno)),
-            Ok(stat) if stat.st_mode & S_IFMT == S_IFREG && stat.st_size == 0 => {
+            Ok(stat)
+                if stat.st_mode & S_IFMT == S_IFREG && stat.st_size == 0 && is_since(&stat, since_ns) =>
+            {
                 unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir).map_err(named("unlinkat"))
             }
             Ok(_other) => Ok(()),
         }
     }
+}
+
+/// Whether an empty file was made after this time. The times of files are a few milliseconds behind.
+fn is_since(stat: &FileStat, since_ns: i64) -> bool {
+    const BEHIND_NS: i64 = 20_000_000;
+    let made_ns = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec);
+    made_ns >= since_ns.saturating_sub(BEHIND_NS)
 }
 
 /// Opens a log for appending, and creates it if it is missing. It must be a regular file, because the reader of a FIFO

@@ -34,6 +34,9 @@ const LEAVES_AT_ONCE: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) plan: Outline,
+    /// Whose PID namespace it is in, for its whole life: the container that it was made beside may go before it. `None`
+    /// for the pod's or the host's.
+    pub(crate) home: Option<ContainerId>,
     pub(crate) identity: Identity,
     pub(crate) child: Child,
     pub(crate) first: First,
@@ -71,10 +74,11 @@ pub(crate) enum First {
 }
 
 impl Container {
-    pub(crate) fn new(plan: Outline, child: Child, stages: Stages) -> Self {
+    pub(crate) fn new(plan: Outline, home: Option<ContainerId>, child: Child, stages: Stages) -> Self {
         let oom_kills_before = oom_kills(&plan);
         Self {
             plan,
+            home,
             identity: Identity::default(),
             child,
             first: First::Made,

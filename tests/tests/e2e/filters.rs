@@ -143,6 +143,13 @@ fn where_a_container_may_trace_a_program_starts_only_under_its_filter() {
     });
 }
 
+fn beside(client: &Client, name: &str, mode: NamespaceMode, target: &str) -> ContainerConfig {
+    let mut config = client.container(name, "exec sleep 1002");
+    let options = NamespaceOption { target_id: target.to_owned(), ..processes(mode) };
+    security(&mut config).namespace_options = Some(options);
+    config
+}
+
 /// The one that may trace comes after the other was created, or while a command is on its way into it.
 #[test]
 fn a_container_that_may_trace_finds_nothing_that_begins_without_its_filter() {
@@ -159,9 +166,21 @@ fn a_container_that_may_trace_finds_nothing_that_begins_without_its_filter() {
         let traces = client.launch(&pod, &tracer).await.unwrap();
         let error = client.start(&waits).await.unwrap_err();
         assert!(error.message().contains(REFUSED_BESIDE_TRACERS), "{error}");
-        for id in [&waits, &traces] {
+        client.remove_container(&waits).await.unwrap();
+        // It is where it was also once what it was made beside is gone.
+        let target = client.launch(&pod, &beside(client, "target", NamespaceMode::Pod, "")).await.unwrap();
+        let mut late = beside(client, "late", NamespaceMode::Target, &target);
+        tracing(&mut late);
+        let late = client.launch(&pod, &late).await.unwrap();
+        for id in [&traces, &target] {
             client.remove_container(id).await.unwrap();
         }
+        let error = client.launch(&pod, &app).await.unwrap_err();
+        assert!(error.message().contains(REFUSED_BESIDE_TRACERS), "{error}");
+        for container in client.containers().await {
+            client.remove_container(&container.id).await.unwrap();
+        }
+        drop(late);
         let id = client.launch(&pod, &app).await.unwrap();
         let first = until("it runs", async || process_with("sleep 1000")).await;
         let freezers = Freezer::all(first);

@@ -2,7 +2,7 @@
 //! of its own does not see the files of others.
 //!
 //! Anybody may make a socket with this name. One of a process without a wharfd's power over the machine, or in a
-//! container, is no claim: else a container in the host's network could keep wharfd from starting.
+//! container that is not privileged, is no claim: else a container in the host's network could keep wharfd from starting.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -105,7 +105,7 @@ fn owner(patience_ms: i64) -> io::Result<Option<String>> {
     let status = kernel_text(format!("/proc/{}/status", owner.pid()))?;
     let is_wharfd = is_powerful(owner, &status)
         && has_own_users(owner.pid())?
-        && !is_in_a_container(owner.pid())?
+        && (!is_in_a_container(owner.pid())? || is_as_powerful(&status, &kernel_text("/proc/self/status")?))
         && listens(owner.pid())?;
     Ok(is_wharfd.then(|| format!("pid {}", owner.pid())))
 }
@@ -150,9 +150,19 @@ fn has_own_users(pid: i32) -> io::Result<bool> {
 
 /// Whether a process can be a wharfd. Few containers have this capability.
 fn is_powerful(process: UnixCredentials, status: &str) -> bool {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    process.uid() == 0 && effective.is_some_and(|set| set & SYS_ADMIN != 0)
+    process.uid() == 0 && effective(status).is_some_and(|set| set & SYS_ADMIN != 0)
+}
+
+/// Whether a process in a container can be a wharfd, by its status and by this process's: it lacks nothing. Privileged
+/// containers alone are like that, and these can do anything to the machine.
+fn is_as_powerful(status: &str, own: &str) -> bool {
+    effective(status).zip(effective(own)).is_some_and(|(set, own)| own & !set == 0)
+}
+
+/// The effective capabilities in a process's status.
+fn effective(status: &str) -> Option<u64> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(effective.trim(), 16).ok()
 }
 
 #[cfg(test)]
@@ -224,6 +234,11 @@ mod tests {
         assert!(is_powerful(own, &status), "these tests need root");
         assert!(!is_powerful(own, "Name:\tsh\nCapEff:\t00000000a80425fb\n"), "of an ordinary container");
         assert!(!is_powerful(own, ""));
+        assert!(is_as_powerful(&status, &status));
+        assert!(
+            !is_as_powerful("CapEff:\t0000000000200000\n", &status),
+            "of a container with SYS_ADMIN alone"
+        );
     }
 
     #[test]

@@ -72,14 +72,16 @@ pub(super) fn is_in_none(cgroups: &str, is_roots: impl Fn(&str, &Path) -> bool) 
     })
 }
 
-/// Whether root owns a cgroup, or its owner is not known here.
+/// Whether root owns a cgroup, or its owner is not known here. One that cannot be looked at by its path, because its name
+/// is not UTF-8, is as its parent: nobody makes one of root's below their own.
 pub(super) fn is_roots(controllers: &str, cgroup: &Path) -> bool {
     let table = kernel_text("/proc/self/mountinfo").unwrap_or_default();
-    let owner = |mount: &Path| {
-        let below = cgroup.strip_prefix("/").unwrap_or(cgroup);
-        fs::symlink_metadata(mount.join(below)).ok().map(|directory| directory.uid())
-    };
-    let owner = table.lines().find_map(|line| hierarchy(line, controllers)).and_then(|mount| owner(&mount));
+    let mount = table.lines().find_map(|line| hierarchy(line, controllers));
+    let owner = mount.and_then(|mount| {
+        let mut upward =
+            cgroup.ancestors().map(|cgroup| mount.join(cgroup.strip_prefix("/").unwrap_or(cgroup)));
+        upward.find_map(|cgroup| Some(fs::symlink_metadata(cgroup).ok()?.uid()))
+    });
     owner.is_none_or(|owner| owner == 0)
 }
 

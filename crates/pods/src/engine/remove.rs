@@ -148,15 +148,14 @@ impl Engine {
     }
 
     /// Removes the log that was made for a container that is undone: the kubelet counts a container's starts by its
-    /// logs. Another container may have the same one.
+    /// logs.
     async fn remove_unused_log(&self, pod: &Pod, id: &ContainerId, record: &ContainerRecord) {
         let (directory, name) = (pod.config().log_directory.clone(), record.config.log_path.clone());
-        let has_it =
-            |other: &Arc<Container>| other.id() != id && other.with_config(|own| own.log_path == name);
-        if directory.is_empty() || name.is_empty() || pod.containers().iter().any(has_it) {
+        if directory.is_empty() || name.is_empty() {
             return;
         }
-        let removing = self.logs.begin(move || host::remove_unused_log(&directory, &name));
+        let since_ns = record.created_at_ns;
+        let removing = self.logs.begin(move || host::remove_unused_log(&directory, &name, since_ns));
         if let Ok(Some(Err(error))) = self.logs.end(removing).await {
             tracing::debug!(container = id.short(), error = chain(&error), "an unused log may be left");
         }

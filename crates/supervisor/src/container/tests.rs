@@ -74,7 +74,7 @@ impl Rig {
         let (report, _line) = wharf_sys::socket::pair().unwrap();
         std::fs::write(directory.path().join("oom"), "oom_kill 0\n").unwrap();
         let child = Child::new(pid, open_pidfd(pid).unwrap(), report, Role::Program);
-        let container = Container::new(outline(directory.path()), child, Stages::begin());
+        let container = Container::new(outline(directory.path()), None, child, Stages::begin());
         Self { directory, container, _process: process }
     }
 

@@ -41,7 +41,8 @@ impl Driver {
             _ => wharf_isolation::create(&whole, pod, &streams, origin),
         };
         let child = self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body);
-        self.hold(id, Container::new(*plan, child?, stages), pipes, log_directory)
+        let home = self.home(&plan);
+        self.hold(id, Container::new(*plan, home, child?, stages), pipes, log_directory)
     }
 
     /// Holds a container whose first process is setting everything up, and has its log opened at the same time; the
@@ -92,16 +93,18 @@ impl Driver {
             }
             PidNamespace::Target(target) => &self.container(target)?.child.pidfd,
         };
-        Ok(Place::Of(process.as_fd(), self.others(plan)))
+        Ok(Place::Of(process.as_fd(), self.others(plan, self.home(plan).as_ref())))
     }
 
     /// What the processes may be in the PID namespace of a container, its own included.
-    pub(super) fn others(&self, plan: &Outline) -> Others {
-        let home = self.home(plan);
+    pub(super) fn others(&self, plan: &Outline, home: Option<&ContainerId>) -> Others {
         let alive = self.containers.values().filter(|container| container.first != First::Reaped);
-        let mut there =
-            alive.map(|container| &container.plan).chain([plan]).filter(|plan| self.home(plan) == home);
-        if there.any(may_trace) { Others::Tracers } else { Others::Bystanders }
+        let there = alive.filter(|container| container.home.as_ref() == home);
+        if there.map(|container| &container.plan).chain([plan]).any(may_trace) {
+            Others::Tracers
+        } else {
+            Others::Bystanders
+        }
     }
 
     /// Refuses a container that may trace while a process begins beside it that is not under its filter yet, because
@@ -112,31 +115,31 @@ impl Driver {
         }
         let home = self.home(plan);
         let firsts = self.containers.values().filter(|container| container.first == First::Started);
-        let firsts = firsts.map(|container| (&container.plan, &container.child));
+        let firsts = firsts.map(|container| (container, &container.child));
         let commands = self.execs.values();
-        let commands =
-            commands.filter_map(|exec| Some((&self.containers.get(&exec.container)?.plan, &exec.child)));
+        let commands = commands.filter_map(|exec| Some((self.containers.get(&exec.container)?, &exec.child)));
         let mut unsealed = firsts.chain(commands).filter(|(of, child)| {
+            let Outline { process, runtime, .. } = &of.plan;
             child.begins()
-                && of.runtime.is_none()
-                && self.home(of) == home
-                && !wharf_isolation::is_sealed_at_birth(&of.process.seccomp, child.report.as_fd())
+                && runtime.is_none()
+                && of.home == home
+                && !wharf_isolation::is_sealed_at_birth(&process.seccomp, child.report.as_fd())
         });
         unsealed.next().map_or(Ok(()), |(of, _)| {
             Err(Failure::precondition(format!(
                 "a program of container {} begins without its seccomp profile, which forbids a call on the way to it, \
                  and must not be traced: try again",
-                of.container
+                of.plan.container
             )))
         })
     }
 
-    /// Whose PID namespace a container is in: that of a container, or else the pod's or the host's.
-    fn home<'a>(&'a self, plan: &'a Outline) -> Option<&'a ContainerId> {
+    /// Whose PID namespace a container that is made now is in: that of a container, or else the pod's or the host's.
+    fn home(&self, plan: &Outline) -> Option<ContainerId> {
         match &plan.namespaces.pid {
-            PidNamespace::Container => Some(&plan.container),
+            PidNamespace::Container => Some(plan.container.clone()),
             PidNamespace::Target(target) => {
-                self.containers.get(target).map_or(Some(target), |target| self.home(&target.plan))
+                self.containers.get(target).map_or_else(|| Some(target.clone()), |target| target.home.clone())
             }
             PidNamespace::Pod | PidNamespace::Host => None,
         }
@@ -192,7 +195,12 @@ impl Driver {
         let first = container.child.pidfd.as_fd();
         let keep = [&streams.descriptors()[..], &[first], &plan.entries].concat();
         let body = |origin: Origin<'_>| wharf_isolation::join(plan, first, streams, origin);
-        self.spawner.spawn(Place::Of(first, self.others(&container.plan)), leaf.directory(), &keep, body)
+        self.spawner.spawn(
+            Place::Of(first, self.others(&container.plan, container.home.as_ref())),
+            leaf.directory(),
+            &keep,
+            body,
+        )
     }
 
     /// The container's own process with other arguments.

@@ -31,7 +31,7 @@ impl Driver {
     pub(super) fn start(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get(id) else { return };
         // Since it was created, others may have come.
-        let others = self.others(&container.plan);
+        let others = self.others(&container.plan, container.home.as_ref());
         let Some(container) = self.containers.get_mut(id) else { return };
         container.first = First::Started;
         container.stages.ordered();
