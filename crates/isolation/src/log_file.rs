@@ -27,8 +27,8 @@ impl LogFile {
         Ok(directory)
     }
 
-    /// Removes the file if nothing is in it and it was made after this time, in nanoseconds since the epoch: an older one
-    /// is another container's. Success also if there is none, or something else in its place.
+    /// Removes the file if nothing is in it and it was made after this time, in nanoseconds since the epoch: an older
+    /// one is another container's. Success also if there is none, or something else in its place.
     ///
     /// # Errors
     /// The kernel's error.

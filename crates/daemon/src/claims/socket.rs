@@ -2,7 +2,8 @@
 //! of its own does not see the files of others.
 //!
 //! Anybody may make a socket with this name. One of a process without a wharfd's power over the machine, or in a
-//! container that is not privileged, is no claim: else a container in the host's network could keep wharfd from starting.
+//! container that is not privileged, is no claim: else a container in the host's network could keep wharfd from
+//! starting.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};

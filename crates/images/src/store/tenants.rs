@@ -72,8 +72,8 @@ pub(super) fn is_in_none(cgroups: &str, is_roots: impl Fn(&str, &Path) -> bool) 
     })
 }
 
-/// Whether root owns a cgroup, or its owner is not known here. One that cannot be looked at by its path, because its name
-/// is not UTF-8, is as its parent: nobody makes one of root's below their own.
+/// Whether root owns a cgroup, or its owner is not known here. One that cannot be looked at by its path, because its
+/// name is not UTF-8, is as its parent: nobody makes one of root's below their own.
 pub(super) fn is_roots(controllers: &str, cgroup: &Path) -> bool {
     let table = kernel_text("/proc/self/mountinfo").unwrap_or_default();
     let mount = table.lines().find_map(|line| hierarchy(line, controllers));
