@@ -1,13 +1,14 @@
 //! Who serves a socket, for people and for those who would take its place.
 
 use std::fmt;
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
-use std::os::fd::AsRawFd as _;
 use wharf_sys::fs::kernel_text;
 
 /// A process that serves a socket.
@@ -21,7 +22,7 @@ impl Listener {
     /// Whoever serves the socket at a path; `None` if nobody does. Never waits: one whose queue is full serves it, too.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let untold = Some(Self { process: None });
+        let untold = Some(Self::of(None));
         let Ok(own) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else { return untold };
         match connect(own.as_raw_fd(), &UnixAddr::new(path).ok()?) {
             Ok(()) => {}
@@ -31,13 +32,34 @@ impl Listener {
         }
         let stream = UnixStream::from(own);
         let owner = getsockopt(&stream, PeerCredentials).ok().map(|owner| owner.pid()).filter(|pid| *pid > 0);
-        Some(Self { process: owner.map(|pid| (pid, program(pid))) })
+        Some(Self::of(owner))
+    }
+
+    /// This process, if it is known.
+    pub(crate) fn of(pid: Option<i32>) -> Self {
+        Self { process: pid.map(|pid| (pid, program(pid))) }
     }
 
     /// Whether it may be a wharfd.
     pub(crate) fn may_be_wharfd(&self) -> bool {
         self.process.as_ref().is_none_or(|(_pid, name)| name == "wharfd")
     }
+}
+
+/// Whether a process has one of these sockets, which are called as procfs shows descriptors of them.
+///
+/// # Errors
+/// The kernel's error; NotFound if the process is gone.
+#[expect(clippy::disallowed_methods, reason = "procfs waits for no disk")]
+pub(crate) fn has_one(pid: i32, sockets: &[PathBuf]) -> io::Result<bool> {
+    for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // One that is closed meanwhile is none of them.
+        let target = std::fs::read_link(descriptor?.path()).unwrap_or_default();
+        if sockets.contains(&target) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The name of a process's program, as the kernel has it.
@@ -74,6 +96,6 @@ mod tests {
         drop(listener);
         assert_eq!(Listener::at(&path), None);
         let other = Listener { process: Some((7, "containerd".to_owned())) };
-        assert!(!other.may_be_wharfd() && Listener { process: None }.may_be_wharfd());
+        assert!(!other.may_be_wharfd() && Listener::of(None).may_be_wharfd());
     }
 }

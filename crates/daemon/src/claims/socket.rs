@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -24,6 +25,7 @@ use wharf_types::ContainerId;
 use wharf_types::capability::SYS_ADMIN;
 
 use super::Unclaimed;
+use crate::listener::has_one;
 
 const NAME: &[u8] = b"wharf-network";
 /// How many connections are taken from the queue between two pauses. A full queue, of 4,096 as the kernel has it, is
@@ -114,27 +116,18 @@ fn owner(patience_ms: i64) -> io::Result<Option<String>> {
 /// Whether a process has the socket that listens on the name. The kernel keeps the number of the process that called
 /// listen(2). That may have ended, while others have the socket, and its number be another's by now.
 fn listens(pid: i32) -> io::Result<bool> {
-    let table = std::fs::read("/proc/thread-self/net/unix")?;
-    let table = String::from_utf8_lossy(&table);
-    let listening: Vec<String> = table.lines().filter_map(listening_inode).collect();
-    for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
-        // One that is closed meanwhile is not the claim.
-        let target = std::fs::read_link(descriptor?.path()).unwrap_or_default();
-        if listening.iter().any(|socket| target.as_os_str() == socket.as_str()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let table = kernel_text("/proc/thread-self/net/unix")?;
+    has_one(pid, &table.lines().filter_map(listening_socket).collect::<Vec<_>>())
 }
 
 /// The socket of a line of `/proc/net/unix`, as a descriptor shows it, if it listens on the name.
-fn listening_inode(line: &str) -> Option<String> {
+fn listening_socket(line: &str) -> Option<PathBuf> {
     /// `__SO_ACCEPTCON` in the column of flags.
     const LISTENS: &str = "00010000";
     let mut fields = line.split_ascii_whitespace().skip(3);
     let (flags, inode, name) = (fields.next()?, fields.nth(2)?, fields.next()?);
     let is_claim = flags == LISTENS && name.strip_prefix('@').map(str::as_bytes) == Some(NAME);
-    is_claim.then(|| format!("socket:[{inode}]"))
+    is_claim.then(|| format!("socket:[{inode}]").into())
 }
 
 /// Whether a process is in a container in which this one is not: its cgroups are named after the container's id.

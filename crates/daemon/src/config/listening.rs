@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use wharf_sys::fs::kernel_text;
 
-use crate::listener::program;
+use crate::listener::{Listener, has_one};
 
 /// Refuses an address on which nothing can listen. That of a wharfd that runs is free for the next one.
 pub(super) fn check(key: &str, address: SocketAddr) -> anyhow::Result<()> {
@@ -15,27 +15,22 @@ pub(super) fn check(key: &str, address: SocketAddr) -> anyhow::Result<()> {
     if error.kind() != ErrorKind::AddrInUse {
         bail!("{key}: nothing can listen on {address}: {error}");
     }
-    let (pid, name) = match listener(address) {
-        Some((_pid, name)) if name == "wharfd" => return Ok(()),
-        Some((pid, name)) => (format!(" (pid {pid})"), name),
-        None => (String::new(), "another process".to_owned()),
-    };
-    bail!("{key}: {address} is in use by {name}{pid}: choose another port")
+    let holder = holder(address);
+    let listener = Listener::of(holder);
+    if holder.is_some() && listener.may_be_wharfd() {
+        return Ok(());
+    }
+    bail!("{key}: {address} is in use by {listener}: choose another port")
 }
 
-/// The number and the name of a process that keeps others from an address, if the kernel shows it here.
-fn listener(address: SocketAddr) -> Option<(i32, String)> {
+/// A process that keeps others from an address, if the kernel shows it here.
+fn holder(address: SocketAddr) -> Option<i32> {
     let tables = ["tcp", "tcp6"].map(|table| kernel_text(format!("/proc/self/net/{table}")));
     let tables = tables.map(Result::unwrap_or_default).concat();
     let sockets: Vec<PathBuf> = tables.lines().filter_map(|line| socket(line, address)).collect();
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
-    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
-    let pid = { pids }.find(|pid: &i32| {
-        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let mut targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
-        targets.any(|target| sockets.contains(&target))
-    })?;
-    Some((pid, program(pid)))
+    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.find(|pid| has_one(*pid, &sockets).is_ok_and(|has_one| has_one))
 }
 
 /// The socket in a line of `/proc/net/tcp`, as a descriptor shows it, if it listens at an address, or at all with its
@@ -98,7 +93,7 @@ mod tests {
         }
         let elsewhere = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
         let here = SocketAddr::new("127.0.0.1".parse().unwrap(), elsewhere.port());
-        assert_eq!(listener(here), None, "another address with the same port");
+        assert_eq!(holder(here), None, "another address with the same port");
         assert!(takes("00000000:1B59", "127.0.0.1:7001".parse().unwrap()));
         assert!(takes("0000000000000000FFFF00000100007F:1B59", "127.0.0.1:7001".parse().unwrap()));
         assert!(!takes("0200007F:1B59", "127.0.0.1:7001".parse().unwrap()));

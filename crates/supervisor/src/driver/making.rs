@@ -27,10 +27,11 @@ impl Driver {
     pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
         let stages = Stages::begin();
         let NewContainer { plan, whole, log_directory } = self.payload.take_container()?;
-        self.check_unsealed(&plan)?;
+        let home = self.home(&plan);
+        self.check_unsealed(&plan, home.as_ref())?;
         let (streams, pipes) = pipes(plan.stdio.input)?;
         self.ensure_reaper(&plan)?;
-        let place = self.place(&plan)?;
+        let place = self.place(&plan, home.as_ref())?;
         let cgroup = birthplace(&plan)?;
         let pod = self.held.namespaces()?;
         let mut keep = streams.descriptors();
@@ -41,7 +42,6 @@ impl Driver {
             _ => wharf_isolation::create(&whole, pod, &streams, origin),
         };
         let child = self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body);
-        let home = self.home(&plan);
         self.hold(id, Container::new(*plan, home, child?, stages), pipes, log_directory)
     }
 
@@ -77,12 +77,12 @@ impl Driver {
     }
 
     /// Where a container's program runs.
-    fn place(&self, plan: &Outline) -> Result<Place<'_>, Failure> {
-        let place = self.namespace(plan)?;
+    fn place(&self, plan: &Outline, home: Option<&ContainerId>) -> Result<Place<'_>, Failure> {
+        let place = self.namespace(plan, home)?;
         Ok(if plan.runtime.is_some() { Place::Runtimes(place.process()) } else { place })
     }
 
-    fn namespace(&self, plan: &Outline) -> Result<Place<'_>, Failure> {
+    fn namespace(&self, plan: &Outline, home: Option<&ContainerId>) -> Result<Place<'_>, Failure> {
         let process = match &plan.namespaces.pid {
             PidNamespace::Container => return Ok(Place::New),
             PidNamespace::Host => return Ok(Place::Host),
@@ -93,7 +93,7 @@ impl Driver {
             }
             PidNamespace::Target(target) => &self.container(target)?.child.pidfd,
         };
-        Ok(Place::Of(process.as_fd(), self.others(plan, self.home(plan).as_ref())))
+        Ok(Place::Of(process.as_fd(), self.others(plan, home)))
     }
 
     /// What the processes may be in the PID namespace of a container, its own included.
@@ -109,11 +109,10 @@ impl Driver {
 
     /// Refuses a container that may trace while a process begins beside it that is not under its filter yet, because
     /// nobody could trace it so far. All that begin later are asked to be under theirs.
-    fn check_unsealed(&self, plan: &Outline) -> Result<(), Failure> {
+    fn check_unsealed(&self, plan: &Outline, home: Option<&ContainerId>) -> Result<(), Failure> {
         if !may_trace(plan) {
             return Ok(());
         }
-        let home = self.home(plan);
         let firsts = self.containers.values().filter(|container| container.first == First::Started);
         let firsts = firsts.map(|container| (container, &container.child));
         let commands = self.execs.values();
@@ -122,7 +121,7 @@ impl Driver {
             let Outline { process, runtime, .. } = &of.plan;
             child.begins()
                 && runtime.is_none()
-                && of.home == home
+                && of.home.as_ref() == home
                 && !wharf_isolation::is_sealed_at_birth(&process.seccomp, child.report.as_fd())
         });
         unsealed.next().map_or(Ok(()), |(of, _)| {
