@@ -47,9 +47,9 @@ impl Lookups {
     }
 }
 
-/// The most directories and files that are copied for one image, in whatever copies of its layers: some minutes of a
-/// disk. A few bytes of an archive can ask for as many.
-const COPIES_LIMIT: u64 = 1_000_000;
+/// The most directories and files that are copied for one image, in whatever copies of its layers: some seconds of a
+/// disk. A few bytes of an archive can ask for as many, and a layer is rarely copied more than once.
+const COPIES_LIMIT: u64 = 250_000;
 /// After how many of them the disk is looked at again.
 const DISK_CHECK: u64 = 128;
 
@@ -168,28 +168,32 @@ pub(crate) enum Found {
 pub(crate) enum Plan {
     Whole(Chain),
     /// The layers that matter, bottom first; one of them must be relocated before they can be put together.
-    Relocate(Vec<ChainLayer>, Link),
+    Relocate(Vec<ChainLayer>, Relocation),
     /// The same, where one of them has hard links to files of lower layers.
     Complete(Vec<ChainLayer>, usize),
 }
 
-/// A directory that a layer implies and that is a symbolic link further down.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Link {
-    /// The layer that implies it.
+/// What one copy of a layer puts elsewhere.
+#[derive(Debug)]
+pub(crate) struct Relocation {
     pub(crate) layer: usize,
-    /// The directory.
-    pub(crate) path: Vec<u8>,
-    /// The link's target.
-    pub(crate) target: Vec<u8>,
+    /// At least one, and none is below another.
+    pub(crate) links: Links,
 }
+
+/// Directories that a layer implies and that are symbolic links further down, with the links' targets.
+pub(crate) type Links = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Which layer has the attributes of an implied directory.
 enum Attribution {
     /// The layer that is shown has the right ones.
     Shown,
     Layer(usize),
-    Link(Link),
+    /// The directory is a link for the layer that implies it.
+    Link {
+        layer: usize,
+        target: Vec<u8>,
+    },
 }
 
 /// Puts layers together. They come bottom first, as in a manifest.
@@ -210,19 +214,35 @@ pub(crate) fn plan(layers: Vec<ChainLayer>, lookups: &Lookups) -> Result<Plan, C
     }
     implied.sort();
     implied.dedup();
+    let mut relocation: Option<Relocation> = None;
     for path in implied {
         match chain.attributes_of(&path, lookups)? {
             Attribution::Shown => {}
             Attribution::Layer(source) => drop(chain.thin.insert(path, source)),
-            Attribution::Link(link) => {
-                let layer = chain.layers.len() - 1 - link.layer;
-                chain.layers.reverse();
-                return Ok(Plan::Relocate(chain.layers, Link { layer, ..link }));
+            Attribution::Link { layer, target } => {
+                let relocation = relocation.get_or_insert(Relocation { layer, links: Links::new() });
+                if layer == relocation.layer {
+                    relocation.add(path, target);
+                }
             }
         }
     }
+    if let Some(relocation) = relocation {
+        let layer = chain.layers.len() - 1 - relocation.layer;
+        chain.layers.reverse();
+        return Ok(Plan::Relocate(chain.layers, Relocation { layer, ..relocation }));
+    }
     chain.add_parents(lookups)?;
     Ok(Plan::Whole(chain))
+}
+
+impl Relocation {
+    /// Adds a link, unless it is below another: then it is found again in the copy, where that one leads.
+    fn add(&mut self, path: Vec<u8>, target: Vec<u8>) {
+        if !ways(&path).any(|above| self.links.contains_key(above)) {
+            self.links.insert(path, target);
+        }
+    }
 }
 
 /// Overlayfs refuses the same directory twice. The lower copy of a layer does nothing that the upper copy does not do
@@ -257,7 +277,7 @@ impl Chain {
                 Found::Nothing => {}
                 Found::File | Found::Other => return Ok(Attribution::Shown),
                 Found::Link(target) => {
-                    let link = |(layer, _)| Attribution::Link(Link { layer, path: path.to_vec(), target });
+                    let link = |(layer, _)| Attribution::Link { layer, target };
                     return Ok(top.map_or(Attribution::Shown, link));
                 }
                 Found::Directory(fd) if layer.contents.implies(path) => {
@@ -280,9 +300,7 @@ impl Chain {
     fn add_parents(&mut self, lookups: &Lookups) -> Result<(), ChainError> {
         let paths: Vec<_> = self.thin.keys().cloned().collect();
         for path in paths {
-            let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-            for end in std::iter::once(0).chain(slashes) {
-                let parent = &path[..end];
+            for parent in std::iter::once(&b""[..]).chain(ways(&path)) {
                 if self.thin.contains_key(parent) {
                     continue;
                 }
@@ -359,6 +377,12 @@ impl Attributes {
             .named("fchmod", || format!("{:04o}", self.mode))?;
         self.xattrs.iter().try_for_each(|(name, value)| wharf_sys::xattr::set(directory.as_fd(), name, value))
     }
+}
+
+/// The directories on the way to a path, and the path itself, without the root.
+pub(crate) fn ways(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    slashes.chain([path.len()]).filter(|end| *end > 0).map(|end| &path[..end])
 }
 
 /// Makes a directory whose parent exists.

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use crate::chain::{ChainError, ChainLayer, Copies, Found, Lookups, locate};
+use crate::chain::{ChainError, ChainLayer, Copies, Found, Links, Lookups, locate};
 use crate::relocate::Copy;
 use crate::unpack::{Contents, HardLink, LINKS_LIMIT, join, shown};
 
@@ -20,8 +20,8 @@ pub(crate) fn complete(
     (lookups, copies): (&Lookups, &Copies<'_>),
 ) -> Result<Contents, ChainError> {
     let layer = &layers[at];
-    let mut copy = Copy::new(layer, root, copies);
-    copy.whole(None)?;
+    let no_links = Links::new();
+    let mut copy = Copy::new(layer, &no_links, root, copies)?;
     for HardLink { path, target } in &layer.contents.links {
         let found = resolve(&layers[..=at], target, lookups)?.ok_or_else(|| ChainError::NoTarget {
             layer: layer.name.clone(),

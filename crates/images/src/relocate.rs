@@ -1,9 +1,9 @@
-//! Layers with files below a path that is a symbolic link in a lower layer: `bin/tool` over a base with `bin ->
+//! Layers with files below paths that are symbolic links in a lower layer: `bin/tool` over a base with `bin ->
 //! usr/bin`.
 //!
 //! Builders that append an archive to an image without reading the image make such layers. Runtimes that unpack layers
 //! one over the other write such a file through the link. Here a copy of the layer is made for this image: its files
-//! are hard links, and those below the path are put where the link leads.
+//! are hard links, and those below such paths are put where the links lead.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -18,34 +18,33 @@ use wharf_snapshots::list_names;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::error::Named;
 
-use crate::chain::{self, ChainError, ChainLayer, Copies, Link, attributes, copy_time, open, system};
+use crate::chain::{self, ChainError, ChainLayer, Copies, Links, attributes, copy_time, open, system, ways};
 use crate::unpack::{Contents, OPAQUE, is_kind, join, look, plain, shown};
 
 /// Makes a relocated copy of a layer in an empty directory.
 ///
 /// # Errors
-/// HiddenLink if the link leads to itself, or through something in the layer that is not a directory.
+/// HiddenLink if a link leads to itself, or through something in the layer that is not a directory.
 pub(crate) fn relocate(
     layer: &ChainLayer,
-    link: &Link,
+    links: &Links,
     root: &OwnedFd,
     copies: &Copies<'_>,
 ) -> Result<Contents, ChainError> {
-    let impossible = || ChainError::HiddenLink { layer: layer.name.clone(), path: shown(&link.path) };
-    let target = leads_to(&link.path, &link.target).ok_or_else(impossible)?;
-    let mut copy = Copy::new(layer, root, copies);
-    let copied = copy.whole(Some(&link.path)).and_then(|()| {
-        copy.make_way(&target, &link.path)?;
-        copy.merge(&link.path, &target)
-    });
-    copied.map_err(|error| match error {
-        ChainError::System { source, .. }
-            if matches!(source.errno, Errno::ENOTDIR | Errno::ELOOP | Errno::EISDIR) =>
-        {
-            impossible()
-        }
-        other => other,
-    })?;
+    let mut copy = Copy::new(layer, links, root, copies)?;
+    for (path, target) in links {
+        let impossible = || ChainError::HiddenLink { layer: layer.name.clone(), path: shown(path) };
+        let target = leads_to(path, target).ok_or_else(impossible)?;
+        let moved = copy.make_way(&target, path).and_then(|()| copy.merge(path, &target));
+        moved.map_err(|error| match error {
+            ChainError::System { source, .. }
+                if matches!(source.errno, Errno::ENOTDIR | Errno::ELOOP | Errno::EISDIR) =>
+            {
+                impossible()
+            }
+            other => other,
+        })?;
+    }
     Ok(copy.finish())
 }
 
@@ -72,8 +71,8 @@ fn leads_to(path: &[u8], target: &[u8]) -> Option<Vec<u8>> {
 pub(crate) struct Copy<'a> {
     layer: &'a ChainLayer,
     root: &'a OwnedFd,
-    /// The directory that goes to another place in the copy.
-    but: Option<&'a [u8]>,
+    /// The directories that go to other places in the copy.
+    but: &'a Links,
     /// Directories in the copy that the layer implies.
     implied: BTreeSet<Vec<u8>>,
     /// How many directories have been made.
@@ -82,16 +81,17 @@ pub(crate) struct Copy<'a> {
 }
 
 impl<'a> Copy<'a> {
-    pub(crate) fn new(layer: &'a ChainLayer, root: &'a OwnedFd, copies: &'a Copies<'a>) -> Self {
-        Self { layer, root, but: None, implied: BTreeSet::new(), made: 0, copies }
-    }
-
-    /// Copies everything except one directory.
-    pub(crate) fn whole(&mut self, but: Option<&'a [u8]>) -> Result<(), ChainError> {
-        self.but = but;
-        self.made = 1;
-        self.describe(b"", b"")?;
-        self.merge(b"", b"")
+    /// Copies a layer into an empty directory, except the directories that are links for it.
+    pub(crate) fn new(
+        layer: &'a ChainLayer,
+        but: &'a Links,
+        root: &'a OwnedFd,
+        copies: &'a Copies<'a>,
+    ) -> Result<Self, ChainError> {
+        let mut copy = Self { layer, root, but, implied: BTreeSet::new(), made: 1, copies };
+        copy.describe(b"", b"")?;
+        copy.merge(b"", b"")?;
+        Ok(copy)
     }
 
     /// Adds a file from any layer, at any path of the copy.
@@ -123,7 +123,7 @@ impl<'a> Copy<'a> {
         for name in list_names(source.as_fd()).map_err(|source| system(from, source))? {
             let name = name.as_bytes();
             let (from, to) = (join(from, name), join(to, name));
-            if Some(&from[..]) == self.but {
+            if self.but.contains_key(&from) {
                 continue;
             }
             if look(&source, name).is_some_and(|stat| is_kind(&stat, SFlag::S_IFDIR)) {
@@ -200,12 +200,6 @@ impl<'a> Copy<'a> {
     fn stamp(&self, from: &[u8], to: &[u8]) -> Result<(), ChainError> {
         copy_time(&open(&self.layer.root, from)?, &open(self.root, to)?).map_err(|source| system(to, source))
     }
-}
-
-/// The directories on the way to a path, and the path itself, without the root.
-fn ways(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-    slashes.chain([path.len()]).filter(|end| *end > 0).map(|end| &path[..end])
 }
 
 /// A path's directory and last component.

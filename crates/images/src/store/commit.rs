@@ -19,7 +19,7 @@ use wharf_sys::fs::{Resolve, open_below};
 use wharf_types::{Digest, Reference};
 
 use super::{Shared, Store, StoreError, system};
-use crate::chain::{self, Chain, ChainError, ChainLayer, Copies, Lookups, Plan};
+use crate::chain::{self, Chain, ChainError, ChainLayer, Copies, Lookups, Plan, Relocation};
 use crate::complete::complete;
 use crate::config::parse_config;
 use crate::image::Image;
@@ -286,15 +286,15 @@ impl Shared {
                     layers = those;
                     (at, self.make_own(name, id, |root| complete(&layers, at, root, (&lookups, copies)))?)
                 }
-                Plan::Relocate(those, link) => {
+                Plan::Relocate(those, Relocation { layer: at, links }) => {
                     layers = those;
-                    let layer = &layers[link.layer];
+                    let layer = &layers[at];
                     relocations += 1;
                     if relocations > RELOCATIONS_LIMIT {
-                        let path = shown(&link.path);
+                        let path = links.keys().next().map(|path| shown(path)).unwrap_or_default();
                         return Err(ChainError::HiddenLink { layer: layer.name.clone(), path }.into());
                     }
-                    (link.layer, self.make_own(name, id, |root| relocate(layer, &link, root, copies))?)
+                    (at, self.make_own(name, id, |root| relocate(layer, &links, root, copies))?)
                 }
             };
             layers[at] = layer;
