@@ -160,8 +160,7 @@ impl Container {
 
     /// Kills the other processes of a container whose first process has ended.
     pub(crate) fn kill_rest(&self) {
-        let cgroup = &self.plan.cgroup;
-        kill::kill_all(cgroup.kill_directory.as_path(), &cgroup.entries);
+        kill::kill_container(&self.plan.cgroup);
     }
 
     /// Whether its processes are reached through its cgroup in the unified hierarchy. If so, an exec is cloned into its

@@ -25,28 +25,35 @@ const FREEZER_ROUNDS: usize = 64;
 /// How many processes are opened before the list is read again.
 const OPEN_LIMIT: usize = 256;
 
-/// Sends SIGKILL to every process in a cgroup directory and below it. `entries` are the files through which a process
-/// enters the container's other cgroups; one of these may be in v1's freezer.
-pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
-    let freezers = freezers(directory, entries);
+/// Sends SIGKILL to every process in a container's cgroups.
+pub(crate) fn kill_container(plan: &CgroupPlan) {
+    let freezers = freezers(plan);
+    kill_all(plan.kill_directory.as_path(), &freezers);
+    if is_enclosed(plan) {
+        freezers.iter().filter_map(|state| state.parent()).for_each(thaw_below);
+    }
+}
+
+/// Sends SIGKILL to every process in a cgroup directory and below it, whose processes these freezers of v1 may hold.
+fn kill_all(directory: &Path, freezers: &[PathBuf]) {
     if let Err(error) = write_value(directory.join("cgroup.kill"), "1") {
         // The file is missing on v1, and on v2 before Linux 5.14.
         if !is_gone(error.errno) {
             diagnostics::warn(error);
         }
-        kill_listed(&|| pids(directory), || freeze(directory, &freezers), || thaw(directory, &freezers));
+        kill_listed(&|| pids(directory), || freeze(directory, freezers), || thaw(directory, freezers));
     }
     // Somebody may have frozen them, and v1's freezer holds back even SIGKILL.
-    thaw(directory, &freezers);
+    thaw(directory, freezers);
 }
 
 /// The same for a command's own cgroup in a container's. If the container has frozen itself, which it can if it is
 /// enclosed, the command is frozen with it, or has stopped on its way in, and nothing but a thaw lets it die. One that
 /// is frozen from outside of what the container can reach stays so, and its command dies when it is thawed.
 pub(crate) fn kill_command(leaf: &Path, container: Option<&CgroupPlan>) {
-    let reached = container.filter(|plan| is_enclosed(plan)).map_or(&[][..], |plan| &plan.entries);
+    let reached = container.filter(|plan| is_enclosed(plan));
     let thaw = || {
-        let entered = reached.iter().filter_map(|entry| entry.as_path().parent());
+        let entered = reached.into_iter().flat_map(entered);
         entered.chain([leaf]).for_each(|cgroup| write_if_there(&cgroup.join("freezer.state"), "THAWED"));
     };
     thaw();
@@ -57,18 +64,21 @@ pub(crate) fn kill_command(leaf: &Path, container: Option<&CgroupPlan>) {
 
 /// Whether a container's processes are in a cgroup below its own, to which it may write.
 fn is_enclosed(plan: &CgroupPlan) -> bool {
-    let entered = plan.entries.iter().filter_map(|entry| entry.as_path().parent());
-    let mut entered = entered.chain(plan.directory.as_ref().map(HostPath::as_path));
+    let mut entered = entered(plan).chain(plan.directory.as_ref().map(HostPath::as_path));
     entered.any(|entered| entered.parent() == Some(plan.kill_directory.as_path()))
+}
+
+/// The cgroups of v1 hierarchies that a container's processes enter.
+fn entered(plan: &CgroupPlan) -> impl Iterator<Item = &Path> {
+    plan.entries.iter().filter_map(|entry| entry.as_path().parent())
 }
 
 /// The states of v1's freezers that may hold the processes, the outermost first: of the cgroups that they entered and,
 /// if these are inside that which is killed, of those around them in each hierarchy.
-fn freezers(directory: &Path, entries: &[HostPath]) -> Vec<PathBuf> {
-    let entered = || entries.iter().filter_map(|entry| entry.as_path().parent());
-    let is_enclosed = entered().any(|entered| entered.parent() == Some(directory));
-    let around = entered().filter_map(Path::parent).filter(|_| is_enclosed);
-    let states = around.chain(entered()).map(|cgroup| cgroup.join("freezer.state"));
+fn freezers(plan: &CgroupPlan) -> Vec<PathBuf> {
+    let is_enclosed = is_enclosed(plan);
+    let around = entered(plan).filter_map(Path::parent).filter(|_| is_enclosed);
+    let states = around.chain(entered(plan)).map(|cgroup| cgroup.join("freezer.state"));
     states.filter(|state| state.exists()).collect()
 }
 
@@ -150,6 +160,16 @@ fn thaw(directory: &Path, freezers: &[PathBuf]) {
     write_if_there(&directory.join("cgroup.freeze"), "0");
 }
 
+/// Thaws the cgroups below one, in v1's freezer: a container that may make some may also have frozen them.
+fn thaw_below(cgroup: &Path) {
+    let mut enter = |at: BorrowedFd<'_>| {
+        write_if_there(&proc_path(at).join("freezer.state"), "THAWED");
+        Ok::<_, wharf_sys::Error>(())
+    };
+    let walked = deep::walk(cgroup, &mut enter, &mut |_, _| Ok(()));
+    walked.or_warn(format_args!("thawing what is below {}", cgroup.display()));
+}
+
 /// The content of a file of a cgroup; empty if the cgroup is gone. It is also empty if the file cannot be read, which
 /// is logged.
 fn read(file: &Path) -> String {
@@ -220,6 +240,21 @@ mod tests {
         })
     }
 
+    fn plan<const N: usize>(
+        top: &Path,
+        killed: &str,
+        directory: Option<&str>,
+        entries: [&str; N],
+    ) -> CgroupPlan {
+        let path = |name: &str| HostPath::new(top.join(name).to_str().unwrap()).unwrap();
+        CgroupPlan {
+            directory: directory.map(path),
+            entries: entries.map(path).into(),
+            kill_directory: path(killed),
+            oom_file: None,
+        }
+    }
+
     #[test]
     fn a_freezer_may_be_around_what_was_entered_in_another_hierarchy() {
         let dir = tempfile::tempdir().unwrap();
@@ -232,14 +267,25 @@ mod tests {
                 "freezer/pod/d/freezer.state",
             ],
         );
-        let entry = |name: &str| HostPath::new(dir.path().join(name).to_str().unwrap()).unwrap();
-        let found =
-            |killed: &str, entries: [&str; 2]| freezers(&dir.path().join(killed), &entries.map(entry));
-        let enclosed = ["unified/pod/c/container/cgroup.procs", "freezer/pod/c/container/tasks"];
-        assert_eq!(found("unified/pod/c", enclosed), [whole.clone(), inside.clone()]);
-        assert_eq!(found("freezer/pod/c", ["cpu/pod/c/container/tasks", enclosed[1]]), [whole, inside]);
-        let alone = found("unified/pod/d", ["unified/pod/d/cgroup.procs", "freezer/pod/d/tasks"]);
+        let unified = |container| {
+            freezers(&plan(dir.path(), "unified/pod/c", Some(container), ["freezer/pod/c/container/tasks"]))
+        };
+        assert_eq!(unified("unified/pod/c/container"), [whole.clone(), inside.clone()]);
+        let entries = ["cpu/pod/c/container/tasks", "freezer/pod/c/container/tasks"];
+        assert_eq!(freezers(&plan(dir.path(), "freezer/pod/c", None, entries)), [whole, inside]);
+        let alone =
+            freezers(&plan(dir.path(), "unified/pod/d", Some("unified/pod/d"), ["freezer/pod/d/tasks"]));
         assert!(alone == [plain] && pod.exists(), "the pod's own is somebody else's");
+    }
+
+    #[test]
+    fn what_a_container_froze_below_its_cgroup_is_thawed() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["c/freezer.state", "c/container/freezer.state", "c/container/a/b/freezer.state"];
+        let [_, inside, below] = files(dir.path(), names);
+        kill_container(&plan(dir.path(), "c", None, ["c/container/tasks"]));
+        let texts = [inside, below].map(|state| std::fs::read_to_string(state).unwrap());
+        assert_eq!(texts, ["THAWED"; 2]);
     }
 
     #[test]

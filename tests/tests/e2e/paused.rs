@@ -13,6 +13,9 @@ use crate::limits::unconfined;
 use crate::streams::{ALL, Session, Speech, TERMINAL};
 use crate::world::{run, until};
 
+/// How long wharfd waits for a supervisor to kill a container before it does so itself.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
 /// The files that freeze and thaw a process's cgroup, and the values for them.
 pub(crate) struct Freezer {
     file: PathBuf,
@@ -191,9 +194,34 @@ fn a_container_that_is_paused_from_around_its_cgroup_can_be_stopped() {
         assert!(directory.join("container").exists());
         let freezer = Freezer { file: directory.join("freezer.state"), frozen: "FROZEN", thawed: "THAWED" };
         freezer.freeze();
+        let start = Instant::now();
         client.stop_container(&id, 0).await.unwrap();
+        assert!(start.elapsed() < KILL_WAIT, "nothing holds back SIGKILL");
         assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
         drop(freezer);
+    });
+}
+
+/// A container may make cgroups below its own, and freeze its processes there. Its first process ends only after them.
+#[test]
+fn a_container_that_froze_its_processes_below_its_cgroup_is_stopped_at_once() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("below")).await.unwrap();
+        let script = "mkdir -p /m
+            libraries=/host/lib/x86_64-linux-gnu
+            exec $libraries/ld-linux-x86-64.so.2 --library-path $libraries /host/usr/bin/unshare -U -r -C -m sh -c '
+                mount -t cgroup -o freezer none /m && mkdir -p /m/a/b && (sleep 1001 & echo $! >/m/a/b/cgroup.procs) &&
+                echo FROZEN >/m/a/b/freezer.state && exec sleep 1000'";
+        let id = client.launch(&pod, &unconfined(client, "main", script)).await.unwrap();
+        let state = format!("/sys/fs/cgroup/freezer/wharf/{pod}/{id}/container/a/b/freezer.state");
+        let freezer = Freezer { file: state.into(), frozen: "FROZEN", thawed: "THAWED" };
+        until("it is frozen", async || (freezer.file.exists() && freezer.is_frozen()).then_some(())).await;
+        let start = Instant::now();
+        client.stop_container(&id, 0).await.unwrap();
+        assert!(start.elapsed() < KILL_WAIT, "nothing holds back SIGKILL");
+        assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
+        std::mem::forget(freezer);
     });
 }
 

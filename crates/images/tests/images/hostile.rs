@@ -268,7 +268,8 @@ fn one_copy_of_a_layer_is_enough_for_all_links() {
 fn a_copy_of_a_layer_replaces_the_one_before_it() {
     let rig = Rig::new();
     let base = Tar::new().symlink("a", "b").symlink("b", "c").symlink("c", "d").end();
-    rig.image("a.b/c:1", &[base, Tar::new().file("a/x", "x").file("a/b/y", "y").file("b/z", "z").end()]).unwrap();
+    rig.image("a.b/c:1", &[base, Tar::new().file("a/x", "x").file("a/b/y", "y").file("b/z", "z").end()])
+        .unwrap();
     let copies = copies(&rig);
     assert!(matches!(&copies[..], [last] if last.ends_with("-2")), "{copies:?}");
     let copy = rig.root().join("layers").join(&copies[0]).join("fs");
