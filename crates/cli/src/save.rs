@@ -1,7 +1,8 @@
 //! `wharf save`: images as an archive, in a file or on standard output.
 
-use std::fs::OpenOptions;
+use std::fs::{Metadata, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -108,12 +109,13 @@ impl Target {
             return Ok(Self { file: Box::new(io::stdout()), names: None, shown: "standard output".into() });
         };
         let failed = |cause| Error::File { path: path.clone(), cause };
+        let path = behind_links(path.clone()).map_err(failed)?;
+        let failed = |cause| Error::File { path: path.clone(), cause };
         let is_other = path.metadata().is_ok_and(|metadata| !metadata.is_file());
         if is_other {
             let file = OpenOptions::new().write(true).open(&path).map_err(failed)?;
             return Ok(Self { file: Box::new(file), names: None, shown: path });
         }
-        let path = behind_links(path.clone());
         let partial = partial(&path);
         // Not through a link that somebody else has put there.
         let file = OpenOptions::new().write(true).create_new(true).open(&partial).map_err(failed)?;
@@ -149,14 +151,26 @@ impl Target {
 }
 
 /// The file that a link leads to, which need not exist: it, and not the link, becomes the archive.
-fn behind_links(mut path: PathBuf) -> PathBuf {
+fn behind_links(mut path: PathBuf) -> io::Result<PathBuf> {
     /// As many as the kernel follows.
     const LINKS: usize = 40;
     for _ in 0..LINKS {
         let Ok(target) = std::fs::read_link(&path) else { break };
-        path = path.parent().unwrap_or(Path::new("")).join(target);
+        let directory = path.parent().filter(|parent| *parent != "").unwrap_or(Path::new("."));
+        if !is_trusted(&path.symlink_metadata()?, &directory.metadata()?) {
+            let problem = "a link in a directory that everybody may write to, and not yours; name the file that it leads to";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        }
+        path = directory.join(target);
     }
-    path
+    Ok(path)
+}
+
+/// Whether a link may be followed: the kernel's own rule where `fs.protected_symlinks` is 1, for those who do not have it.
+fn is_trusted(link: &Metadata, directory: &Metadata) -> bool {
+    const STICKY_AND_FOR_ALL: u32 = 0o1002;
+    let is_shared = directory.mode() & STICKY_AND_FOR_ALL == STICKY_AND_FOR_ALL;
+    !is_shared || link.uid() == nix::unistd::geteuid().as_raw() || link.uid() == directory.uid()
 }
 
 /// The name of a file until it is whole: beside it, so that it can be renamed.
@@ -168,6 +182,9 @@ fn partial(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -194,6 +211,12 @@ mod tests {
             assert_eq!(std::fs::read_to_string(dir.path().join("later")).unwrap(), content);
             assert!(link.symlink_metadata().unwrap().is_symlink());
         }
+        // Unless somebody else made it where everybody may.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
+        std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+        let error = Target::open(Some(link)).err().unwrap().to_string();
+        assert!(error.contains("name the file that it leads to"), "{error}");
+        assert_eq!(count(), 3);
         Target::open(Some("/dev/null".into())).unwrap().keep().unwrap();
         let error = Target::open(Some("/proc/no/such".into())).err().unwrap();
         assert!(error.to_string().starts_with("/proc/no/such: "), "{error}");

@@ -182,6 +182,11 @@ impl Index {
         unused.map(|(name, layer)| (name, layer.usage)).collect()
     }
 
+    /// Puts back a layer that was taken and could not be removed.
+    pub(super) fn put_back(&mut self, name: String, usage: Usage) {
+        self.layers.insert(name, LayerState { usage, images: 0, leases: 0, doomed: true });
+    }
+
     /// How many images and layers there are.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.images.len(), self.layers.len())

@@ -56,7 +56,8 @@ impl Store {
     /// was freed or soon will be.
     ///
     /// # Errors
-    /// [`StoreError::Mounts`] if the kernel does not say what is mounted; nothing is removed.
+    /// [`StoreError::Mounts`] if the kernel does not say what is mounted; nothing is removed. [`StoreError::System`] if a
+    /// layer cannot be removed; the others are, and the next sweep tries again.
     pub fn sweep(&self) -> Result<Usage, StoreError> {
         self.shared.sweep()
     }
@@ -80,25 +81,30 @@ impl Shared {
             .map_err(|source| StoreError::Mounts { source })?;
         // No commit may find the directory of such a layer and take it for a whole one.
         let _writer = self.writer();
-        let removed = self.write().take_unused(&unused, self.known);
-        for (name, _) in &removed {
-            if let Err(error) = self.trash.discard(self.layers.as_fd(), OsStr::new(name)) {
-                tracing::warn!(layer = %name, %error, "cannot remove a layer");
+        let unused = self.write().take_unused(&unused, self.known);
+        let (mut removed, mut failure) = (Vec::new(), None);
+        for (name, usage) in unused {
+            match self.trash.discard(self.layers.as_fd(), OsStr::new(&name)) {
+                Ok(()) => removed.push(usage),
+                Err(error) => {
+                    self.write().put_back(name, usage);
+                    failure.get_or_insert(error);
+                }
             }
         }
-        Ok(removed.iter().map(|(_, usage)| *usage).sum())
+        let removed: Usage = removed.into_iter().sum();
+        self.sweeps.freed(removed.bytes);
+        if removed.inodes > 0 {
+            tracing::info!(bytes = removed.bytes, "removed layers that no image uses");
+        }
+        failure.map_or(Ok(removed), |error| Err(system("remove a layer")(error)))
     }
 
     pub(super) fn sweep_and_log(&self) {
         let mut goes_on = self.sweeps.begin();
         while goes_on {
             match self.sweep() {
-                Ok(freed) => {
-                    self.sweeps.succeeded(freed.bytes);
-                    if freed.inodes > 0 {
-                        tracing::info!(bytes = freed.bytes, "removed layers that no image uses");
-                    }
-                }
+                Ok(_removed) => self.sweeps.succeeded(),
                 Err(error) => {
                     self.sweeps.failed();
                     let error = wharf_types::chain(&error);
@@ -146,11 +152,14 @@ impl Sweeps {
         *lock(&self.figures)
     }
 
-    fn succeeded(&self, freed_bytes: u64) {
+    fn freed(&self, bytes: u64) {
+        lock(&self.figures).freed_bytes += bytes;
+    }
+
+    fn succeeded(&self) {
         let mut figures = lock(&self.figures);
         figures.succeeded += 1;
         figures.succeeded_at_ns = wharf_sys::clock::now_ns();
-        figures.freed_bytes += freed_bytes;
     }
 
     fn failed(&self) {
@@ -194,8 +203,9 @@ mod tests {
     fn how_sweeps_have_ended_is_remembered() {
         let sweeps = Sweeps::default();
         assert_eq!(sweeps.figures(), SweepFigures::default());
-        sweeps.succeeded(5);
-        sweeps.succeeded(0);
+        sweeps.freed(5);
+        sweeps.succeeded();
+        sweeps.succeeded();
         let SweepFigures { succeeded, failed, succeeded_at_ns, failed_at_ns, freed_bytes } = sweeps.figures();
         assert_eq!((succeeded, failed, failed_at_ns, freed_bytes), (2, 0, 0, 5));
         sweeps.failed();

@@ -75,7 +75,11 @@ pub(super) fn is_in_none(cgroups: &str, is_roots: impl Fn(&str, &Path) -> bool) 
 /// Whether root owns a cgroup, or its owner is not known here. One that cannot be looked at by its path, because its
 /// name is not UTF-8, is as its parent: nobody makes one of root's below their own.
 pub(super) fn is_roots(controllers: &str, cgroup: &Path) -> bool {
-    let table = kernel_text("/proc/self/mountinfo").unwrap_or_default();
+    is_roots_among(&kernel_text("/proc/self/mountinfo").unwrap_or_default(), controllers, cgroup)
+}
+
+/// The same with a table of mounts.
+fn is_roots_among(table: &str, controllers: &str, cgroup: &Path) -> bool {
     let mount = table.lines().find_map(|line| hierarchy(line, controllers));
     let owner = mount.and_then(|mount| {
         let mut upward =
@@ -130,6 +134,18 @@ mod tests {
             assert_eq!(hierarchy(line, controllers), Some(mount.into()));
             assert_eq!(hierarchy(line, "pids"), None);
         }
-        assert!(is_roots("", Path::new("/missing")), "nobody knows whose it is");
+    }
+
+    #[test]
+    fn a_cgroup_is_its_owners_and_one_that_cannot_be_found_its_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("users/own")).unwrap();
+        let table = format!("30 1 0:9 / {} rw - cgroup2 cgroup2 rw", dir.path().display());
+        let is_roots = |cgroup| is_roots_among(&table, "", Path::new(cgroup));
+        assert!(is_roots("/users/own/missing"));
+        std::os::unix::fs::chown(dir.path().join("users/own"), Some(1000), None).unwrap();
+        assert!(!is_roots("/users/own") && !is_roots("/users/own/missing"));
+        assert!(is_roots("/users") && is_roots("/missing"));
+        assert!(is_roots_among(&table, "pids", Path::new("/users/own")), "nobody knows whose it is");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wharf_images::{Layer, NewImage, Store, StoreError};
@@ -518,4 +518,45 @@ fn a_mount_keeps_a_layer_and_its_name_elsewhere_does_not() {
         rig.store.sweep().unwrap();
         assert!(!layer.exists(), "{what}: nothing has it mounted any more");
     }
+}
+
+/// Until it is gone it is counted as there, and each sweep tries again.
+#[test]
+fn a_layer_that_cannot_be_removed_is_not_forgotten() {
+    let rig = Rig::new();
+    let image = rig.image("a.b/c:1", &[archive("1")]).unwrap();
+    let layer = image.layers()[0].clone();
+    let before = rig.store.usage();
+    let trash = Immutable::new(rig.root().join("trash"));
+    assert!(rig.store.remove(image.id().as_str()).unwrap());
+    let figures = rig.store.figures().sweeps;
+    assert_eq!((figures.failed, figures.succeeded, figures.freed_bytes), (1, 0, 0));
+    assert!(layer.exists() && rig.store.usage().bytes >= before.bytes - 3 * 4096);
+    let error = shown(&rig.store.sweep().unwrap_err());
+    assert!(error.starts_with("the image store cannot remove a layer: "), "{error}");
+    drop(trash);
+    assert!(rig.store.sweep().unwrap().inodes > 0 && !layer.exists());
+    assert!(rig.store.figures().sweeps.freed_bytes > 0);
+}
+
+/// A directory that nobody can change, as long as this exists.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    fn new(directory: PathBuf) -> Self {
+        change_attribute("+i", &directory);
+        Self(directory)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        change_attribute("-i", &self.0);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own process")]
+fn change_attribute(change: &str, directory: &Path) {
+    let status = std::process::Command::new("chattr").arg(change).arg(directory).status().unwrap();
+    assert!(status.success(), "chattr {change} {}", directory.display());
 }
