@@ -64,7 +64,10 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
     // A store that this call itself makes goes with it.
     arguments.images |= !has_store(&config.root);
     let arguments = &arguments;
-    let node = Node::open(config).await?;
+    // Nothing is labelled, so that the policy need not have anything for containers.
+    let mut unlabelled = config.clone();
+    unlabelled.containers.selinux = false;
+    let node = Node::open(&unlabelled).await?;
     // First, because recovery forgets containers whose records it cannot use.
     let containers = containers(&node.layout).context("listing the containers")?;
     node.engine.recover().await.context("cannot take over the pods")?;
@@ -114,7 +117,10 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
         remove_unused_logs(logs)?;
         if logs.exists() { tell(&format!("the logs in {POD_LOGS} stay\n")) } else { Ok(()) }
     });
-    reported.and(told)
+    match (reported, told) {
+        (Err(reported), Err(told)) => Err(reported.context(format!("{told:#}"))),
+        (reported, told) => reported.and(told),
+    }
 }
 
 /// Whether anything of wharf is on this machine. Whatever it made in the kernel's network, it had claimed that before.
@@ -124,14 +130,15 @@ fn is_anything_left(config: &Config) -> anyhow::Result<bool> {
     let logs = Path::new(POD_LOGS);
     if has_store(&config.root)
         || is_there(&pods)
-        || work_in(logs, || is_there(logs))
         || config.sockets().any(|(_, socket)| is_there(socket) && Listener::at(socket).is_none())
         || is_network_claimed()
     {
         return Ok(true);
     }
     let (cgroups, placement) = (config.cgroups()?, config.placement()?);
-    Ok(parents(&cgroups, &placement)?.any(|path| cgroups.open(&path).is_ok()))
+    let has_cgroup = parents(&cgroups, &placement)?.any(|path| cgroups.open(&path).is_ok());
+    // Last, because their disk may be another one, and may not respond.
+    Ok(has_cgroup || work_in(logs, || is_there(logs)))
 }
 
 /// Whether a data root has been wharf's, as far as it can be read.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use wharf_isolation::{Plan, Source};
 use wharf_planner::{Refusal, Unread};
 use wharf_sys::fs::{Listing, Resolve, open, open_below};
 use wharf_sys::{Error, Result, xattr};
@@ -20,18 +21,33 @@ const ATTRIBUTE: &str = "security.selinux";
 /// How many directories a volume may have: their names are held in memory.
 const DIRECTORIES_MAX: usize = 1 << 21;
 
-/// Gives the label, if there is one, to each path and to everything below it. A file system that has no labels of its
-/// own is left as it is: it was mounted with one, or has none to give.
+/// Gives the label of a plan's files, if there is one, to each of these paths that it still mounts, and to everything
+/// below it, as long as that is `wanted`. A file system that has no labels of its own is left as it is: it was mounted
+/// with one, or has none to give.
 ///
 /// # Errors
 /// [`Refusal`], with the path.
-pub fn relabel(paths: &[HostPath], label: Option<&SelinuxLabel>) -> std::result::Result<(), Refusal> {
-    let Some(label) = label else { return Ok(()) };
-    paths.iter().try_for_each(|path| {
-        relabel_one(path.as_path(), ATTRIBUTE, label.as_str()).map_err(|error| {
-            let problem = format!("selinux_relabel of {path}: {}", chain(&error));
-            Refusal::unread("mounts", Unread { kind: error.kind(), problem })
-        })
+pub fn relabel(
+    paths: &[HostPath],
+    plan: &Plan,
+    wanted: &dyn Fn() -> bool,
+) -> std::result::Result<(), Refusal> {
+    let Some(label) = &plan.mount_label else { return Ok(()) };
+    let is_mounted = |path: &&HostPath| {
+        let mut sources = plan.mounts.iter().map(|mount| &mount.source);
+        sources.any(|source| matches!(source, Source::Tree(from) | Source::Single(from) if from == *path))
+    };
+    paths.iter().filter(is_mounted).try_for_each(|path| relabel_all(path, label, wanted))
+}
+
+fn relabel_all(
+    path: &HostPath,
+    label: &SelinuxLabel,
+    wanted: &dyn Fn() -> bool,
+) -> std::result::Result<(), Refusal> {
+    relabel_one(path.as_path(), ATTRIBUTE, label.as_str(), wanted).map_err(|error| {
+        let problem = format!("selinux_relabel of {path}: {}", chain(&error));
+        Refusal::unread("mounts", Unread { kind: error.kind(), problem })
     })
 }
 
@@ -42,7 +58,7 @@ struct Waiting {
     name: Box<OsStr>,
 }
 
-fn relabel_one(path: &Path, attribute: &str, label: &str) -> Result<()> {
+fn relabel_one(path: &Path, attribute: &str, label: &str, wanted: &dyn Fn() -> bool) -> Result<()> {
     // The path has no link: it was resolved when the request was looked at.
     let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     let path = path.strip_prefix("/").unwrap_or(path);
@@ -56,7 +72,7 @@ fn relabel_one(path: &Path, attribute: &str, label: &str) -> Result<()> {
         directories.push(Waiting { parent: 0, name: Box::default() });
     }
     let mut at = 0;
-    while at < directories.len() {
+    while at < directories.len() && wanted() {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let opened = open_below(top.as_fd(), path_of(&directories, at), flags, Resolve::OneMount);
         if let Some(directory) = unless_gone(opened)? {
@@ -172,7 +188,7 @@ mod tests {
             let bind = MsFlags::MS_BIND;
             mount(Some(&at("outside")), &at("volume/mounted"), None::<&str>, bind, None::<&str>).unwrap();
             for label in ["first", "second"] {
-                relabel_one(&at("volume"), STAND_IN, label).unwrap();
+                relabel_one(&at("volume"), STAND_IN, label, &|| true).unwrap();
                 for name in [
                     "volume",
                     "volume/file",
@@ -188,10 +204,14 @@ mod tests {
             for name in ["outside", "outside/in", "outside/in/file", "volume/mounted"] {
                 assert_eq!(label_of(&at(name)), None, "{name}");
             }
-            relabel_one(&at("outside/in/file"), STAND_IN, "alone").unwrap();
+            relabel_one(&at("outside/in/file"), STAND_IN, "alone", &|| true).unwrap();
             assert_eq!(label_of(&at("outside/in")), None);
             assert_eq!(label_of(&at("outside/in/file")).as_deref(), Some("alone"));
-            assert!(relabel_one(&at("volume/link/file"), STAND_IN, "x").is_err(), "through a link");
+            let through_a_link = relabel_one(&at("volume/link/file"), STAND_IN, "x", &|| true);
+            assert!(through_a_link.is_err());
+            relabel_one(&at("volume"), STAND_IN, "third", &|| false).unwrap();
+            let labels = ["volume", "volume/deep"].map(|name| label_of(&at(name)));
+            assert_eq!(labels, ["third", "second"].map(|label| Some(label.to_owned())), "the pod has gone");
         };
         std::thread::spawn(relabelled).join().unwrap();
     }
@@ -199,9 +219,10 @@ mod tests {
     #[test]
     fn a_path_that_cannot_be_labelled_is_named() {
         let path = HostPath::new("/no/such/volume").unwrap();
-        let refusal = relabel(&[path], Some(&SelinuxLabel::new("u:r:t").unwrap())).unwrap_err();
+        let label = SelinuxLabel::new("u:r:t").unwrap();
+        let refusal = relabel_all(&path, &label, &|| true).unwrap_err();
         assert!(refusal.to_string().contains("selinux_relabel of /no/such/volume"), "{refusal}");
         // This file system has no attributes.
-        relabel_one(Path::new("/proc/version"), "security.selinux", "u:r:t").unwrap();
+        relabel_one(Path::new("/proc/version"), "security.selinux", "u:r:t", &|| true).unwrap();
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn start(address: SocketAddr, registry: Registry) -> io::Result<Servi
         runtime.block_on(async {
             tokio::select! {
                 _ = ended => {}
-                never = serve(listen(address).await, Shared::new(registry)) => match never {},
+                never = async { serve(listen(address).await, Shared::new(registry)).await } => match never {},
             }
         });
     };

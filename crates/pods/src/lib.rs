@@ -18,7 +18,7 @@ pub use container::Container;
 pub use engine::{Engine, ExecOutput, Interactive, Load, Options, Parts, PodUsage, Traffic};
 pub use error::Error;
 pub use pod::Pod;
-pub use wharf_host::{AdditionsConfig, Extent, HandlerConfig, Handlers, Unready, check_supervisor};
+pub use wharf_host::{AdditionsConfig, Extent, HandlerConfig, Handlers, Labelled, Unready, check_supervisor};
 pub use wharf_planner::Switch;
 pub use wharf_records::{ContainerFacts, Event, PodFacts};
 pub use wharf_supervision::STANDINGS;

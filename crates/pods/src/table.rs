@@ -62,6 +62,11 @@ impl Table {
         self.container_calls.run(key, make).await
     }
 
+    /// How many pods and containers are being made.
+    pub(crate) fn in_the_making(&self) -> usize {
+        self.pod_calls.in_flight() + self.container_calls.in_flight()
+    }
+
     /// A time later than all that were returned before, even if the clock stands still or is set back.
     pub(crate) fn creation_time(&self) -> i64 {
         let now = wharf_sys::clock::now_ns();

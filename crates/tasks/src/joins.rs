@@ -74,6 +74,13 @@ impl<K: Hash + Eq + Clone, T: Clone> Joins<K, T> {
         call
     }
 
+    /// How many calls go on.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        // Each has a place.
+        Arc::strong_count(&self.0) - 1
+    }
+
     /// Frees a key: the next call with it is a new one.
     pub fn free(&self, key: &K) {
         self.calls().by_key.remove(key);
@@ -251,6 +258,7 @@ mod tests {
             Err(Failed::Refused)
         });
         assert!(wait.now_or_never().is_none());
+        assert_eq!(joins.in_flight(), 1);
         sender.send(()).unwrap();
         let freed = async {
             while !joins.calls().by_key.is_empty() {
@@ -259,6 +267,7 @@ mod tests {
         };
         tokio::time::timeout(std::time::Duration::from_secs(10), freed).await.expect("the key is free");
         assert_eq!(joins.run(1, || async { Ok(8) }).await, Ok(8));
+        assert_eq!(joins.in_flight(), 0, "one whose result is kept is over");
     }
 
     #[tokio::test]

@@ -99,12 +99,6 @@ impl<K: Eq + Hash + Clone + Send + 'static> Threads<K> {
         Self { name, working: Crowd::new(limits), ended: Arc::default(), pooled, pooled_limit }
     }
 
-    /// How much work goes on.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.working.count()
-    }
-
     /// How much of it is on the pool.
     #[must_use]
     pub fn pooled(&self) -> usize {
@@ -228,7 +222,7 @@ mod tests {
         let is_apart = || std::thread::current().name() == Some("apart");
         assert!(!threads.run(&'a', "work", is_apart).await.unwrap());
         let stuck = hang(&threads, 'a').await;
-        assert_eq!((threads.count(), threads.pooled()), (1, 1));
+        assert_eq!(threads.pooled(), 1);
         assert!(threads.run(&'b', "work", is_apart).await.unwrap());
         stuck.end().await;
         let panicked = threads.run(&'a', "work", || -> u8 { panic!("on purpose") }).await.unwrap_err();

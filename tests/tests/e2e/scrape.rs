@@ -209,10 +209,15 @@ fn what_does_not_respond_is_seen() {
         let exec = tokio::spawn(async move { caller.exec(&of, "true", 1).await });
         let waits = shows("the command is in flight", |page| in_flight(page, "ExecSync") == 1.0).await;
         assert_eq!(waits.all("wharf_exec_syncs_in_progress"), 1.0);
+        let (caller, of, other) = (client.clone(), pod.clone(), client.container("other", "true"));
+        let creation = tokio::spawn(async move { caller.create(&of, &other).await });
+        shows("the creation goes on", |page| page.all("wharf_creations_in_progress") == 1.0).await;
         exec.await.unwrap().unwrap_err();
         let silent = shows("the supervisor is silent", |page| contact(page, "silent") == 1.0).await;
         assert_eq!(contact(&silent, "connected"), 0.0);
         assert_eq!(calls(&silent, RUNTIME, "ExecSync", "Unavailable"), 1.0);
+        creation.await.unwrap().unwrap_err();
+        shows("nothing is made", |page| page.all("wharf_creations_in_progress") == 0.0).await;
         supervisor.go_on();
         assert_eq!(client.output(&id, "echo still").await, "still");
         shows("the supervisor responds", |page| contact(page, "connected") == 1.0).await;

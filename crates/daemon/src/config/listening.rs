@@ -57,7 +57,9 @@ fn takes(local: &str, wanted: SocketAddr) -> bool {
 /// Whether no two can listen at these addresses.
 pub(super) fn conflict(one: SocketAddr, other: SocketAddr) -> bool {
     let [one_ip, other_ip] = [one, other].map(|address| address.ip().to_canonical());
-    let is_same = one_ip == other_ip || one_ip.is_unspecified() || other_ip.is_unspecified();
+    // That of IPv6 is for both, unless the machine has it otherwise.
+    let holds_all = |all: IpAddr, other: IpAddr| all.is_unspecified() && (all.is_ipv6() || other.is_ipv4());
+    let is_same = one_ip == other_ip || holds_all(one_ip, other_ip) || holds_all(other_ip, one_ip);
     one.port() == other.port() && is_same
 }
 
@@ -96,6 +98,8 @@ mod tests {
         assert_eq!(holder(here), None, "another address with the same port");
         assert!(takes("00000000:1B59", "127.0.0.1:7001".parse().unwrap()));
         assert!(takes("0000000000000000FFFF00000100007F:1B59", "127.0.0.1:7001".parse().unwrap()));
+        assert!(takes("00000000000000000000000000000000:1B59", "127.0.0.1:7001".parse().unwrap()));
+        assert!(!takes("00000000:1B59", "[::1]:7001".parse().unwrap()));
         assert!(!takes("0200007F:1B59", "127.0.0.1:7001".parse().unwrap()));
         let own = TcpListener::bind("127.0.0.1:0").unwrap();
         std::fs::write("/proc/self/comm", "wharfd").unwrap();

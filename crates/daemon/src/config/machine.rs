@@ -29,6 +29,7 @@ impl Config {
             );
         }
         self.cgroups()?;
+        wharf_pods::Labelled::look(&self.defaults()?)?;
         pods::check(self)?;
         let layout = Layout::new(self.state.clone(), self.root.clone());
         // The first start makes these.
@@ -60,7 +61,7 @@ impl Config {
             directory(key, parent)?;
             writable(key, parent)?;
             let shown = path.display();
-            ensure!(seen.insert(resolved(path)), "{key}: {shown} is another socket by another path");
+            ensure!(seen.insert(resolved(path)), "{key}: {shown} leads to the same file as another socket");
             if let Some(other) = Listener::at(path).filter(|listener| !listener.may_be_wharfd()) {
                 bail!("{key}: {other} is serving {shown}: stop that, or choose another path");
             }

@@ -199,8 +199,6 @@ impl Engine {
         let defaults = &*self.options.handlers.defaults(pod.handler(), &self.options.defaults)?;
         let asked = Asked { id, config, images: &images, supervisor, defaults };
         let decision = timings.time("description and plan", || self.decide(pod, &asked))?;
-        let label = decision.planned.plan.mount_label.as_ref();
-        timings.time("labels of volumes", || host::relabel(&decision.extra.relabelled, label))?;
         let (cgroup, log) = self.make(pod, id, &decision, &timings)?;
         let Decision { planned, record, extra: Extra { delegation, .. }, .. } = decision;
         Ok(Prepared { planned, record, cgroup, delegation, leases: images.into_leases(), log, timings })
@@ -307,6 +305,10 @@ impl Engine {
             Ok::<_, Error>(cgroup)
         })?;
         timings.time("writable layer", || self.make_layer(id, decision))?;
+        timings.time("labels of volumes", || {
+            let Decision { planned: Planned { plan, .. }, extra, .. } = decision;
+            host::relabel(&extra.relabelled, plan, &|| pod.check_lasts().is_ok())
+        })?;
         // Not on this thread, because the log's disk may be slow.
         let log = decision.planned.plan.stdio.log.clone();
         let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));

@@ -21,7 +21,7 @@ impl Engine {
     pub fn load(&self) -> Load {
         let (joining, leaving) = self.network_turns.taken();
         Load {
-            in_the_making: self.making.count(),
+            in_the_making: self.table.in_the_making(),
             exec_syncs: self.commands.count(),
             pool: [
                 ("network_setup", joining, pool::NETWORK),
