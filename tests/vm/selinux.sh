@@ -95,7 +95,7 @@ labels_off() {
 pod_without_labels() {
     container bare later '{}'
     has_label "$(of bare later)" "^$(tr -d '\0' </proc/self/attr/current)\$"
-    refused 'made without labels of SELinux: recreate the pod' container bare asks \
+    refused 'made without SELinux labels: recreate the pod' container bare asks \
         '{"linux": {"security_context": {"selinux_options": {"level": "s0:c1,c2"}}}}'
     remove_pod bare
 }
@@ -303,10 +303,10 @@ levels_kept() {
     pod one
     container one main '{}'
     has_label "$(of one main)" '^system_u:system_r:container_t:s0:c0,c1$'
-    refused 'every pair of 2 categories is a pod' pod two
+    refused 'all pairs of the 2 categories are in use' pod two
     systemctl kill --signal KILL wharfd
     attempt 100 wharf ps
-    refused 'every pair of 2 categories is a pod' pod two
+    refused 'all pairs of the 2 categories are in use' pod two
     has_label "$(of one main)" '^system_u:system_r:container_t:s0:c0,c1$'
     remove_pod one
     pod two

@@ -22,7 +22,7 @@ pub(crate) enum Error {
     #[error(
         "nothing listens at {}, but wharfd (pid {pid}) is running: it is starting, or has another socket\n  \
          its log says what it waits for: journalctl -u wharfd\n  \
-         its `socket` is in its configuration: --socket PATH, or WHARF_SOCKET", socket.display()
+         if its configuration has another `socket`, name it: --socket PATH, or WHARF_SOCKET", socket.display()
     )]
     NotListening { socket: PathBuf, pid: i32 },
     #[error("permission denied to connect to wharfd at {}\n  use sudo: only root may control containers", socket.display())]

@@ -1,4 +1,4 @@
-//! Who may be wharfd, although nobody can connect to it.
+//! Finds a process that may be wharfd when its socket does not answer.
 //!
 //! The kernel lists a socket whose file was removed under the path that it was bound to. It lists those of everybody,
 //! also of users who have bound them in a mount namespace of their own: neither these nor a process that merely calls

@@ -310,7 +310,7 @@ fn ignores_hangup() -> bool {
 fn warning_of_kubelet(configurations: &[&str]) -> Option<String> {
     let file = configurations.iter().find(|file| Path::new(file).exists())?;
     Some(format!(
-        "this machine is a cluster's node ({file}): its kubelet stops pods that it does not know, and so what this starts, \
+        "this machine is a cluster's node ({file}): its kubelet stops pods that it did not create, this one too, \
          within about a minute\n  let the cluster make what is to stay: kubectl run"
     ))
 }

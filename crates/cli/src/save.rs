@@ -166,7 +166,7 @@ fn behind_links(mut path: PathBuf) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Whether a link may be followed: the kernel's own rule where `fs.protected_symlinks` is 1, for those who do not have it.
+/// Whether a link may be followed, by the rule that the kernel has where `fs.protected_symlinks` is 1.
 fn is_trusted(link: &Metadata, directory: &Metadata) -> bool {
     const STICKY_AND_FOR_ALL: u32 = 0o1002;
     let is_shared = directory.mode() & STICKY_AND_FOR_ALL == STICKY_AND_FOR_ALL;

@@ -283,7 +283,7 @@ impl Metrics {
         let given = Some(self.address.as_str()).filter(|address| !address.is_empty());
         let parse = |given: &str| {
             let address = given.parse();
-            address.with_context(|| format!("metrics.address: {given:?} is no address and port"))
+            address.with_context(|| format!("metrics.address: {given:?} is not an address with a port"))
         };
         given.map(parse).transpose()
     }

@@ -80,7 +80,7 @@ impl Figures {
         page.gauges(("wharf_streaming_sessions", "kind"), help, self.sessions.counts())?;
         let (listeners, missed) = self.engine.listeners();
         page.gauge("wharf_event_listeners", "Clients that are sent events", listeners)?;
-        page.counter("wharf_events_missed", "Events that clients were too slow for", missed)
+        page.counter("wharf_events_missed", "Events that slow clients missed", missed)
     }
 
     fn pulls(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -90,7 +90,7 @@ impl Figures {
         page.counters(("wharf_image_pulls", "result"), "Pulls of images that have ended", ended)?;
         let ended = pulls.succeeded + pulls.failed + pulls.given_up;
         let running = pulls.started.saturating_sub(ended);
-        page.gauge("wharf_image_pulls_in_progress", "Pulls of images that go on", running)?;
+        page.gauge("wharf_image_pulls_in_progress", "Image pulls in progress", running)?;
         let help = "Bytes of layers that registries have sent, compressed";
         page.counter("wharf_image_pull_fetched_bytes", help, pulls.fetched_bytes)?;
         let help = "How long pulls took that have succeeded";
@@ -120,7 +120,7 @@ impl Figures {
 
     fn threads(&self, page: &mut Page<'_>, load: &Load) -> fmt::Result {
         let used = load.pool.map(|(work, used, _limit)| (work, used));
-        let help = "Threads of the pool that work has which may be stuck";
+        let help = "Threads of the pool in use by work that may hang";
         page.gauges(("wharf_pool_places_used", "work"), help, used)?;
         let limits = load.pool.map(|(work, _used, limit)| (work, limit));
         page.gauges(("wharf_pool_places_limit", "work"), "The most that it may have", limits)?;

@@ -18,8 +18,8 @@ const KEEP: Duration = Duration::from_secs(10);
 /// Starts the runtime, unless there is no room for its threads.
 pub(crate) fn start() -> anyhow::Result<Runtime> {
     try_threads(TRIAL).context(
-        "cannot start threads: raise TasksMax of the service, pids.max of the cgroup or kernel.pid_max, or end what has \
-         all the tasks",
+        "cannot start threads: raise TasksMax of the service, pids.max of the cgroup or kernel.pid_max, or stop \
+         whatever uses up the tasks",
     )?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(WORKERS)

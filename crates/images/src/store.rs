@@ -114,7 +114,7 @@ pub enum StoreError {
         reason: String,
     },
     /// A name with a digest was to be given to an image, or taken from it.
-    #[error("{name} is no tag: an image is given names with a tag, and has the digest that it has")]
+    #[error("{name} is not a tag: only tags can be added, because an image's digest is fixed")]
     NoTag {
         /// The name.
         name: Reference,

@@ -27,8 +27,8 @@ impl LogFile {
         Ok(directory)
     }
 
-    /// Removes the file if nothing is in it and it was made after this time, in nanoseconds since the epoch: an older
-    /// one is another container's. Success also if there is none, or something else in its place.
+    /// Removes the file if nothing is in it and it was last written after this time, in nanoseconds since the epoch: an
+    /// older one is another container's. Success also if there is none, or something else in its place.
     ///
     /// # Errors
     /// The kernel's error.
@@ -49,7 +49,7 @@ impl LogFile {
     }
 }
 
-/// Whether an empty file was made after this time. The times of files are a few milliseconds behind.
+/// Whether an empty file was last written after this time. The times of files are a few milliseconds behind.
 fn is_since(stat: &FileStat, since_ns: i64) -> bool {
     const BEHIND_NS: i64 = 20_000_000;
     let made_ns = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec);

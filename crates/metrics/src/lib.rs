@@ -32,7 +32,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The figures of calls and of this process, which is a wharf of a version.
+    /// The figures of calls and of this process, which is of this release.
     #[must_use]
     pub fn new(version: &'static str) -> Self {
         let mut registry = Registry::default();

@@ -1,4 +1,4 @@
-//! The page that is served, as those see it who have figures for it. Names are whole, and have their unit at the end
+//! The page that is served, as its sources see it. Names are whole, and have their unit at the end
 //! (`_seconds`, `_bytes`); that of a counter comes without `_total`, which is added.
 
 use std::fmt;

@@ -90,7 +90,7 @@ pub enum BuiltinError {
     #[error(
         "the range {subnet} of pods is in none of network.cluster_subnets: wharf waits for the kubelet's pod CIDR, which \
          comes when the kubelet starts or the CIDR changes. On a node that gets none, set network.subnets to a part of \
-         them; if the kubelet has sent this range, correct them"
+         network.cluster_subnets; if the kubelet has sent this range, correct network.cluster_subnets"
     )]
     NotOfCluster {
         /// The pods' range.

@@ -60,7 +60,7 @@ pub struct Defaults {
     pub least_uid: u32,
     /// The lowest gid.
     pub least_gid: u32,
-    /// Whether containers get labels of SELinux, where the kernel has it.
+    /// Whether containers get SELinux labels, where the kernel has it.
     pub selinux: Switch,
     /// How many categories there are for the levels of pods.
     pub selinux_categories: u32,

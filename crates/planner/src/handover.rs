@@ -163,7 +163,7 @@ impl OtherRuntime {
             return Err(self.cannot("containers with a user namespace: leave the runtime class out"));
         }
         if (plan.process.selinux.is_some() || plan.mount_label.is_some()) && self.features.lacks_selinux() {
-            return Err(self.cannot("containers with labels of SELinux: it was built without"));
+            return Err(self.cannot("containers with SELinux labels: it was built without SELinux"));
         }
         // Older runtimes ignore these fields.
         if (Traits { umask: 0, ..plan.process.traits }) != (Traits { umask: 0, ..Traits::default() }) {
@@ -435,7 +435,7 @@ mod tests {
         };
         let without = runtime(r#"{"linux": {"selinux": {"enabled": false}}}"#);
         let refused = taken(&without, labelled).unwrap_err();
-        assert!(refused.to_string().contains("labels of SELinux: it was built without"), "{refused}");
+        assert!(refused.to_string().contains("SELinux labels: it was built without SELinux"), "{refused}");
         let (plan, spec) = taken(&runtime("{}"), labelled).unwrap();
         assert_eq!(spec["linux"]["mountLabel"], "u:o:container_file_t:s0:c1,c2");
         let process: Value = serde_json::from_slice(&plan.runtime.unwrap().process).unwrap();

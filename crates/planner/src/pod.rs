@@ -34,7 +34,7 @@ pub struct PodPlan {
     pub files: FilesPlan,
     /// What its network needs, if it has its own.
     pub network: NetworkPlan,
-    /// The labels of SELinux that it has for its containers, if it gets any.
+    /// The SELinux labels that it has for its containers, if it gets any.
     pub labels: Option<Labels>,
 }
 

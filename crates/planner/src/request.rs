@@ -37,7 +37,7 @@ pub struct Request<'a> {
     /// Whether it gets wharf's AppArmor profile without asking for one: the supervisors of earlier releases cannot give
     /// any.
     pub unasked_apparmor: Switch,
-    /// Whether it gets labels of SELinux.
+    /// Whether it gets SELinux labels.
     pub selinux: Selinux<'a>,
 }
 

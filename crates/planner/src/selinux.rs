@@ -194,7 +194,7 @@ pub(crate) fn labels_of(request: &Request<'_>) -> Result<Option<Labels>, Refusal
     let labelling = match request.selinux {
         Selinux::On(labelling) => labelling,
         Selinux::Unlabelled if own.is_some() => {
-            let problem = "the pod was made without labels of SELinux: recreate the pod".to_owned();
+            let problem = "the pod was made without SELinux labels: recreate the pod".to_owned();
             return Err(Refusal::Host { kind: ErrorKind::FailedPrecondition, field: FIELD, problem });
         }
         Selinux::Unlabelled | Selinux::Off => return Ok(None),
@@ -281,7 +281,7 @@ pub(crate) fn of_spec(field: &'static str, label: Option<&String>) -> Result<Opt
 #[must_use]
 pub fn no_level(categories: u32) -> Refusal {
     let problem = format!(
-        "every pair of {categories} categories is a pod's: raise containers.selinux_category_range, or name a level"
+        "all pairs of the {categories} categories are in use: raise containers.selinux_category_range, or name a level"
     );
     Refusal::Host { kind: ErrorKind::ResourceExhausted, field: FIELD, problem }
 }

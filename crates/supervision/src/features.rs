@@ -71,7 +71,7 @@ impl Features {
 
     fn check_labels(&self, labels: [Option<&SelinuxLabel>; 2]) -> Result<(), SupervisorError> {
         if labels != [None, None] && !self.has(feature::SELINUX) {
-            return Err(SupervisorError::Older { what: "labels of SELinux" });
+            return Err(SupervisorError::Older { what: "SELinux labels" });
         }
         Ok(())
     }
@@ -169,7 +169,7 @@ mod tests {
         let able = Features::new(vec![feature::SELINUX.to_owned()]);
         for labels in [[Some(&label), None], [None, Some(&label)]] {
             let error = older.check_labels(labels).unwrap_err();
-            assert!(error.to_string().contains("labels of SELinux: recreate the pod"), "{error}");
+            assert!(error.to_string().contains("SELinux labels: recreate the pod"), "{error}");
             able.check_labels(labels).unwrap();
         }
     }

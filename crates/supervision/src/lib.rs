@@ -1,5 +1,6 @@
 //! The daemon's side of a pod's supervisor: its program and process, the connection to it and whether there is contact,
-//! the requests, and who waits for its reports. It knows nothing about pods and their content.
+//! the requests, and who waits for its reports; and the end of cgroups in which processes may be left. It knows nothing
+//! about pods and their content.
 
 mod calls;
 mod cgroup;

@@ -46,7 +46,7 @@ pub mod feature {
     pub const TRAITS: &str = "traits";
     /// It has AppArmor confine programs.
     pub const APPARMOR: &str = "apparmor";
-    /// It gives labels of SELinux to programs and files.
+    /// It gives SELinux labels to programs and files.
     pub const SELINUX: &str = "selinux";
     /// It has other runtimes make containers, and tells them the mounts: those that were only told what the daemon says
     /// were called `runtimes`.

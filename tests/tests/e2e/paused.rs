@@ -221,7 +221,6 @@ fn a_container_that_froze_its_processes_below_its_cgroup_is_stopped_at_once() {
         client.stop_container(&id, 0).await.unwrap();
         assert!(start.elapsed() < KILL_WAIT, "nothing holds back SIGKILL");
         assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
-        std::mem::forget(freezer);
     });
 }
 

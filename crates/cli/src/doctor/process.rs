@@ -63,13 +63,13 @@ fn tasks(shown: &str, hierarchies: &[&Path]) -> Check {
     /// As many threads as wharfd may start at once for a few calls.
     const ENOUGH: u64 = 32;
     let Some((left, cgroup, found)) = places(shown, hierarchies).into_iter().filter_map(room).min() else {
-        return Check::ok(WHAT, "no cgroup limits wharfd's");
+        return Check::ok(WHAT, "no cgroup limits wharfd's tasks");
     };
     if left >= ENOUGH {
         return Check::ok(WHAT, found);
     }
     let advice = format!(
-        "pulls, commands and new pods fail for want of processes: raise TasksMax of the service, or pids.max in {}",
+        "pulls, commands and new pods fail because no process can be started: raise TasksMax of the service, or pids.max in {}",
         cgroup.display()
     );
     Check::warn(WHAT, found, advice)
@@ -155,10 +155,10 @@ mod tests {
         let told = |shown: &str| tasks(shown, &roots);
         let (of_v1, of_v2) = ("4:memory:/x\n3:cpu,pids:/a/b\n0::/\n", "0::/a/b\n");
         assert_eq!(told("").verdict, Verdict::Ok);
-        assert_eq!(told(of_v1).found, "no cgroup limits wharfd's");
+        assert_eq!(told(of_v1).found, "no cgroup limits wharfd's tasks");
         for (root, shown) in [(&v1, of_v1), (&v2, of_v2)] {
             set(root.join("a/b"), 10, "max");
-            assert_eq!(told(shown).found, "no cgroup limits wharfd's");
+            assert_eq!(told(shown).found, "no cgroup limits wharfd's tasks");
             set(root.join("a/b"), 10, "100\n");
             assert_eq!(
                 (told(shown).verdict, told(shown).found.starts_with("10 of 100 in ")),

@@ -65,7 +65,7 @@ pub(crate) struct Containers {
     pub(crate) minimum_mappable_uid: u32,
     /// The least of the host's groups for it.
     pub(crate) minimum_mappable_gid: u32,
-    /// Whether containers get labels of SELinux.
+    /// Whether containers get SELinux labels.
     pub(crate) selinux: bool,
     /// How many categories the levels of pods are made of.
     pub(crate) selinux_category_range: u32,

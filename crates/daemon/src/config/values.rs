@@ -157,7 +157,7 @@ fn metrics(config: &Config) -> anyhow::Result<()> {
     let Some(address) = config.metrics.address()? else { return Ok(()) };
     ensure!(
         address.port() != 0,
-        "metrics.address: port 0 would be another one with each start: choose one, such as {}",
+        "metrics.address: port 0 would give a different port at every start: choose one, such as {}",
         super::Metrics::USUAL_PORT
     );
     ensure!(
@@ -205,7 +205,10 @@ mod tests {
             ("streaming.tls_key = \"/k\"", "belong together"),
             ("streaming.address = \"192.0.2.1:1\"", "needs TLS"),
             ("streaming.address = \"0.0.0.0:1\"", "streaming"),
-            ("metrics.address = \"localhost:9\"", "metrics.address: \"localhost:9\" is no address and port"),
+            (
+                "metrics.address = \"localhost:9\"",
+                "metrics.address: \"localhost:9\" is not an address with a port",
+            ),
             ("metrics.address = \"127.0.0.1\"", "metrics.address"),
             ("metrics.address = \"127.0.0.1:0\"", "metrics.address: port 0"),
             (

@@ -56,8 +56,8 @@ impl Store {
     /// was freed or soon will be.
     ///
     /// # Errors
-    /// [`StoreError::Mounts`] if the kernel does not say what is mounted; nothing is removed. [`StoreError::System`] if a
-    /// layer cannot be removed; the others are, and the next sweep tries again.
+    /// [`StoreError::Mounts`] if the kernel does not say what is mounted; nothing is removed. [`StoreError::System`] if
+    /// a layer cannot be removed; the others are, and the next sweep tries again.
     pub fn sweep(&self) -> Result<Usage, StoreError> {
         self.shared.sweep()
     }

@@ -1,4 +1,4 @@
-//! What requests become on a node that gives labels of SELinux.
+//! What requests become on a node that gives SELinux labels.
 
 use wharf_cri_api::v1::{Mount, NamespaceMode, SeLinuxOption};
 use wharf_sys::mount::Propagation;

@@ -63,6 +63,12 @@ struct Decision {
     path: CgroupPath,
 }
 
+impl Decision {
+    fn label_volumes(&self, pod: &Pod) -> Result<(), Error> {
+        Ok(host::relabel(&self.extra.relabelled, &self.planned.plan, &|| pod.check_lasts().is_ok())?)
+    }
+}
+
 /// A description, and what NRI plugins have changed in it.
 type Wanted = (Description, Box<Changes>);
 
@@ -153,10 +159,8 @@ impl Engine {
         let created = self.first_process(pod, &mut prepared).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);
-        prepared
-            .timings
-            .time_async("hooks", hooks::execute(&hooks::FIRST, pod, hooked, Hooked::create))
-            .await?;
+        let hooks = hooks::execute(&hooks::FIRST, pod, hooked, Hooked::create);
+        prepared.timings.time_async("hooks", hooks).await?;
         let own = id.clone();
         let container = self.blocking(pod, |engine, pod| engine.complete(pod, own, prepared)).await?;
         container.set_pid(created.pid);
@@ -305,10 +309,7 @@ impl Engine {
             Ok::<_, Error>(cgroup)
         })?;
         timings.time("writable layer", || self.make_layer(id, decision))?;
-        timings.time("labels of volumes", || {
-            let Decision { planned: Planned { plan, .. }, extra, .. } = decision;
-            host::relabel(&extra.relabelled, plan, &|| pod.check_lasts().is_ok())
-        })?;
+        timings.time("labels of volumes", || decision.label_volumes(pod))?;
         // Not on this thread, because the log's disk may be slow.
         let log = decision.planned.plan.stdio.log.clone();
         let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));
@@ -316,10 +317,10 @@ impl Engine {
     }
 
     fn make_layer(&self, id: &ContainerId, Decision { extra, planned, .. }: &Decision) -> Result<(), Error> {
-        const SNAPSHOT: &str = "preparing the container's root file system";
         if let Some(top) = extra.layers.lowers.first() {
             let ids = planned.plan.namespaces.user.as_ref().map(|user| user.ids);
-            self.parts.snapshots.prepare(id, top.as_path(), ids).stage(SNAPSHOT)?;
+            let made = self.parts.snapshots.prepare(id, top.as_path(), ids);
+            made.stage("preparing the container's root file system")?;
         }
         for number in 0..extra.volumes.len() {
             self.parts.snapshots.volume(id, number).stage("making the image's volumes")?;
