@@ -141,11 +141,11 @@ impl Origin<'_> {
     ///
     /// # Errors
     /// The supervisor is gone.
-    pub fn name_successor(&mut self, process: &OwnedFd) -> Result<(), Error> {
+    pub fn name_successor(&mut self, number: i32) -> Result<(), Error> {
         const STAGE: &str = "naming the container's process";
         // The supervisor believes only a line that identifies its senders.
         self.replace_line().stage(STAGE)?;
-        report::born(&self.line, process).stage(STAGE)
+        report::born(&self.line, number).stage(STAGE)
     }
 
     /// Reports that the program was executed, which the end of this process alone does not say.
@@ -188,9 +188,9 @@ impl Origin<'_> {
         let bare = script.keep_memory(self.child).stage(STAGE)?;
         shed.seal()?;
         let born = bare.clone_sibling().stage(STAGE)?;
-        if report::born(&self.line, &born).is_err() {
+        if report::born(&self.line, born.number).is_err() {
             // The supervisor is gone, and nobody would ever learn of the new process.
-            process::signal(born.as_fd(), 9).unwrap_or_default();
+            process::signal(born.pidfd.as_fd(), 9).unwrap_or_default();
         }
         process::exit_now(0)
     }

@@ -57,8 +57,8 @@ pub enum Report {
     },
     /// From here on, another process is the one that executes the program; it is a child of the supervisor, too.
     Born {
-        /// That process.
-        process: OwnedFd,
+        /// The number of that process, as the supervisor sees it.
+        number: i32,
         /// The sender, if the line identifies it.
         sender: Option<i32>,
     },
@@ -93,7 +93,10 @@ impl Report {
                 }
             }
             (Some((&LINE, _)), Some(line)) => Self::Line { line, sender },
-            (Some((&BORN, _)), Some(process)) => Self::Born { process, sender },
+            (Some((&BORN, body)), _) => match body.try_into() {
+                Ok(number) => Self::Born { number: i32::from_le_bytes(number), sender },
+                Err(_length) => Self::Closed,
+            },
             (Some((&EXECUTED, _)), _) => Self::Executed,
             (Some((&FAILED, body)), _) => read_failure(body, None),
             (Some((&PREPARED, body)), _) => match body.split_last_chunk() {
@@ -201,9 +204,11 @@ pub(crate) fn ready(
     socket::send(socket.as_fd(), &bytes, &terminal).stage("reporting to the supervisor")
 }
 
-/// Reports that another process continues.
-pub(crate) fn born(socket: &OwnedFd, process: &OwnedFd) -> wharf_sys::Result<()> {
-    socket::send(socket.as_fd(), &[BORN], &[process.as_fd()])
+/// Reports that another process continues. It is sent without a descriptor: of those on their way the kernel counts all
+/// that a user has sent, whatever the container, and lets a process that has given up its rights send no more than its own
+/// limit of open files allows.
+pub(crate) fn born(socket: &OwnedFd, number: i32) -> wharf_sys::Result<()> {
+    socket::send(socket.as_fd(), &[&[BORN][..], &number.to_le_bytes()].concat(), &[])
 }
 
 /// Reports that the program was executed.

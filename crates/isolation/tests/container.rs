@@ -25,7 +25,7 @@ use wharf_isolation::{
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
 use wharf_sys::mount::{Attributes, Propagation};
-use wharf_sys::process::{Ended, Reap, await_end, exit_now, signal, wait};
+use wharf_sys::process::{Ended, Reap, await_end, exit_now, open_pidfd, signal, wait};
 use wharf_sys::scheduling::Scheduling;
 use wharf_sys::socket;
 use wharf_types::{ErrorKind, OwnerId};
@@ -137,8 +137,8 @@ impl Running {
             match Report::receive(self.line.as_fd()).unwrap() {
                 Report::Ready { .. } => socket::send(self.line.as_fd(), b"S", &[]).unwrap(),
                 Report::Line { line, .. } => self.line = line,
-                Report::Born { process, .. } => {
-                    let between = std::mem::replace(&mut self.process, process);
+                Report::Born { number, .. } => {
+                    let between = std::mem::replace(&mut self.process, open_pidfd(number).unwrap());
                     await_end(between.as_fd()).unwrap();
                     assert_eq!(wait(between.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
                 }

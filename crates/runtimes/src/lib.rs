@@ -103,7 +103,7 @@ fn attend(
 ) -> Result<(), Error> {
     cgroups::enter(made, &plan.cgroup)?;
     let terminal = console.map(Console::accept).transpose()?;
-    origin.name_successor(&made.process)?;
+    origin.name_successor(made.pid)?;
     origin.report_ready(identity, terminal.as_ref())?;
     if origin.await_start() { Ok(()) } else { exit_now(0) }
 }
@@ -143,6 +143,6 @@ fn accompany(
         console::resize(&terminal, plan.size)?;
         origin.report_ready(&plan.identity, Some(&terminal))?;
     }
-    origin.name_successor(&made.process)?;
+    origin.name_successor(made.pid)?;
     origin.report_executed()
 }

@@ -144,7 +144,7 @@ impl Child {
     /// be the successor.
     pub(crate) fn continue_as(
         &mut self,
-        successor: OwnedFd,
+        successor: i32,
         watch: &mut Watch,
         owner: &Owner,
     ) -> Option<OwnedFd> {
@@ -161,9 +161,12 @@ impl Child {
         }
     }
 
-    /// Only a child of the supervisor can be the successor.
-    fn replace(&mut self, successor: OwnedFd) -> wharf_sys::Result<OwnedFd> {
-        self.pid = process::child_number(successor.as_fd())?;
+    /// Only a child of the supervisor can be the successor. No stray is reaped until it is known, so that it still has its
+    /// number if it has ended.
+    fn replace(&mut self, number: i32) -> wharf_sys::Result<OwnedFd> {
+        let successor = process::open_pidfd(number)?;
+        process::wait(successor.as_fd(), Reap::Leave)?;
+        self.pid = number;
         self.role = if self.role == Role::Caller { Role::Made } else { Role::Successor };
         Ok(std::mem::replace(&mut self.pidfd, successor))
     }
@@ -214,6 +217,11 @@ mod tests {
 
     const READY: &[u8] = b"R\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
+    /// The word that names a successor.
+    fn born(number: i32) -> Vec<u8> {
+        [&b"B"[..], &number.to_le_bytes()].concat()
+    }
+
     /// A child that waits, its end of the line, and the supervisor's view of it. It is killed at the end of its test.
     struct Waiting {
         process: std::process::Child,
@@ -232,7 +240,11 @@ mod tests {
         }
 
         fn pidfd(&self) -> OwnedFd {
-            process::open_pidfd(self.process.id().cast_signed()).unwrap()
+            process::open_pidfd(self.number()).unwrap()
+        }
+
+        fn number(&self) -> i32 {
+            self.process.id().cast_signed()
         }
 
         fn say(&self, word: &[u8], beside: &OwnedFd) {
@@ -282,7 +294,7 @@ mod tests {
         let (mut caller, made) = (Waiting::new(Role::Caller), Waiting::new(Role::Caller));
         caller.say(b"L", &made.pidfd());
         assert!(matches!(caller.seen.receive_report(), Some(Report::Line { .. })));
-        drop(caller.seen.replace(made.pidfd()).unwrap());
+        drop(caller.seen.replace(made.number()).unwrap());
         assert_eq!((caller.seen.pid, caller.seen.role), (made.seen.pid, Role::Made));
         assert!(caller.seen.role.end_of_line().is_err());
     }
@@ -291,21 +303,21 @@ mod tests {
     fn only_the_creator_can_name_its_successor() {
         let (mut creator, other) = (Waiting::new(Role::Creator), Waiting::new(Role::Creator));
         // Nobody is known to have said it.
-        creator.is_not_believed(b"B", &other.pidfd());
+        creator.is_not_believed(&born(other.number()), &other.pidfd());
         creator.say(b"L", &other.pidfd());
         assert!(matches!(creator.seen.receive_report(), Some(Report::Line { .. })));
         let pid = creator.seen.pid;
         creator.speak_as_child();
         creator.seen.pid = pid;
         // It was this process, which is not the creator.
-        creator.is_not_believed(b"B", &other.pidfd());
+        creator.is_not_believed(&born(other.number()), &other.pidfd());
         creator.is_not_believed(b"L", &other.pidfd());
         creator.speak_as_child();
-        creator.say(b"B", &other.pidfd());
+        creator.say(&born(other.number()), &other.pidfd());
         assert!(matches!(creator.seen.receive_report(), Some(Report::Born { .. })));
         let mut program = Waiting::new(Role::Program);
         program.speak_as_child();
-        program.is_not_believed(b"B", &other.pidfd());
+        program.is_not_believed(&born(other.number()), &other.pidfd());
     }
 
     #[test]
@@ -313,9 +325,9 @@ mod tests {
         let (mut creator, successor) = (Waiting::new(Role::Creator), Waiting::new(Role::Creator));
         creator.speak_as_child();
         creator.seen.awaits_ready = false;
-        drop(creator.seen.replace(successor.pidfd()).unwrap());
+        drop(creator.seen.replace(successor.number()).unwrap());
         assert_eq!((creator.seen.pid, creator.seen.role), (successor.seen.pid, Role::Successor));
-        for word in [b"B", b"L", READY] {
+        for word in [&born(successor.number())[..], b"L", READY] {
             creator.is_not_believed(word, &successor.pidfd());
         }
         creator.say(b"Ex-why", &successor.pidfd());
@@ -327,12 +339,10 @@ mod tests {
         let mut creator = Waiting::new(Role::Creator);
         let (mut watch, owner) = (Watch::new().unwrap(), Owner::Exec(1));
         creator.seen.watch(&mut watch, &owner).unwrap();
-        let own = process::open_pidfd(std::process::id().cast_signed()).unwrap();
-        assert!(creator.seen.continue_as(own, &mut watch, &owner).is_none());
-        assert_eq!(
-            (creator.seen.pid, creator.seen.role),
-            (creator.process.id().cast_signed(), Role::Creator)
-        );
+        for other in [std::process::id().cast_signed(), i32::MAX, 0, -1] {
+            assert!(creator.seen.continue_as(other, &mut watch, &owner).is_none());
+            assert_eq!((creator.seen.pid, creator.seen.role), (creator.number(), Role::Creator));
+        }
     }
 
     #[test]
@@ -367,7 +377,7 @@ mod tests {
         let (mut child, mut successor) = (Waiting::new(Role::Creator), Waiting::new(Role::Creator));
         let (mut watch, owner) = (Watch::new().unwrap(), Owner::Exec(1));
         child.seen.watch(&mut watch, &owner).unwrap();
-        let creator = child.seen.continue_as(successor.pidfd(), &mut watch, &owner).unwrap();
+        let creator = child.seen.continue_as(successor.number(), &mut watch, &owner).unwrap();
         let mut creators = Creators::default();
         creators.add(creator);
         creators.reap();

@@ -196,8 +196,9 @@ impl Bare {
     ///
     /// # Errors
     /// The kernel's error; ENOMEM if the namespace's first process is gone.
-    pub fn clone_sibling(&self) -> Result<OwnedFd> {
-        self.clone(SIBLING)
+    pub fn clone_sibling(&self) -> Result<Sibling> {
+        let (number, pidfd) = self.clone(SIBLING)?;
+        Ok(Sibling { number, pidfd })
     }
 
     /// Like [`Self::clone_sibling`], but as a child of this process.
@@ -205,10 +206,10 @@ impl Bare {
     /// # Errors
     /// The kernel's error; ENOMEM if the namespace's first process is gone.
     pub fn clone_child(&self) -> Result<OwnedFd> {
-        self.clone(CHILD)
+        self.clone(CHILD).map(|(_number, pidfd)| pidfd)
     }
 
-    fn clone(&self, flags: u32) -> Result<OwnedFd> {
+    fn clone(&self, flags: u32) -> Result<(i32, OwnedFd)> {
         let mut pidfd = -1;
         let script = self.0.head();
         let start = Start { stack: script.cast(), run: follow, argument: script };
@@ -220,8 +221,18 @@ impl Bare {
             return Err(Error::new("clone", format!("flags {flags:#x}"), errno));
         }
         // SAFETY: the kernel stored a new descriptor there, which nobody else knows.
-        Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok((i32::try_from(result).unwrap_or_default(), pidfd))
     }
+}
+
+/// A process that has the same parent as the one that cloned it.
+#[derive(Debug)]
+pub struct Sibling {
+    /// Its number in the PID namespace of both of these: nobody else has it until the parent has reaped it.
+    pub number: i32,
+    /// For the one that cloned it.
+    pub pidfd: OwnedFd,
 }
 
 /// Makes the calls of a script, and ends the process. It has no memory but the script, the stack and the code: it may

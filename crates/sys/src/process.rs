@@ -72,8 +72,9 @@ pub fn kill_group(leader: u32) -> Result<()> {
 /// # Errors
 /// ESRCH if there is none.
 pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
-    let pid =
-        rustix::process::Pid::from_raw(pid).ok_or_else(|| Error::new("pidfd_open", "0", Errno::ESRCH))?;
+    // A negative one would be a mistake of the caller's for rustix.
+    let pid = rustix::process::Pid::from_raw(pid.max(0));
+    let pid = pid.ok_or_else(|| Error::new("pidfd_open", "no process's number", Errno::ESRCH))?;
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
         .named("pidfd_open", || pid.as_raw_nonzero().to_string())
 }

@@ -11,7 +11,7 @@ use crate::place;
 use crate::world::{World, run_on, until};
 
 /// Adds to the configuration of the test's daemon.
-fn configured(text: &'static str) -> impl FnOnce(&Path) {
+pub(crate) fn configured(text: &'static str) -> impl FnOnce(&Path) {
     move |dir| {
         fs::create_dir(dir.join("config.toml.d")).unwrap();
         fs::write(dir.join("config.toml.d/10-defaults.toml"), text).unwrap();

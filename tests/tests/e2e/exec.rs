@@ -1,14 +1,19 @@
 //! ExecSync: output, exits, deadlines, and callers that go away.
 
+use std::fs;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tonic::Code;
-use wharf_cri_api::v1::ExecSyncRequest;
+use wharf_cri_api::v1::{ExecSyncRequest, NamespaceMode};
+use wharf_sys::socket;
 
-use crate::client::words;
+use crate::client::{pod_security, security, words};
 use crate::daemon::process_with;
-use crate::world::{run, until};
+use crate::defaults::configured;
+use crate::streams::{Session, Speech, TERMINAL};
+use crate::world::{run, run_on, until};
 
 #[test]
 fn output_and_code_are_the_commands() {
@@ -176,5 +181,32 @@ fn many_commands_at_once_while_the_container_ends() {
             }
         }
         assert_eq!(client.exited(&id).await.exit_code, 6);
+    });
+}
+
+/// The kernel counts the descriptors that a user has sent and nobody has received, in whatever container, and lets a
+/// process without privileges send no more than its limit of open files. Root is the user of most containers.
+#[test]
+fn descriptors_that_others_have_on_their_way_are_in_no_commands_way() {
+    run_on(configured("[containers]\ndefault_ulimits = [\"nofile=64:64\"]\n"), async |world| {
+        let client = &world.client;
+        let null = fs::File::open("/dev/null").unwrap();
+        let (sent, _unread) = socket::pair().unwrap();
+        for _ in 0..40 {
+            socket::send(sent.as_fd(), b"x", &[null.as_fd(); 10]).unwrap();
+        }
+        for mode in [NamespaceMode::Container, NamespaceMode::Pod, NamespaceMode::Node] {
+            let name = format!("{mode:?}").to_lowercase();
+            let mut config = client.pod(&name);
+            pod_security(&mut config).namespace_options.get_or_insert_default().pid = mode.into();
+            let pod = client.run(&config).await.unwrap();
+            let mut config = client.container(&name, "sleep 1000");
+            security(&mut config).namespace_options.get_or_insert_default().pid = mode.into();
+            let id = client.launch(&pod, &config).await.unwrap();
+            assert_eq!(client.output(&id, "ulimit -Sn").await, "64");
+            let ended =
+                Session::exec(client, Speech::WebSocket, &id, "tty && exit 3", TERMINAL).await.ended().await;
+            assert_eq!(ended.code(), 3, "{ended:?}");
+        }
     });
 }

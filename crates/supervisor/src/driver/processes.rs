@@ -110,8 +110,8 @@ impl Driver {
                     return Some(ChildReport::Ready { identity, terminal, ends_ns });
                 }
                 Report::Line { line, .. } => child.listen_at(line, watch, owner),
-                Report::Born { process, .. } => {
-                    creators.add(child.continue_as(process, watch, owner)?);
+                Report::Born { number, .. } => {
+                    creators.add(child.continue_as(number, watch, owner)?);
                     self.kill_condemned(owner);
                     self.reap_strays();
                 }
