@@ -1,24 +1,48 @@
 //! A process that others can see and that must not be worth attacking: it leaves the host before it does anything else.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::sched::{CloneFlags, setns, unshare};
+use wharf_sys::error::Named as _;
 use wharf_sys::mount;
 
+use crate::create::enter_cgroup;
 use crate::error::{Error, Stage};
 use crate::paths;
 use crate::plan::{Namespaces, Outline};
 use crate::pod::PodNamespaces;
 
-/// Moves this process into the namespaces of a pod that its `first` container has, and into a mount namespace of its
-/// own whose root is an empty directory that cannot be written. Containers see it, so it has the label of their files.
+/// Enters the cgroups of a container as its own processes do, and makes a cgroup namespace there, for
+/// [`leave_host`]. In the unified hierarchy, this process has been cloned into its cgroup.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn leave_host(pod: PodNamespaces<'_>, first: &Outline) -> Result<(), Error> {
+pub fn enter_cgroups(of: &Outline) -> Result<(), Error> {
+    enter_cgroup(&of.cgroup.entries)?;
+    unshare(CloneFlags::CLONE_NEWCGROUP)
+        .named("unshare", || "CLONE_NEWCGROUP".into())
+        .stage("making a cgroup namespace")
+}
+
+/// Moves this process into the namespaces of a pod that its `first` container has, and into a mount namespace of its
+/// own whose root is an empty directory that cannot be written. Containers see it, so it has the label of their files.
+///
+/// Its cgroups are the supervisor's. Whoever may enter its cgroup namespace can mount the cgroup file system from the
+/// root of that: it is the one of another process, whose cgroups are the first container's.
+///
+/// # Errors
+/// The kernel's error.
+pub fn leave_host(
+    pod: PodNamespaces<'_>,
+    first: &Outline,
+    in_its_cgroups: BorrowedFd<'_>,
+) -> Result<(), Error> {
     const STAGE: &str = "leaving the host for an empty root";
     let empty = paths::empty_directory(first.mount_label.as_ref()).stage(STAGE)?;
-    // Its cgroup is the supervisor's, whose path must not be visible.
-    let wanted = Namespaces { cgroup: true, ..first.namespaces.clone() };
+    setns(in_its_cgroups, CloneFlags::CLONE_NEWCGROUP)
+        .named("setns", || "CLONE_NEWCGROUP".into())
+        .stage(STAGE)?;
+    let wanted = Namespaces { cgroup: false, ..first.namespaces.clone() };
     pod.enter(&wanted)?;
     pod.leave_files(&wanted)?;
     mount::take_root(empty.as_fd()).stage(STAGE)

@@ -25,8 +25,9 @@ use wharf_sys::process::{self, Reap};
 use wharf_sys::seccomp::{self, Call};
 use wharf_sys::{Error, Result, socket};
 
+use crate::diagnostics::OrWarn as _;
 use crate::failure::Failure;
-use crate::{diagnostics, kill};
+use crate::{diagnostics, kill, leaf};
 
 /// The name under which the program runs as the reaper.
 pub(crate) const NAME: &std::ffi::CStr = c"wharf-pod-reaper";
@@ -34,6 +35,8 @@ pub(crate) const NAME: &std::ffi::CStr = c"wharf-pod-reaper";
 const NOBODY: u32 = 65534;
 /// How long it may take to become ready on a busy machine.
 const PATIENCE_MS: u16 = 20_000;
+/// How long a process that was killed may take to end.
+const END_PATIENCE_MS: u16 = 1_000;
 
 /// The process, to join its namespace and to end it.
 #[derive(Debug)]
@@ -54,14 +57,22 @@ impl PodReaper {
         first: &Outline,
     ) -> std::result::Result<Self, Failure> {
         let program = wharf_sys::fs::open("/proc/self/exe", OFlag::O_RDONLY)?;
+        let lender = Lender::start(witness, first)?;
         let (ours, theirs) = socket::pair()?;
         match clone(witness, CloneFlags::CLONE_NEWPID, None)? {
             Clone::Child(child) => {
-                let keep: Vec<_> = pod.descriptors().chain([program.as_fd(), theirs.as_fd()]).collect();
+                let lender = lender.0.as_fd();
+                let keep: Vec<_> =
+                    pod.descriptors().chain([program.as_fd(), theirs.as_fd(), lender]).collect();
                 let kept = descriptors::keep_only(&child, &keep);
                 let Err(error) = kept
                     .map_err(|source| failed("closing descriptors", source))
-                    .and_then(|()| be_alone(pod, first, &program, &theirs));
+                    .and_then(|()| wharf_isolation::leave_host(pod, first, lender))
+                    .and_then(|()| {
+                        execute(&program, &theirs).map_err(|source| {
+                            failed("executing the supervisor's program as the reaper", source)
+                        })
+                    });
                 wharf_isolation::report_failure(&theirs, &error);
                 process::exit_now(1)
             }
@@ -112,15 +123,49 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), Failure> {
 }
 
 /// Leaves the host and executes this program.
-fn be_alone(
-    pod: PodNamespaces<'_>,
-    first: &Outline,
-    program: &OwnedFd,
-    line: &OwnedFd,
-) -> std::result::Result<Infallible, wharf_isolation::Error> {
-    wharf_isolation::leave_host(pod, first)?;
-    execute(program, line)
-        .map_err(|source| failed("executing the supervisor's program as the reaper", source))
+/// A process in a container's cgroups, which has a cgroup namespace for the reaper. The reaper itself must not be in
+/// these: it would die with that container. The cgroup namespace leads nowhere once they are removed.
+struct Lender(OwnedFd);
+
+impl Lender {
+    fn start(witness: &SingleThreaded, container: &Outline) -> std::result::Result<Self, Failure> {
+        let cgroup = container.cgroup.directory.as_ref();
+        let cgroup = cgroup.map(|path| leaf::open_directory(path.as_path())).transpose()?;
+        let (ours, theirs) = socket::pair()?;
+        let supervisor = std::process::id();
+        match clone(witness, CloneFlags::empty(), cgroup.as_ref().map(AsFd::as_fd))? {
+            Clone::Child(child) => {
+                let alone = end_with_parent(supervisor)
+                    .and_then(|_has_parent| descriptors::keep_only(&child, &[theirs.as_fd()]))
+                    .map_err(|source| failed("closing descriptors", source));
+                match alone.and_then(|()| wharf_isolation::enter_cgroups(container)) {
+                    Ok(()) => drop(socket::send(theirs.as_fd(), b"R", &[])),
+                    Err(error) => wharf_isolation::report_failure(&theirs, &error),
+                }
+                // Until it is killed.
+                loop {
+                    nix::unistd::pause();
+                }
+            }
+            Clone::Parent { pidfd, .. } => {
+                drop(theirs);
+                let lender = Self(pidfd);
+                await_ready(&ours).map(|()| lender)
+            }
+        }
+    }
+}
+
+impl Drop for Lender {
+    /// It must be gone before the container's own processes, which have a limit.
+    fn drop(&mut self) {
+        kill::signal(self.0.as_fd(), 9);
+        let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        // If its cgroup is frozen it is reaped with the strays, once that thaws.
+        if matches!(poll(&mut ended, PollTimeout::from(END_PATIENCE_MS)), Ok(1..)) {
+            process::wait(self.0.as_fd(), Reap::Remove).map(drop).or_warn("reaping a lender of cgroups");
+        }
+    }
 }
 
 fn failed(stage: &'static str, source: Error) -> wharf_isolation::Error {

@@ -169,3 +169,46 @@ fn only_who_could_lift_limits_has_a_second_cgroup() {
         }
     });
 }
+
+/// The first process of a shared PID namespace has its supervisor's cgroups, and everybody in the pod sees it.
+#[test]
+fn the_cgroup_namespace_of_a_pods_first_process_leads_to_no_cgroup_but_a_containers() {
+    run(async |world| {
+        let client = &world.client;
+        let mut config = client.pod("first");
+        pod_security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into();
+        let pod = client.run(&config).await.unwrap();
+        let mut ids = Vec::new();
+        for name in ["one", "other"] {
+            let mut config = unconfined(client, name, "sleep 1000");
+            security(&mut config).capabilities = Some(Capability {
+                add_capabilities: ["SYS_ADMIN", "SYS_PTRACE"].map(str::to_owned).into(),
+                ..Capability::default()
+            });
+            security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into();
+            ids.push(client.launch(&pod, &config).await.unwrap());
+        }
+        let enter = |options: &str| {
+            format!(
+                "libraries=/host/lib/x86_64-linux-gnu; mkdir -p /m
+                $libraries/ld-linux-x86-64.so.2 --library-path $libraries /host/usr/bin/nsenter \
+                    --cgroup=/proc/1/ns/cgroup sh -c 'mount -t {options} none /m && find /m -name cgroup.procs | xargs cat'"
+            )
+        };
+        let hierarchies = ["cgroup2", "cgroup -o memory", "cgroup -o freezer", "cgroup -o none,name=systemd"];
+        for options in hierarchies {
+            let seen = client.output(&ids[1], &enter(options)).await;
+            let first = client.output(&ids[1], "pgrep -of 'sleep 1000'").await;
+            let seen: Vec<&str> = seen.lines().collect();
+            // A process that cannot be seen is shown as 0, such as a supervisor.
+            assert!(!seen.contains(&"0") && seen.contains(&&*first), "{options}: {seen:?}, {first}");
+            client.output(&ids[1], "umount /m").await;
+        }
+        client.stop_container(&ids[0], 0).await.unwrap();
+        client.remove_container(&ids[0]).await.unwrap();
+        for options in hierarchies {
+            let response = client.exec(&ids[1], &enter(options), 10).await.unwrap();
+            assert_ne!(response.exit_code, 0, "{options}: {}", String::from_utf8_lossy(&response.stdout));
+        }
+    });
+}
