@@ -202,8 +202,8 @@ impl Cgroup {
         self.tracker().thaw(patience)
     }
 
-    /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process,
-    /// and the scope that it is in. A slice of systemd's is ended with all that is in it. Success if there is nothing
+    /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process
+    /// where its processes are looked for, and the scope that it is in. What is left in only one of the others is killed. A slice of systemd's is ended with all that is in it. Success if there is nothing
     /// to remove.
     ///
     /// # Errors

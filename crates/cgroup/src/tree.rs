@@ -244,7 +244,7 @@ impl Tree {
         wait(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], patience)
     }
 
-    /// Removes the tree from the bottom up. A missing tree is success. Adds to `removed` how many cgroups there were
+    /// Removes the tree from the bottom up, and kills what is in it. A missing tree is success. Adds to `removed` how many cgroups there were
     /// below its top.
     pub(crate) fn remove(&self, deadline: &Deadline, removed: &mut usize) -> Result<(), Error> {
         loop {
@@ -257,6 +257,9 @@ impl Tree {
                 return Err(deadline.late(&self.directory, "removed"));
             }
             if self.is_populated()? {
+                // The container's cgroups have none left elsewhere. This one was moved there by somebody to whom
+                // another container has lent a descriptor of its own cgroup, to survive its container.
+                self.kill(deadline.left())?;
                 self.await_event(deadline.left(), |tree| tree.is_populated().map(|populated| !populated))?;
             } else {
                 // Empty but busy: the kernel still holds references, and does not say when it drops them.

@@ -16,7 +16,7 @@ use wharf_cri_api::v1::{ContainerConfig, NamespaceOption, PodSandboxConfig};
 use wharf_isolation::bundle::{PID_NAMESPACE, ROOT};
 use wharf_isolation::{MountPlan, Namespaces, PidNamespace, Plan, Runtime, Source, Traits};
 use wharf_sys::mount::{Depth, Propagation};
-use wharf_types::HostPath;
+use wharf_types::{HostPath, capability};
 
 use crate::description::Description;
 use crate::{Refusal, seccomp, user_namespace};
@@ -123,6 +123,7 @@ impl OtherRuntime {
         place: Workplace,
     ) -> Result<(), Refusal> {
         self.check(plan)?;
+        self.check_tracing(plan, container)?;
         leave_cgroups(plan, description);
         let fault = |error| Refusal::spec("bundle", error);
         let mut spec = description.spec.clone();
@@ -177,6 +178,22 @@ impl OtherRuntime {
             }
             None => Ok(()),
         }
+    }
+
+    /// Refuses a container that may trace. A runtime enters the container's PID namespace before it has left the host,
+    /// also for each command: its process has the host's root there, and a line to another one on the host. A privileged
+    /// container may reach the host anyway, and so may one in the host's PID namespace that may trace.
+    fn check_tracing(&self, plan: &Plan, container: &ContainerConfig) -> Result<(), Refusal> {
+        let security = container.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let is_privileged = security.is_some_and(|security| security.privileged);
+        let may_trace = plan.process.capabilities.bounding & capability::SYS_PTRACE != 0;
+        if may_trace && !is_privileged && plan.namespaces.pid != PidNamespace::Host {
+            return Err(self.cannot(
+                "containers with CAP_SYS_PTRACE, which could reach the host through the runtime's own processes: leave \
+                 the capability or the runtime class out",
+            ));
+        }
+        Ok(())
     }
 
     fn passed(&self, annotations: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> {
@@ -296,11 +313,11 @@ fn reach(propagation: Propagation) -> u8 {
 mod tests {
     use super::*;
     use crate::selinux::Policy;
-    use crate::tests::requests::{mount as mount_of, users};
+    use crate::tests::requests::{mount as mount_of, privileged, users};
     use crate::tests::{Asked, host};
     use crate::{Filters, describe, plan};
     use serde_json::json;
-    use wharf_cri_api::v1::Mount as Asking;
+    use wharf_cri_api::v1::{Capability, Mount as Asking, NamespaceMode};
 
     fn runtime(features: &str) -> OtherRuntime {
         OtherRuntime {
@@ -446,6 +463,19 @@ mod tests {
         };
         let refused = taken(&without, confined).unwrap_err();
         assert!(refused.to_string().contains("it was built without seccomp"), "{refused}");
+        let tracing = |asked: &mut Asked| {
+            let add_capabilities = vec!["SYS_PTRACE".to_owned()];
+            asked.security().capabilities = Some(Capability { add_capabilities, ..Capability::default() });
+        };
+        let refused = taken(&runtime("{}"), tracing).unwrap_err().to_string();
+        assert!(refused.contains("cannot make containers with CAP_SYS_PTRACE"), "{refused}");
+        taken(&runtime("{}"), privileged).unwrap();
+        taken(&runtime("{}"), |asked| {
+            tracing(asked);
+            let node = NamespaceOption { pid: NamespaceMode::Node.into(), ..NamespaceOption::default() };
+            asked.security().namespace_options = Some(node);
+        })
+        .unwrap();
         assert!(Features::parse(b"unknown command features").is_err() && Features::parse(b"[]").is_err());
     }
 }

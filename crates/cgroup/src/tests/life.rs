@@ -112,6 +112,21 @@ fn removal_waits_for_the_last_process_but_not_for_ever() {
     remover.join().unwrap().unwrap();
 }
 
+/// Another container can lend a descriptor of its own cgroup, into which a process is then moved in one hierarchy.
+#[test]
+fn a_process_that_is_in_one_hierarchy_alone_goes_with_the_cgroup() {
+    let fresh = Fresh::new("lent");
+    for tasks in fresh.0.entry().tasks {
+        let cgroups = Cgroups::detect().unwrap();
+        let lent = cgroups.create(fresh.0.path()).unwrap();
+        let mut shell = Shell::idle(&Entry { directory: None, tasks: vec![tasks.clone()] });
+        if lent.pids().unwrap().is_empty() {
+            lent.remove(PATIENCE).unwrap();
+            assert_eq!(shell.end(), Some(9), "{}", tasks.display());
+        }
+    }
+}
+
 #[test]
 fn what_the_container_made_is_removed_too() {
     let fresh = Fresh::new("nested");

@@ -20,8 +20,8 @@ const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
 /// Options for binding one file or directory without the mounts below it.
 pub(super) const SINGLE: [&str; 2] = ["bind", "rprivate"];
 
-/// Each container has its own terminals.
-const TERMINALS: [&str; 5] = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+/// Each container has its own terminals, and only so many of the machine's: there are 4,096 for all containers.
+const TERMINALS: [&str; 6] = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "max=512"];
 /// The group `tty`, which lets users write to each other's terminals, has this number everywhere.
 const TERMINALS_GROUP: (&str, u32) = ("gid=5", 5);
 

@@ -73,9 +73,11 @@ pub(super) const ALWAYS: &[&str] = &[
 /// Calls that need a capability (its name comes first), whatever their arguments.
 pub(super) const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
+    // Without fanotify_init, unlike moby's: a listener gets descriptors of whatever anybody on the host opens on a file
+    // system that the container can mount as well, such as that of the cgroups, and they lead to the host's root.
     (
         "CAP_SYS_ADMIN",
-        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie lsm_get_self_attr \
+        "bpf clone clone3 fsconfig fsmount fsopen fspick lookup_dcookie lsm_get_self_attr \
          lsm_list_modules lsm_set_self_attr mount mount_setattr move_mount open_tree perf_event_open quotactl \
          quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
     ),

@@ -155,6 +155,7 @@ fn capabilities_open_their_calls() {
             (X86_64, "socket", &[40], EPERM),
             (X86_64, "chroot", &[], EPERM),
             (X86_64, "keyctl", &[], EPERM),
+            (X86_64, "fanotify_init", &[], EPERM),
             (X86_64, "reboot", &[], EPERM),
             (X86_64, "init_module", &[], EPERM),
         ],
