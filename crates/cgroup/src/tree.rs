@@ -244,8 +244,8 @@ impl Tree {
         wait(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], patience)
     }
 
-    /// Removes the tree from the bottom up, and kills what is in it. A missing tree is success. Adds to `removed` how many cgroups there were
-    /// below its top.
+    /// Removes the tree from the bottom up, and kills what is in it. A missing tree is success. Adds to `removed` how
+    /// many cgroups there were below its top.
     pub(crate) fn remove(&self, deadline: &Deadline, removed: &mut usize) -> Result<(), Error> {
         loop {
             match self.remove_once(deadline, removed) {

@@ -18,12 +18,14 @@ pub fn make_log(file: &LogFile) -> Result<OwnedFd, Error> {
 }
 
 /// Removes the log of a container that could not be made, unless something is in it or it is older than the container,
-/// which was made at this time, in nanoseconds since the epoch.
+/// which was made at this time, in nanoseconds since the epoch. One without a log has an empty directory or name.
 ///
 /// # Errors
 /// The kernel's error.
 pub fn remove_unused_log(directory: &str, name: &str, since_ns: i64) -> Result<(), StageError> {
-    let Ok(directory) = HostPath::new(directory) else { return Ok(()) };
+    let Some(directory) = HostPath::new(directory).ok().filter(|_directory| !name.is_empty()) else {
+        return Ok(());
+    };
     let log = LogFile { directory, name: name.to_owned(), limits: LogLimits::default() };
     log.remove_unused(since_ns).stage("removing the container's log")
 }

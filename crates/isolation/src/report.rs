@@ -205,8 +205,8 @@ pub(crate) fn ready(
 }
 
 /// Reports that another process continues. It is sent without a descriptor: of those on their way the kernel counts all
-/// that a user has sent, whatever the container, and lets a process that has given up its rights send no more than its own
-/// limit of open files allows.
+/// that a user has sent, whatever the container, and lets a process that has given up its rights send no more than its
+/// own limit of open files allows.
 pub(crate) fn born(socket: &OwnedFd, number: i32) -> wharf_sys::Result<()> {
     socket::send(socket.as_fd(), &[&[BORN][..], &number.to_le_bytes()].concat(), &[])
 }

@@ -181,8 +181,8 @@ impl OtherRuntime {
     }
 
     /// Refuses a container that may trace. A runtime enters the container's PID namespace before it has left the host,
-    /// also for each command: its process has the host's root there, and a line to another one on the host. A privileged
-    /// container may reach the host anyway, and so may one in the host's PID namespace that may trace.
+    /// also for each command: its process has the host's root there, and a line to another one on the host. A
+    /// privileged container may reach the host anyway, and so may one in the host's PID namespace that may trace.
     fn check_tracing(&self, plan: &Plan, container: &ContainerConfig) -> Result<(), Refusal> {
         let security = container.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let is_privileged = security.is_some_and(|security| security.privileged);

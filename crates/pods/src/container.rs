@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use wharf_cgroup::{Cgroup, Meter};
 use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::{LayerLease, Store, Tenancy};
-use wharf_records::{ContainerFacts, ContainerRecord, Recovered, Word, decide};
+use wharf_records::{ContainerFacts, ContainerRecord, Recovered, Word, decide, lost_at};
 use wharf_state::ExitRecord;
 use wharf_tasks::Stopping;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
@@ -208,6 +208,12 @@ impl Container {
     /// The state, if it is known. Code that decides by it calls `Pod::state_of`.
     pub fn known(&self) -> Option<ContainerState> {
         self.state.borrow().clone()
+    }
+
+    /// How it has ended if nobody saw that.
+    pub(crate) fn lost(&self) -> ExitRecord {
+        let now = wharf_sys::clock::now_ns();
+        self.with_record(|record| lost_at(now, record, self.known().as_ref()))
     }
 
     /// The state for lists. An unknown one is shown as running, so that nobody starts another container in its place.

@@ -2,7 +2,7 @@
 //! and its supervisor's report. It does no I/O.
 
 use wharf_state::ExitRecord;
-use wharf_types::Exit;
+use wharf_types::{ContainerState, Exit};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{ContainerStatus, container_status::Phase};
 
@@ -75,10 +75,16 @@ pub fn end_of(status: &ContainerStatus) -> Option<ExitRecord> {
     Some(ExitRecord { exit: exit_of(Some(exit)), started_at_ns, finished_at_ns })
 }
 
-/// The exit of a container that nobody saw end.
+/// The exit of a container that nobody saw end, and of which this was known last. If nothing was, it may have started
+/// right after it was created.
 #[must_use]
-pub fn lost_at(finished_at_ns: i64) -> ExitRecord {
-    ExitRecord { exit: Exit::Lost, started_at_ns: 0, finished_at_ns }
+pub fn lost_at(finished_at_ns: i64, record: &ContainerRecord, known: Option<&ContainerState>) -> ExitRecord {
+    let started_at_ns = match known {
+        Some(ContainerState::Running { started_at_ns }) => *started_at_ns,
+        Some(ContainerState::Created | ContainerState::Exited { .. }) => 0,
+        None => record.created_at_ns,
+    };
+    ExitRecord { exit: Exit::Lost, started_at_ns, finished_at_ns }
 }
 
 #[cfg(test)]

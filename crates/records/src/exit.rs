@@ -23,10 +23,42 @@ pub fn exit_at(path: &Path) -> Result<Option<ExitRecord>, StageError> {
     }
 }
 
+/// The same for a container that has ended without a word from anybody: unless there is a record, it is lost. That is
+/// recorded, so that the next daemon does not decide anew when that was.
+///
+/// # Errors
+/// The disk's, when the record is read.
+pub fn exit_or_lost(path: &Path, lost: ExitRecord) -> Result<ExitRecord, StageError> {
+    if let Some(exit) = exit_at(path)? {
+        return Ok(exit);
+    }
+    // One that nobody can read stays as it is.
+    if path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        && let Err(error) = lost.save(path)
+    {
+        tracing::warn!(error = chain(&error), "that nobody knows how a container ended cannot be recorded");
+    }
+    Ok(lost)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use wharf_types::Exit;
+
+    #[test]
+    fn what_is_lost_is_decided_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("exit");
+        let lost = |finished_at_ns| ExitRecord { exit: Exit::Lost, started_at_ns: 5, finished_at_ns };
+        assert_eq!(exit_or_lost(&path, lost(6)).unwrap(), lost(6));
+        assert_eq!(exit_or_lost(&path, lost(7)).unwrap(), lost(6));
+        std::fs::write(&path, "of a later release").unwrap();
+        assert_eq!(exit_or_lost(&path, lost(8)).unwrap(), lost(8));
+        assert_eq!(std::fs::read(&path).unwrap(), b"of a later release");
+        // A full disk.
+        assert_eq!(exit_or_lost(&dir.path().join("no/directory"), lost(9)).unwrap(), lost(9));
+    }
 
     #[test]
     fn a_disk_that_fails_says_nothing_about_an_exit() {

@@ -17,7 +17,7 @@ use wharf_types::StageError;
 
 pub use container::{ContainerRecord, NO_LOG, UNSEEN, UNSTARTED, load_spec, remove_container, save_spec};
 pub use decide::{Recovered, Word, decide, end_of, lost_at};
-pub use exit::exit_at;
+pub use exit::{exit_at, exit_or_lost};
 pub use facts::{ContainerFacts, Event, PodFacts};
 pub use pod::PodRecord;
 

@@ -161,8 +161,8 @@ impl Child {
         }
     }
 
-    /// Only a child of the supervisor can be the successor. No stray is reaped until it is known, so that it still has its
-    /// number if it has ended.
+    /// Only a child of the supervisor can be the successor. No stray is reaped until it is known, so that it still has
+    /// its number if it has ended.
     fn replace(&mut self, number: i32) -> wharf_sys::Result<OwnedFd> {
         let successor = process::open_pidfd(number)?;
         process::wait(successor.as_fd(), Reap::Leave)?;

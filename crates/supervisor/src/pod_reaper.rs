@@ -68,11 +68,7 @@ impl PodReaper {
                 let Err(error) = kept
                     .map_err(|source| failed("closing descriptors", source))
                     .and_then(|()| wharf_isolation::leave_host(pod, first, lender))
-                    .and_then(|()| {
-                        execute(&program, &theirs).map_err(|source| {
-                            failed("executing the supervisor's program as the reaper", source)
-                        })
-                    });
+                    .and_then(|()| execute(&program, &theirs));
                 wharf_isolation::report_failure(&theirs, &error);
                 process::exit_now(1)
             }
@@ -174,7 +170,12 @@ fn failed(stage: &'static str, source: Error) -> wharf_isolation::Error {
 
 /// Executes this program with only the line to the supervisor open. The line stands in for all three standard streams,
 /// which a program's runtime needs to be open.
-fn execute(program: &OwnedFd, line: &OwnedFd) -> Result<Infallible> {
+fn execute(program: &OwnedFd, line: &OwnedFd) -> std::result::Result<Infallible, wharf_isolation::Error> {
+    execute_here(program, line)
+        .map_err(|source| failed("executing the supervisor's program as the reaper", source))
+}
+
+fn execute_here(program: &OwnedFd, line: &OwnedFd) -> Result<Infallible> {
     let onto = |stream: &str| format!("the line to the supervisor, onto {stream}");
     nix::unistd::dup2_stdin(line).named("dup2", || onto("standard input"))?;
     nix::unistd::dup2_stdout(line).named("dup2", || onto("standard output"))?;

@@ -63,12 +63,6 @@ struct Decision {
     path: CgroupPath,
 }
 
-impl Decision {
-    fn label_volumes(&self, pod: &Pod) -> Result<(), Error> {
-        Ok(host::relabel(&self.extra.relabelled, &self.planned.plan, &|| pod.check_lasts().is_ok())?)
-    }
-}
-
 /// A description, and what NRI plugins have changed in it.
 type Wanted = (Description, Box<Changes>);
 
@@ -308,15 +302,15 @@ impl Engine {
             cgroup.apply(&decision.planned.limits).stage("setting the container's limits")?;
             Ok::<_, Error>(cgroup)
         })?;
-        timings.time("writable layer", || self.make_layer(id, decision))?;
-        timings.time("labels of volumes", || decision.label_volumes(pod))?;
+        timings.time("writable layer and volumes", || self.make_files(pod, id, decision))?;
         // Not on this thread, because the log's disk may be slow.
         let log = decision.planned.plan.stdio.log.clone();
         let log = log.and_then(|log| self.logs.begin(move || host::make_log(&log)));
         Ok((cgroup, log))
     }
 
-    fn make_layer(&self, id: &ContainerId, Decision { extra, planned, .. }: &Decision) -> Result<(), Error> {
+    fn make_files(&self, pod: &Pod, id: &ContainerId, decision: &Decision) -> Result<(), Error> {
+        let Decision { extra, planned, .. } = decision;
         if let Some(top) = extra.layers.lowers.first() {
             let ids = planned.plan.namespaces.user.as_ref().map(|user| user.ids);
             let made = self.parts.snapshots.prepare(id, top.as_path(), ids);
@@ -325,7 +319,7 @@ impl Engine {
         for number in 0..extra.volumes.len() {
             self.parts.snapshots.volume(id, number).stage("making the image's volumes")?;
         }
-        Ok(())
+        Ok(host::relabel(&extra.relabelled, &planned.plan, &|| pod.check_lasts().is_ok())?)
     }
 
     /// The path of a container's cgroup, whether or not it exists.

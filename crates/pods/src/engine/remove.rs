@@ -33,11 +33,7 @@ impl Engine {
             let Ok(path) = CgroupPath::new(&container.record().cgroup) else { return };
             if let Err(error) = engine.remove_cgroup(path).await {
                 let (id, error) = (container.id().short(), chain(&error));
-                tracing::debug!(
-                    container = id,
-                    error,
-                    "an ended container's cgroup stays until that is removed"
-                );
+                tracing::debug!(container = id, error, "a cgroup stays until its container is removed");
             }
         });
     }
@@ -125,6 +121,8 @@ impl Engine {
 
     /// Undoes a container that could not be made. The supervisor forgets it once its first process has exited.
     pub(super) async fn undo_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) {
+        // Once: later, its successor may have the same log.
+        self.remove_unused_log(pod, id).await;
         let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), id.clone());
         persist("a container that could not be made", id.to_string(), move || {
             let (engine, pod, id) = (Arc::clone(&engine), Arc::clone(&pod), id.clone());
@@ -134,24 +132,30 @@ impl Engine {
     }
 
     async fn try_undo_container(self: &Arc<Self>, pod: &Pod, id: &ContainerId) -> Result<(), Error> {
-        // The record has the right path: if the pod's own record cannot be read, the parent of the cgroup is unknown.
-        let path = self.parts.layout.container_record(pod.id(), id);
-        let record = match blocking(move || Ok(ContainerRecord::load(&path))).await? {
-            Ok(record) => record,
-            Err(_none_yet) => {
-                let cgroup = self.container_cgroup(pod, id)?.to_string();
-                ContainerRecord { cgroup, ..ContainerRecord::default() }
-            }
-        };
-        self.remove_unused_log(pod, id, &record).await;
+        let record = self.half_made(pod, id).await?;
         self.delete_container(pod, id, &record).await
     }
 
+    /// The record of a container that could not be made. It has the right path of the cgroup: if the pod's own record
+    /// cannot be read, the parent is unknown.
+    async fn half_made(&self, pod: &Pod, id: &ContainerId) -> Result<ContainerRecord, Error> {
+        let path = self.parts.layout.container_record(pod.id(), id);
+        match blocking(move || Ok(ContainerRecord::load(&path))).await? {
+            Ok(record) => Ok(record),
+            Err(_none_yet) => {
+                let cgroup = self.container_cgroup(pod, id)?.to_string();
+                Ok(ContainerRecord { cgroup, ..ContainerRecord::default() })
+            }
+        }
+    }
+
     /// Removes the log that was made for a container that is undone: the kubelet counts a container's starts by its
-    /// logs.
-    async fn remove_unused_log(&self, pod: &Pod, id: &ContainerId, record: &ContainerRecord) {
+    /// logs. If the call was repeated meanwhile, it is the log of another one.
+    async fn remove_unused_log(&self, pod: &Pod, id: &ContainerId) {
+        let Ok(record) = self.half_made(pod, id).await else { return };
         let (directory, name) = (pod.config().log_directory.clone(), record.config.log_path.clone());
-        if directory.is_empty() || name.is_empty() {
+        let has_it = |other: &Arc<Container>| other.with_config(|config| config.log_path == name);
+        if pod.containers().iter().any(has_it) {
             return;
         }
         let since_ns = record.created_at_ns;

@@ -12,7 +12,7 @@ use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::NewNamespaces;
 use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
-use wharf_records::{Recovered, Word, decide, end_of, exit_at, lost_at};
+use wharf_records::{Recovered, Word, decide, end_of, exit_or_lost};
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{Connection, Contact, KILL_PATIENCE, Process, Signal, SupervisorError, patiently};
 use wharf_tasks::{CrowdLimits, Threads};
@@ -291,9 +291,10 @@ impl Engine {
     ) -> Result<(), Error> {
         const STAGE: &str = "reading how the container ended";
         let path = self.parts.layout.exit_record(pod.id(), container.id());
-        let reading = timeout(patience, READERS.run(&(), STAGE, move || exit_at(&path))).await;
+        let lost = container.lost();
+        let reading = timeout(patience, READERS.run(&(), STAGE, move || exit_or_lost(&path, lost))).await;
         let exit = reading.map_err(std::io::Error::from).stage(STAGE)?.stage(STAGE)??;
-        self.ended(pod, container, exit.unwrap_or_else(|| lost_at(wharf_sys::clock::now_ns())));
+        self.ended(pod, container, exit);
         Ok(())
     }
 
@@ -311,7 +312,7 @@ impl Engine {
             if Instant::now() >= until {
                 let (id, error) = (container.id().short(), chain(&error));
                 tracing::warn!(container = id, error, "nobody can read how a container ended: it is lost");
-                return self.ended(pod, container, lost_at(wharf_sys::clock::now_ns()));
+                return self.ended(pod, container, container.lost());
             }
             tokio::time::sleep(DISK_PAUSE).await;
         }
