@@ -203,8 +203,8 @@ impl Cgroup {
     }
 
     /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process
-    /// where its processes are looked for, and the scope that it is in. What is left in one of the others is killed. A slice of systemd's is ended with all that is in it. Success if there is nothing
-    /// to remove.
+    /// where its processes are looked for, and the scope that it is in. What is left in another hierarchy is killed. A
+    /// slice of systemd's is ended with all that is in it. Success if there is nothing to remove.
     ///
     /// # Errors
     /// [`Error::Late`] if processes are left after `patience`; [`Error::Systemd`] if a slice cannot be ended.

@@ -134,9 +134,11 @@ impl Lender {
                 let alone = end_with_parent(supervisor)
                     .and_then(|_has_parent| descriptors::keep_only(&child, &[theirs.as_fd()]))
                     .map_err(|source| failed("closing descriptors", source));
-                match alone.and_then(|()| wharf_isolation::enter_cgroups(container)) {
-                    Ok(()) => drop(socket::send(theirs.as_fd(), b"R", &[])),
-                    Err(error) => wharf_isolation::report_failure(&theirs, &error),
+                let told = alone.and_then(|()| wharf_isolation::enter_cgroups(container)).and_then(|()| {
+                    socket::send(theirs.as_fd(), b"R", &[]).map_err(|source| failed("reporting", source))
+                });
+                if let Err(error) = told {
+                    wharf_isolation::report_failure(&theirs, &error);
                 }
                 // Until it is killed.
                 loop {

@@ -160,6 +160,13 @@ fn a_dead_supervisor_is_seen_and_cleared_away() {
             let client = &world.client;
             let status = client.exited(&id).await;
             assert_eq!((status.exit_code, &*status.reason), (255, "Unknown"));
+            assert!(0 < status.started_at && status.started_at <= status.finished_at, "{status:?}");
+            world.daemon.kill();
+            world.start_again().await;
+            let client = &world.client;
+            let later = client.exited(&id).await;
+            let [before, after] = [&status, &later].map(|status| (status.started_at, status.finished_at));
+            assert_eq!(after, before, "it has ended once");
             until("its process is killed", async || process_with("sleep 1000").is_none().then_some(())).await;
             let error = client.create(&pod, &client.container("next", "true")).await.unwrap_err();
             assert!(matches!(error.code(), Code::FailedPrecondition | Code::Unavailable), "{error}");
