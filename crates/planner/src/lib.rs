@@ -71,7 +71,7 @@ pub use refuse::{container as check, privilege as check_privilege};
 pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch, Unread,
 };
-pub use saved_spec::{Identity, from_saved, to_saved};
+pub use saved_spec::{Identity, from_saved, own_namespaces, to_saved};
 pub use seccomp::{Filters, fill as fill_seccomp};
 pub use selinux::{Labelling, Labels, Selinux};
 pub use unsupported::refuse_resources;

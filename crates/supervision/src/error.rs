@@ -11,6 +11,12 @@ pub enum SupervisorError {
     /// It has exited.
     #[error("the pod's supervisor is gone")]
     Gone,
+    /// It has exited before it said anything.
+    #[error("the pod's supervisor ended before its first response: {last_line}")]
+    Stillborn {
+        /// The last line of its log.
+        last_line: String,
+    },
     /// The connection is being made.
     #[error("the pod's supervisor has not responded yet: try again")]
     NotConnected,
@@ -74,9 +80,11 @@ impl Failure for SupervisorError {
     fn kind(&self) -> ErrorKind {
         match self {
             // Not DeadlineExceeded, which is the caller's own: a probe whose command did not begin has not failed.
-            Self::Gone | Self::NotConnected | Self::Silent { .. } | Self::Copying { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::Gone
+            | Self::Stillborn { .. }
+            | Self::NotConnected
+            | Self::Silent { .. }
+            | Self::Copying { .. } => ErrorKind::Unavailable,
             Self::Busy { .. } => ErrorKind::ResourceExhausted,
             Self::Protocol { .. } => ErrorKind::Internal,
             Self::Refused { kind, .. } => *kind,

@@ -20,6 +20,7 @@ use wharf_nri::Window;
 use wharf_nri::api::Event;
 use wharf_planner::{self as planner, NetworkPlan, PodKey, PodPlan};
 use wharf_records::{Phase, PodRecord};
+use wharf_supervision::SupervisorError;
 use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
 
@@ -102,7 +103,13 @@ impl Engine {
 
     /// Records a pod that is whole once its supervisor has responded.
     async fn complete_pod(self: &Arc<Self>, pod: &Arc<Pod>, ips: Vec<IpAddr>) -> Result<Vec<IpAddr>, Error> {
-        pod.timings().time_async("first response of the supervisor", pod.connected()).await?;
+        let greeted = pod.timings().time_async("first response of the supervisor", pod.connected()).await;
+        if greeted.is_err() && pod.contact().is_gone() {
+            let log = self.supervisor_log(pod).await.unwrap_or_default();
+            let last_line = log.into_iter().next_back().unwrap_or_else(|| "it has logged nothing".into());
+            return Err(Error::at("starting the pod's supervisor", SupervisorError::Stillborn { last_line }));
+        }
+        greeted?;
         self.blocking(pod, Self::record_whole_pod).await?;
         Ok(ips)
     }

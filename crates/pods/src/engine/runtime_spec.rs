@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use wharf_cri_api::v1::NamespaceMode;
 use wharf_planner as planner;
 use wharf_records::load_spec;
 use wharf_types::chain;
@@ -44,21 +43,11 @@ impl Engine {
     /// The pod's own namespaces, with paths that stay valid as long as the namespaces exist.
     #[must_use]
     pub fn namespaces(&self, pod: &Pod) -> Vec<Value> {
-        let options = pod.namespaces();
-        let has_users = matches!(planner::user_namespace(&options), Ok(Some(_)));
-        let users = if has_users { NamespaceMode::Pod } else { NamespaceMode::Node };
         // Only the supervisor knows where they are.
         let Ok(supervisor) = pod.connection() else { return Vec::new() };
-        let Ok(pins) = places::pins(&self.parts.layout, pod.id(), &supervisor.held()) else {
-            return Vec::new();
-        };
-        let all = [
-            ("network", pins.net, options.network()),
-            ("ipc", pins.ipc, options.ipc()),
-            ("uts", pins.uts, options.network()),
-            ("user", pins.user, users),
-        ];
-        let own = all.into_iter().filter(|(.., mode)| pod.is_ready() && *mode != NamespaceMode::Node);
-        own.map(|(kind, path, _)| json!({ "type": kind, "path": path.as_path() })).collect()
+        match places::pins(&self.parts.layout, pod.id(), &supervisor.held()) {
+            Ok(pins) if pod.is_ready() => planner::own_namespaces(&pod.namespaces(), &pins),
+            _ => Vec::new(),
+        }
     }
 }
