@@ -446,6 +446,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_copied_has_a_bound_for_the_whole_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = wharf_sys::fs::open(dir.path(), OFlag::O_RDONLY | OFlag::O_DIRECTORY).unwrap();
+        let limits = Limits::default();
+        let copies = Copies { left: Cell::new(1), limits: &limits };
+        copies.take(&root).unwrap();
+        assert!(matches!(copies.take(&root), Err(ChainError::TooMuchToCopy)));
+    }
+
+    #[test]
     fn what_is_looked_up_has_a_bound_for_the_whole_image() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("a/b")).unwrap();

@@ -3,18 +3,22 @@
 //! stuck uses a few threads of the pool first.
 
 use std::borrow::Cow;
+use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use wharf_types::{ErrorKind, Failure, failure};
 
 use crate::crowd::{Crowd, CrowdLimits, Crowded, Member};
 
 /// How long work waits for other work: within the two minutes for which the kubelet waits for a call.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// After how long work that may be stuck is logged.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 
 /// Threads for work of one kind: so many at a time for each key, and for all.
 #[derive(Debug)]
@@ -85,7 +89,7 @@ impl<K: Eq + Hash + Clone> Drop for Place<K> {
     }
 }
 
-impl<K: Eq + Hash + Clone + Send + 'static> Threads<K> {
+impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
     /// Threads with this name for people. Whoever finds too many of them at work waits.
     #[must_use]
     pub fn new(name: &'static str, limits: CrowdLimits) -> Self {
@@ -130,8 +134,8 @@ impl<K: Eq + Hash + Clone + Send + 'static> Threads<K> {
                 let _turn = turn;
                 work()
             });
-            let failed = |ended| ThreadError::Thread { what, source: std::io::Error::other(ended) };
-            return pooled.await.map_err(failed);
+            let ended = told_of((key, &what), pooled).await;
+            return ended.map_err(|ended| ThreadError::Thread { what, source: std::io::Error::other(ended) });
         }
         let (done, waiting) = oneshot::channel();
         let thread = std::thread::Builder::new().name(self.name.to_owned());
@@ -162,6 +166,20 @@ impl<K: Eq + Hash + Clone + Send + 'static> Threads<K> {
             }
         }
     }
+}
+
+/// Waits for work that may be stuck, and logs it once if that takes long.
+async fn told_of<T>((key, what): (&impl Debug, &str), work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = timeout(TELL_AFTER, &mut work).await {
+        return done;
+    }
+    tracing::warn!(
+        ?key,
+        what,
+        "this takes long: if it goes on, wharf doctor shows whether a disk or a directory does not respond"
+    );
+    work.await
 }
 
 #[cfg(test)]
