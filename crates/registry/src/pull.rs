@@ -57,17 +57,17 @@ impl Pull {
         let known = self.known();
         let mut resolved = session.resolve(&self.reference, &known).await;
         if let Ok(Resolved::Known(digest)) = &resolved {
-            if let Some(image) = self.present(digest) {
+            if let Some(image) = self.whole(digest).await {
                 return Ok(image);
             }
-            // It was removed in the meantime.
+            // It was removed in the meantime, or is damaged.
             resolved = session.resolve(&self.reference, &[]).await;
         }
         let top = match resolved.map_err(self.fetching(Stage::Resolve))? {
             Resolved::Fetched(top) => top,
             Resolved::Known(_) => return Err(self.lost(Stage::Resolve)),
         };
-        if let Some(image) = self.present(&top.digest) {
+        if let Some(image) = self.whole(&top.digest).await {
             return Ok(image);
         }
         let plan = Arc::new(self.plan(&session, top).await?);
@@ -104,6 +104,12 @@ impl Pull {
         tag.is_none_or(|tag| image.repo_tags().contains(&tag)).then_some(image)
     }
 
+    /// The same, unless it is damaged on disk: then the pull goes on, and stores it again.
+    async fn whole(&self, resolved: &Digest) -> Option<Arc<Image>> {
+        let (image, store) = (self.present(resolved)?, self.shared.store.clone());
+        spawn_blocking(move || store.is_whole(&image).then_some(image)).await.ok().flatten()
+    }
+
     async fn plan(&self, session: &Session, top: Fetched) -> Result<Plan, PullError> {
         let resolved = top.digest.clone();
         let (fetched, manifest) = self.manifest(session, top).await?;
@@ -111,7 +117,11 @@ impl Pull {
             Some(artifact) => Bytes::from(artifact.config().to_owned()),
             None => session.config_blob(&manifest.config).await.map_err(self.fetching(Stage::Config))?,
         };
-        let (_config, diff_ids) = parse_config(&config).map_err(self.unusable(Stage::Config))?;
+        // Of a long config that takes a while.
+        let bytes = config.clone();
+        let parsed = spawn_blocking(move || parse_config(&bytes).map(|(_config, diff_ids)| diff_ids)).await;
+        let parsed = parsed.map_err(|_ended| self.lost(Stage::Config))?;
+        let diff_ids = parsed.map_err(self.unusable(Stage::Config))?;
         if diff_ids.len() != manifest.layers.len() {
             let reason =
                 format!("{} layers in the manifest, {} in the config", manifest.layers.len(), diff_ids.len());
