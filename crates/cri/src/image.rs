@@ -49,7 +49,7 @@ impl Images {
     }
 }
 
-/// Changes the store, on the thread pool.
+/// Changes the store, or reads from its disk, on the thread pool.
 pub(crate) async fn change<T: Send + 'static>(
     store: &Arc<Store>,
     change: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
@@ -60,13 +60,13 @@ pub(crate) async fn change<T: Send + 'static>(
 }
 
 fn item(image: &Image, pinned: &[String]) -> ImageItem {
-    // The store has limited the field's length.
+    // The store has limited its length.
     // A kubelet that is told of no user runs the image as root. So it is told of one that cannot be, too: what it then
     // asks for is refused.
-    let (uid, username) = match image.config().admit(ImageUser::of) {
+    let (uid, username) = match image.user() {
         None => (None, String::new()),
-        Some(ImageUser::Id(value)) => (Some(Int64Value { value }), String::new()),
-        Some(ImageUser::Name(name)) => (None, name),
+        Some(ImageUser::Id(value)) => (Some(Int64Value { value: *value }), String::new()),
+        Some(ImageUser::Name(name)) => (None, name.clone()),
     };
     ImageItem {
         id: image.id().to_string(),
@@ -102,14 +102,14 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 /// The additions of a verbose status: what the image says about running it, in the form of its own document, and its
-/// layers from the bottom up. They are text for people and tools; nothing acts on them.
-fn info(image: &Image) -> BTreeMap<String, String> {
+/// layers from the bottom up. They are text for people and tools; nothing acts on them. Blocks for the disk.
+fn info(store: &Store, image: &Image) -> Result<BTreeMap<String, String>, StoreError> {
     let layers: Vec<_> =
         image.layers().iter().rev().filter_map(|path| path.parent()?.file_name()?.to_str()).collect();
     // The store has limited the total length.
-    let spec = image.config().admit(|config| serde_json::json!(config));
+    let spec = store.config(image)?.admit(|config| serde_json::json!(config));
     let info = serde_json::json!({ "imageSpec": spec, "layers": layers });
-    BTreeMap::from([("info".to_owned(), info.to_string())])
+    Ok(BTreeMap::from([("info".to_owned(), info.to_string())]))
 }
 
 /// The credentials of a request, if it has any.
@@ -160,7 +160,10 @@ impl ImageService for Images {
         let mut image = item(&found, &self.pinned);
         // The response does not depend on the name that was used, except for the annotations.
         image.spec.get_or_insert_default().annotations = spec.annotations;
-        let info = if request.verbose { info(&found) } else { BTreeMap::new() };
+        let info = match request.verbose {
+            true => change(&self.store, move |store| info(store, &found)).await?,
+            false => BTreeMap::new(),
+        };
         Ok(Response::new(ImageStatusResponse { image: Some(image), info }))
     }
 
@@ -234,8 +237,8 @@ mod tests {
     use wharf_images::manifest::digest_of;
     use wharf_images::{Form, LayerSource, NewImage};
 
-    /// An image of one empty layer, and the directory of its store.
-    fn image(config: &serde_json::Value) -> (Arc<Image>, tempfile::TempDir) {
+    /// An image of one empty layer, and its store with the directory.
+    fn image(config: &serde_json::Value) -> (Arc<Image>, Store, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let layer = [0; 1024];
@@ -273,7 +276,7 @@ mod tests {
             layers: vec![unpacked.into()],
             pinned: true,
         };
-        (store.commit(new).unwrap(), directory)
+        (store.commit(new).unwrap(), store, directory)
     }
 
     #[test]
@@ -289,7 +292,7 @@ mod tests {
             (" 0", None, " 0"),
         ];
         for (user, uid, name) in table {
-            let (image, _directory) = image(&serde_json::json!({ "User": user }));
+            let (image, _store, _directory) = image(&serde_json::json!({ "User": user }));
             let item = item(&image, &[]);
             let said = (item.uid.map(|uid| uid.value), item.username.as_str());
             assert_eq!(said, (uid, name), "{user:?}");
@@ -312,13 +315,19 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "it damages a file, and has nothing else to do")]
     fn a_verbose_status_shows_what_the_image_says() {
         let config =
             serde_json::json!({ "Cmd": ["/app"], "Labels": { "a": "b" }, "Volumes": { "/data": {} } });
-        let (image, _directory) = image(&config);
-        let info: serde_json::Value = serde_json::from_str(&info(&image)["info"]).unwrap();
-        assert_eq!(info["imageSpec"]["config"], config);
-        assert_eq!(info["imageSpec"]["os"], "linux");
-        assert_eq!(info["layers"].as_array().unwrap().len(), image.layers().len());
+        let (image, store, directory) = image(&config);
+        let text = info(&store, &image).unwrap()["info"].clone();
+        let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(shown["imageSpec"]["config"], config);
+        assert_eq!(shown["imageSpec"]["os"], "linux");
+        assert_eq!(shown["layers"].as_array().unwrap().len(), image.layers().len());
+        std::fs::write(directory.path().join("content/sha256").join(image.id().hex()), "{}").unwrap();
+        let damaged = status::of(info(&store, &image).unwrap_err());
+        assert_eq!(damaged.code(), tonic::Code::DataLoss, "{damaged}");
+        assert_eq!(item(&image, &[]).repo_tags, ["registry.test/app:v1"]);
     }
 }

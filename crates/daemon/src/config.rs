@@ -110,7 +110,7 @@ pub(crate) struct Registry {
     pub(crate) certs_dir: String,
     /// How many layers of one pull are downloaded at a time.
     pub(crate) layers_per_pull: usize,
-    /// How many layers of all pulls together are downloaded at a time.
+    /// How many layers of all pulls together are downloaded at a time, beside one of each pull.
     pub(crate) layers_in_all: usize,
     /// How long a registry may send nothing, in seconds.
     pub(crate) stall_timeout_s: u64,

@@ -1,8 +1,10 @@
 //! What a container needs from the store: its image, those that it mounts, and its seccomp profile. What an image says
-//! about itself is hostile and is bounded here.
+//! about itself is hostile and is bounded here. It is read from disk, so all this blocks.
+
+use std::sync::Arc;
 
 use wharf_cri_api::v1::{ContainerConfig, Mount, NamespaceOption, PodSandboxConfig, SecurityProfile};
-use wharf_images::{LayerLease, Store};
+use wharf_images::{Image, LayerLease, Store, StoreError};
 use wharf_planner::{ImageConfig, Refusal, Selinux, seccomp, user_namespace};
 use wharf_types::{Failure as _, HostPath, Stage as _, chain};
 
@@ -13,6 +15,8 @@ use crate::error::Error;
 pub struct Images {
     /// The one that it runs.
     pub own: ImageView,
+    /// What that says about running it.
+    pub config: ImageConfig,
     /// For each mount of its request that is of an image, that image.
     mounted: Vec<Option<Mounted>>,
     /// The text of the seccomp profile.
@@ -36,8 +40,6 @@ pub struct ImageView {
     pub reference: String,
     /// Its layers, topmost first.
     pub layers: Vec<HostPath>,
-    /// What it says about running it.
-    pub config: ImageConfig,
     /// Keeps the layers while the container has them mounted.
     lease: LayerLease,
 }
@@ -46,10 +48,12 @@ impl Images {
     /// Finds the images that a request names.
     ///
     /// # Errors
-    /// [`Error::Missing`], or [`Refusal::ImageVolume`] for one that is mounted.
+    /// [`Error::Missing`], [`Error::Stage`] if what its image says about running it cannot be read, or
+    /// [`Refusal::ImageVolume`] for one that is mounted.
     pub fn find(store: &Store, request: &ContainerConfig) -> Result<Self, Error> {
         let name = request.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
-        let own = ImageView::find(store, name)?;
+        let (own, image) = ImageView::find(store, name)?;
+        let config = config(store, (name, &image))?;
         let mounted = |mount: &Mount| {
             let mounted = mount.image.as_ref().map(|image| Mounted::find(store, &image.image));
             mounted.transpose().map_err(|error| not_mounted(mount, &error))
@@ -58,7 +62,7 @@ impl Images {
         let context = request.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let confined = context.filter(|context| !context.privileged);
         let profile = profile(store, confined.and_then(|context| context.seccomp.as_ref()))?;
-        Ok(Self { own, mounted, profile })
+        Ok(Self { own, config, mounted, profile })
     }
 
     /// The seccomp profile from a registry that the request names.
@@ -113,6 +117,19 @@ impl Images {
     }
 }
 
+/// What an image says about running it.
+fn config(store: &Store, (name, image): (&str, &Image)) -> Result<ImageConfig, Error> {
+    let config = match store.config(image) {
+        // It was there a moment ago.
+        Err(StoreError::Removed { .. }) => {
+            return Err(Error::Missing { what: "image", name: name.to_owned() });
+        }
+        config => config.stage("reading what the image says about running it")?,
+    };
+    // The store has limited its length.
+    Ok(config.admit(|document| document.config().clone()).unwrap_or_default())
+}
+
 /// Checks that the seccomp profile is here that a pod's request names.
 ///
 /// # Errors
@@ -137,14 +154,14 @@ fn not_mounted(mount: &Mount, error: &Error) -> Error {
 
 impl Mounted {
     fn find(store: &Store, name: &str) -> Result<Self, Error> {
-        let image = ImageView::find(store, name)?;
+        let (image, _) = ImageView::find(store, name)?;
         let empty = HostPath::new(&store.empty_layer().to_string_lossy()).stage("naming the empty layer")?;
         Ok(Self { image, empty })
     }
 }
 
 impl ImageView {
-    fn find(store: &Store, name: &str) -> Result<Self, Error> {
+    fn find(store: &Store, name: &str) -> Result<(Self, Arc<Image>), Error> {
         let missing = || Error::Missing { what: "image", name: name.to_owned() };
         let image = store.find(name).ok_or_else(missing)?;
         let layers = image.layers().iter().map(|layer| HostPath::new(&layer.to_string_lossy()));
@@ -152,8 +169,6 @@ impl ImageView {
         let lease = store.lease(image.id()).ok_or_else(missing)?;
         let id = image.id().to_string();
         let reference = image.repo_digests().first().cloned().unwrap_or_else(|| id.clone());
-        // The store has limited the length of each field.
-        let config = image.config().admit(|document| document.config().clone()).unwrap_or_default();
-        Ok(Self { id, reference, layers, config, lease })
+        Ok((Self { id, reference, layers, lease }, image))
     }
 }

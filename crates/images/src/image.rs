@@ -2,12 +2,15 @@
 //!
 //! It is a value of its moment: it says nothing about whether its layers are still there, for which a lease is needed,
 //! and a new tag makes a new value.
+//!
+//! All images are in memory, so an image has nothing whose length is up to its author. Its config is on disk
+//! ([`Store::config`](crate::Store::config)).
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::ImageConfiguration;
-use wharf_types::{Digest, Untrusted};
+use wharf_types::Digest;
 
+use crate::config::ImageUser;
 use crate::records::ImageRecord;
 
 /// An image in the store, whole and durable. It is immutable: a new tag makes a new value.
@@ -15,19 +18,13 @@ use crate::records::ImageRecord;
 pub struct Image {
     id: Digest,
     layers: Vec<PathBuf>,
-    config: Untrusted<ImageConfiguration>,
     record: ImageRecord,
 }
 
 impl Image {
-    pub(crate) fn new(
-        id: Digest,
-        record: ImageRecord,
-        config: ImageConfiguration,
-        layers_root: &Path,
-    ) -> Self {
+    pub(crate) fn new(id: Digest, record: ImageRecord, layers_root: &Path) -> Self {
         let layers = record.chain.iter().map(|name| layers_root.join(name).join("fs")).collect();
-        Self { id, layers, config: Untrusted::new(config), record }
+        Self { id, layers, record }
     }
 
     /// The digest of the config: the one name that the image has in every registry.
@@ -62,10 +59,10 @@ impl Image {
         self.record.pinned
     }
 
-    /// What the image says about running it.
+    /// The user that it names, if it names one. It is short, and hostile all the same.
     #[must_use]
-    pub fn config(&self) -> &Untrusted<ImageConfiguration> {
-        &self.config
+    pub fn user(&self) -> Option<&ImageUser> {
+        self.record.config.as_ref()?.user.as_ref()
     }
 
     /// The lower directories of its overlay mount, top first: 1 to 500, each once. The merged root should have the mode
@@ -81,7 +78,6 @@ impl Image {
 
     /// The same image with another record.
     pub(crate) fn with_record(&self, record: ImageRecord) -> Self {
-        let config = Untrusted::new(self.config.admit(Clone::clone));
-        Self { id: self.id.clone(), layers: self.layers.clone(), config, record }
+        Self { id: self.id.clone(), layers: self.layers.clone(), record }
     }
 }

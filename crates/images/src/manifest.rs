@@ -21,7 +21,7 @@ use wharf_types::{Digest, DigestError, ErrorKind, Failure};
 use crate::unpack::Form;
 
 pub use artifact::Artifact;
-pub(crate) use json::check as check_json;
+pub(crate) use json::{check as check_json, check_within as check_json_within};
 pub use platform::{Platform, select_platform};
 pub use profile::{PROFILE_MANIFEST_LIMIT_BYTES, parse_profile};
 pub(crate) use write::{Blob, index_of_names, manifest_of_layers};
@@ -69,6 +69,20 @@ pub enum ManifestError {
     #[error("the document has {size_bytes} bytes; at most {limit_bytes} are allowed")]
     TooLarge {
         /// Its length.
+        size_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// Its lists have more entries than an image needs: each costs memory wherever the config is read.
+    #[error("the document has more than {limit} entries, such as labels, variables and arguments, in all")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// It names a user with a name that no system can have.
+    #[error("the user that the image names has {size_bytes} bytes; at most {limit_bytes} are allowed")]
+    LongUser {
+        /// The length.
         size_bytes: usize,
         /// The limit.
         limit_bytes: usize,
@@ -127,7 +141,9 @@ impl Failure for ManifestError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::NoPlatform { .. } => ErrorKind::NotFound,
-            Self::TooLarge { .. } => ErrorKind::ResourceExhausted,
+            Self::TooLarge { .. } | Self::TooMany { .. } | Self::LongUser { .. } => {
+                ErrorKind::ResourceExhausted
+            }
             Self::NotAnImage { .. } | Self::Digest { source: DigestError::Algorithm { .. } } => {
                 ErrorKind::Unimplemented
             }

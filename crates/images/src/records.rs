@@ -11,6 +11,7 @@ use wharf_state::record::{self, Durability, Format};
 use wharf_state::records::{self, Content, ContentError};
 use wharf_types::{Digest, ErrorKind, Failure};
 
+use crate::config::ImageUser;
 use crate::unpack::{Contents, Effect, HardLink};
 
 const LAYER: Format = Format { kind: "layer", version: 2 };
@@ -83,6 +84,16 @@ pub(crate) struct ImageRecord {
     /// The names of those that are mounted, top first.
     pub(crate) chain: Vec<String>,
     pub(crate) pinned: bool,
+    /// What is known of its config without reading that. An earlier release did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) config: Option<ConfigFacts>,
+}
+
+/// What lists and a start need of a config, whose length is up to the image's author.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConfigFacts {
+    pub(crate) size_bytes: u64,
+    pub(crate) user: Option<ImageUser>,
 }
 
 impl Content for ImageRecord {

@@ -16,9 +16,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::fcntl::OFlag;
+use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use wharf_sys::fs::{Resolve, open_below, read_bounded};
+use wharf_sys::fs::{Resolve, open_below};
 use wharf_types::{Digest, ErrorKind, Failure, Reference};
 
 use crate::config::parse_config;
@@ -26,11 +27,11 @@ use crate::image::Image;
 use crate::layer::LayerLease;
 use crate::load::spool::blob_name;
 use crate::manifest::{
-    Blob, CONFIG_LIMIT_BYTES, Document, MANIFEST_LIMIT_BYTES, ManifestError, digest_of, index_of_names,
-    manifest_of_layers, parse_index_or_manifest,
+    Blob, Document, MANIFEST_LIMIT_BYTES, ManifestError, digest_of, index_of_names, manifest_of_layers,
+    parse_index_or_manifest,
 };
 use crate::records::{RecordError, load_layer};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::unpack::Contents;
 use pack::pack;
 use tar::{END, Head, padding};
@@ -66,6 +67,13 @@ pub enum SaveError {
         /// Why.
         #[source]
         source: ManifestError,
+    },
+    /// The config of the image cannot be read.
+    #[error("cannot save the image")]
+    Config {
+        /// Why.
+        #[from]
+        source: StoreError,
     },
     /// The record of a layer cannot be read.
     #[error("cannot read the record of the layer {layer}")]
@@ -120,6 +128,7 @@ impl Failure for SaveError {
                 ErrorKind::FailedPrecondition
             }
             Self::Document { source, .. } => source.kind(),
+            Self::Config { source } => source.kind(),
             Self::Record { source, .. } => source.kind(),
             Self::Names { .. } => ErrorKind::ResourceExhausted,
             Self::Changed { .. } => ErrorKind::DataLoss,
@@ -187,9 +196,7 @@ impl Store {
 
     /// A document of an image.
     fn document(&self, digest: &Digest, limit_bytes: usize) -> Result<Vec<u8>, SaveError> {
-        let read =
-            open_below(self.shared.content.as_fd(), digest.hex(), OFlag::O_RDONLY, Resolve::BeneathNoLinks)
-                .and_then(|fd| read_bounded(&fd, limit_bytes));
+        let read = self.shared.read_document(digest, limit_bytes);
         read.map_err(|source| SaveError::System { path: digest.to_string(), source })
     }
 
@@ -246,8 +253,11 @@ impl Archived {
                 return Err(SaveError::Artifact { name: shown() });
             }
         }
-        let config = self.store.document(id, CONFIG_LIMIT_BYTES)?;
-        let (_config, diff_ids) = parse_config(&config).map_err(unusable("config"))?;
+        let config = self.store.config_bytes(image)?;
+        let (platform, diff_ids) = {
+            let (parsed, diff_ids) = parse_config(&config).map_err(unusable("config"))?;
+            (platform(&parsed), diff_ids)
+        };
         let distinct: BTreeSet<_> = diff_ids.iter().map(|diff_id| diff_id.hex().to_owned()).collect();
         let lease = self.store.lease_names(distinct.into_iter().collect());
         self.leases.push(lease.ok_or_else(|| SaveError::Leaving { id: id.clone() })?);
@@ -265,7 +275,7 @@ impl Archived {
         let archived_id = digest_of(&config);
         let manifest = manifest_of_layers(&(archived_id.clone(), config.len() as u64), &layers);
         let names = tags.iter().filter_map(|tag| tag.parse().ok()).collect();
-        let (id, platform) = (id.clone(), platform(image));
+        let id = id.clone();
         self.images.push(ArchivedImage { id, archived_id, names, config, manifest, platform, layers });
         Ok(())
     }
@@ -330,15 +340,13 @@ impl ArchivedImage {
     }
 }
 
-fn platform(image: &Image) -> Value {
-    image.config().admit(|config| {
-        let mut platform =
-            json!({ "os": config.os().to_string(), "architecture": config.architecture().to_string() });
-        if let Some(variant) = config.variant() {
-            platform["variant"] = json!(variant);
-        }
-        platform
-    })
+fn platform(config: &ImageConfiguration) -> Value {
+    let mut platform =
+        json!({ "os": config.os().to_string(), "architecture": config.architecture().to_string() });
+    if let Some(variant) = config.variant() {
+        platform["variant"] = json!(variant);
+    }
+    platform
 }
 
 /// The config with the layers' new digests; the same bytes if these are the old ones.

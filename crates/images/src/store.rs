@@ -26,6 +26,7 @@
 //! under it, and change the index at the end.
 
 mod commit;
+mod documents;
 mod index;
 mod kept;
 mod mounted;
@@ -107,6 +108,20 @@ pub enum StoreError {
         #[source]
         source: ManifestError,
     },
+    /// The config of an image is not what its id says. A pull writes it again.
+    #[error("the config of the image {id} is {problem} on disk: pull or load the image again")]
+    Damaged {
+        /// The image.
+        id: Digest,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The image was removed meanwhile.
+    #[error("the image {id} has been removed")]
+    Removed {
+        /// The image.
+        id: Digest,
+    },
     /// The parts of the image do not fit together.
     #[error("the image is inconsistent: {reason}")]
     Mismatch {
@@ -170,7 +185,8 @@ impl Failure for StoreError {
             }
             Self::Mounts { source } => Failure::kind(source),
             Self::Document { source, .. } => source.kind(),
-            Self::Mismatch { .. } => ErrorKind::DataLoss,
+            Self::Removed { .. } => ErrorKind::NotFound,
+            Self::Mismatch { .. } | Self::Damaged { .. } => ErrorKind::DataLoss,
             Self::Chain {
                 source: ChainError::TooMany { .. } | ChainError::TooMuchToLookUp | ChainError::TooMuchToCopy,
             } => ErrorKind::ResourceExhausted,

@@ -39,6 +39,8 @@ pub(crate) enum Reach {
 #[derive(Debug, Clone)]
 pub(crate) struct Route {
     pub(crate) reach: Reach,
+    /// The registry whose images are pulled, on whose account names are looked up.
+    pub(crate) registry: Arc<str>,
     pub(crate) proxies: Arc<Proxies>,
     /// For proxies that are reached over TLS.
     pub(crate) proxy_tls: ClientConfig,
@@ -68,7 +70,8 @@ struct ProxyFailure {
 impl Dial {
     pub(crate) fn new(route: &Route) -> Self {
         let connector = |reach| {
-            let mut connector = HttpConnector::new_with_resolver(Resolver { reach });
+            let mut connector =
+                HttpConnector::new_with_resolver(Resolver { reach, registry: Arc::clone(&route.registry) });
             connector.set_connect_timeout(Some(route.dial_timeout));
             connector.set_nodelay(true);
             connector.enforce_http(false);
@@ -198,6 +201,7 @@ impl Write for DialedStream {
 #[derive(Debug, Clone)]
 struct Resolver {
     reach: Reach,
+    registry: Arc<str>,
 }
 
 impl Service<Name> for Resolver {
@@ -210,9 +214,9 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let reach = self.reach;
+        let (reach, registry) = (self.reach, Arc::clone(&self.registry));
         Box::pin(async move {
-            let mut found = lookup::addresses(name.as_str()).await?;
+            let mut found = lookup::addresses(name.as_str(), &registry).await?;
             if reach == Reach::Outside {
                 found.retain(|address| !is_inside(address.ip()));
                 if found.is_empty() {

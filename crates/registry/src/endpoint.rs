@@ -44,6 +44,8 @@ pub(crate) struct Endpoint {
     pub(crate) repository: String,
     /// Hosts in other domains that may see the credentials to issue a token.
     pub(crate) token_hosts: Vec<String>,
+    /// The image's own host.
+    registry: Arc<str>,
     own: Transport,
     foreign: OnceCell<Transport>,
     foreign_tls: rustls::ClientConfig,
@@ -66,8 +68,10 @@ impl Endpoint {
         let limits = &config.limits;
         let dial_timeout = spec.dial_timeout.unwrap_or(limits.dial_timeout);
         let proxies = Arc::new(spec.proxies.unwrap_or_else(|| config.proxies.clone()));
+        let registry: Arc<str> = reference.host().into();
         let route = Route {
             reach: Reach::Anywhere,
+            registry: Arc::clone(&registry),
             proxies: Arc::clone(&proxies),
             proxy_tls: tls.foreign.clone(),
             dial_timeout,
@@ -81,6 +85,7 @@ impl Endpoint {
             namespace: (!is_own(&spec.root, reference.host())).then(|| reference.host().to_owned()),
             repository: reference.repository().to_owned(),
             token_hosts: config.token_hosts.get(&spec.root.host()).cloned().unwrap_or_default(),
+            registry,
             own: Transport::new(tls.own, route, limits.stall_timeout),
             foreign: OnceCell::new(),
             foreign_tls: tls.foreign,
@@ -118,9 +123,11 @@ impl Endpoint {
     pub(crate) async fn foreign(&self, config: &Config) -> &Transport {
         let make = || async {
             // A host behind a proxy is outside, and its name may not resolve here.
-            let inside = self.proxies.to(&self.root).is_none() && resolves_inside(&self.root).await;
+            let inside =
+                self.proxies.to(&self.root).is_none() && resolves_inside(&self.root, &self.registry).await;
             let route = Route {
                 reach: if inside { Reach::Anywhere } else { Reach::Outside },
+                registry: Arc::clone(&self.registry),
                 proxies: Arc::clone(&self.proxies),
                 proxy_tls: self.foreign_tls.clone(),
                 dial_timeout: config.limits.dial_timeout,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wharf_images::manifest::ManifestError;
 use wharf_images::{StoreError, UnpackError};
+use wharf_tasks::ThreadError;
 use wharf_types::{Digest, ErrorKind, Failure, Reference};
 
 use crate::hosts::HostsError;
@@ -369,6 +370,17 @@ pub enum PullError {
         #[source]
         source: UnpackError,
     },
+    /// There is no thread to unpack a layer.
+    #[error("pulling {reference}: {stage}")]
+    Thread {
+        /// The image.
+        reference: Reference,
+        /// Which layer.
+        stage: Stage,
+        /// Why.
+        #[source]
+        source: ThreadError,
+    },
     /// The store refused the data, or failed.
     #[error("pulling {reference}: {stage}")]
     Store {
@@ -398,6 +410,7 @@ impl Failure for PullError {
             Self::Manifest { source, .. } => source.kind(),
             Self::Store { source, .. } => source.kind(),
             Self::Unpack { source, .. } => source.kind(),
+            Self::Thread { source, .. } => source.kind(),
             Self::Lost { .. } => ErrorKind::Internal,
         }
     }
@@ -407,6 +420,7 @@ impl PullError {
     /// The word with which the CRI wants the message to start, so that the kubelet shows a specific reason.
     #[must_use]
     pub fn cri_prefix(&self) -> Option<&'static str> {
-        (self.kind() == ErrorKind::Unavailable).then_some("RegistryUnavailable")
+        let is_own = matches!(self, Self::Thread { .. });
+        (self.kind() == ErrorKind::Unavailable && !is_own).then_some("RegistryUnavailable")
     }
 }

@@ -3,7 +3,7 @@
 //! A layer becomes visible only when an image is committed. So a pull that wants a layer that another pull is fetching
 //! shares the unpacked layer itself, and the first to commit makes it visible. If the fetching pull fails or is given
 //! up, the next in line fetches. No pull holds a layer while it waits for another pull's commit, so pulls cannot
-//! deadlock.
+//! deadlock. Nor does one hold a layer's turn while it waits for room to download it: another may have room now.
 //!
 //! Only pulls from the same registry share: any registry can list a layer that everybody uses, and then send it at one
 //! byte a second.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use wharf_images::manifest::Descriptor;
 use wharf_images::{Form, LayerSource, Store, UnpackError, UnpackedLayer};
+use wharf_tasks::Threads;
 use wharf_types::{Digest, Reference};
 
 use crate::blob::{Blob, Exhausted};
@@ -21,6 +21,7 @@ use crate::session::Session;
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) store: Store,
+    pub(crate) unpacking: Arc<Threads<()>>,
     pub(crate) session: Arc<Session>,
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) reference: Reference,
@@ -64,14 +65,15 @@ impl Job {
             self.enter(Phase::Downloading);
             let (sender, receiver) = mpsc::channel(CHUNKS_LIMIT);
             let (store, source, kept) = (self.store.clone(), self.source(), Arc::clone(&claim));
-            let unpacking = spawn_blocking(move || {
+            let unpack = move || {
                 let _kept = kept;
                 store.unpack(&source, &mut ChunkReader::new(receiver))
-            });
-            let pumped = self.pump(&mut blob, sender).await;
-            let unpacked = unpacking.await.map_err(|error| {
-                tracing::error!(%error, "the thread that unpacked a layer ended without a result");
-                self.lost()
+            };
+            let unpacking = self.unpacking.run(&(), "unpacking the layer", unpack);
+            let (pumped, unpacked) = tokio::join!(self.pump(&mut blob, sender), unpacking);
+            let unpacked = unpacked.map_err(|source| {
+                let (reference, stage) = (self.reference.clone(), self.stage());
+                PullError::Thread { reference, stage, source }
             })?;
             let rejected = match (pumped, unpacked) {
                 (_, Ok(layer)) => return Ok(layer),

@@ -28,6 +28,7 @@ mod flights;
 mod hosts;
 mod layer;
 mod lookup;
+mod places;
 mod profile;
 mod progress;
 mod proxy;

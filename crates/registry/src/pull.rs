@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinSet, spawn_blocking};
 use wharf_images::manifest::{
     Document, INDEX_NESTING_LIMIT, Manifest, ManifestError, Platform, select_platform,
@@ -19,6 +19,7 @@ use crate::credentials::Credentials;
 use crate::error::{Failures, PullError, Stage};
 use crate::flights::Flight;
 use crate::layer::Job;
+use crate::places::{Place, Places};
 use crate::progress::{Phase, Tracker};
 use crate::puller::PullerShared;
 use crate::session::{Fetched, Resolved, Session};
@@ -57,17 +58,17 @@ impl Pull {
         let known = self.known();
         let mut resolved = session.resolve(&self.reference, &known).await;
         if let Ok(Resolved::Known(digest)) = &resolved {
-            if let Some(image) = self.present(digest) {
+            if let Some(image) = self.whole(digest).await {
                 return Ok(image);
             }
-            // It was removed in the meantime.
+            // It was removed in the meantime, or is damaged.
             resolved = session.resolve(&self.reference, &[]).await;
         }
         let top = match resolved.map_err(self.fetching(Stage::Resolve))? {
             Resolved::Fetched(top) => top,
             Resolved::Known(_) => return Err(self.lost(Stage::Resolve)),
         };
-        if let Some(image) = self.present(&top.digest) {
+        if let Some(image) = self.whole(&top.digest).await {
             return Ok(image);
         }
         let plan = Arc::new(self.plan(&session, top).await?);
@@ -104,6 +105,12 @@ impl Pull {
         tag.is_none_or(|tag| image.repo_tags().contains(&tag)).then_some(image)
     }
 
+    /// The same, unless it is damaged on disk: then the pull goes on, and stores it again.
+    async fn whole(&self, resolved: &Digest) -> Option<Arc<Image>> {
+        let (image, store) = (self.present(resolved)?, self.shared.store.clone());
+        spawn_blocking(move || store.is_whole(&image).then_some(image)).await.ok().flatten()
+    }
+
     async fn plan(&self, session: &Session, top: Fetched) -> Result<Plan, PullError> {
         let resolved = top.digest.clone();
         let (fetched, manifest) = self.manifest(session, top).await?;
@@ -111,7 +118,11 @@ impl Pull {
             Some(artifact) => Bytes::from(artifact.config().to_owned()),
             None => session.config_blob(&manifest.config).await.map_err(self.fetching(Stage::Config))?,
         };
-        let (_config, diff_ids) = parse_config(&config).map_err(self.unusable(Stage::Config))?;
+        // Of a long config that takes a while.
+        let bytes = config.clone();
+        let parsed = spawn_blocking(move || parse_config(&bytes).map(|(_config, diff_ids)| diff_ids)).await;
+        let parsed = parsed.map_err(|_ended| self.lost(Stage::Config))?;
+        let diff_ids = parsed.map_err(self.unusable(Stage::Config))?;
         if diff_ids.len() != manifest.layers.len() {
             let reason =
                 format!("{} layers in the manifest, {} in the config", manifest.layers.len(), diff_ids.len());
@@ -146,7 +157,7 @@ impl Pull {
         session: &Arc<Session>,
         plan: &Plan,
     ) -> Result<Vec<(Layer, Arc<Flight>)>, PullError> {
-        let own = Arc::new(Semaphore::new(self.shared.config.limits.layers_per_pull.max(1)));
+        let places = Arc::new(self.shared.room.of_pull(&self.shared.config.limits));
         let mut seen = HashSet::new();
         let mut tasks = JoinSet::new();
         for (at, diff_id) in plan.diff_ids.iter().enumerate() {
@@ -155,7 +166,7 @@ impl Pull {
                 continue;
             }
             let job = self.job(session, plan, at);
-            tasks.spawn(Fetch { shared: Arc::clone(&self.shared), own: Arc::clone(&own), job }.run());
+            tasks.spawn(Fetch::new(&self.shared, &places, job).run());
         }
         let mut layers = Vec::new();
         while let Some(joined) = tasks.join_next().await {
@@ -171,6 +182,7 @@ impl Pull {
     fn job(&self, session: &Arc<Session>, plan: &Plan, at: usize) -> Job {
         Job {
             store: self.shared.store.clone(),
+            unpacking: Arc::clone(&self.shared.unpacking),
             session: Arc::clone(session),
             tracker: Arc::clone(&self.tracker),
             reference: self.reference.clone(),
@@ -227,37 +239,64 @@ impl Pull {
 
 /// One layer of a pull: found in the store, taken from another pull, or downloaded.
 struct Fetch {
-    shared: Arc<PullerShared>,
-    /// The downloads of this pull.
-    own: Arc<Semaphore>,
+    places: Arc<Places>,
+    flight: Arc<Flight>,
     job: Job,
 }
 
 impl Fetch {
+    fn new(shared: &PullerShared, places: &Arc<Places>, job: Job) -> Self {
+        Self { places: Arc::clone(places), flight: shared.flights.join(job.key()), job }
+    }
+
     async fn run(self) -> Result<(Layer, Arc<Flight>), PullError> {
-        let Self { shared, own, job } = self;
-        let flight = shared.flights.join(job.key());
-        let turn = Arc::clone(&flight.turn).acquire_owned().await.map_err(|_closed| job.lost())?;
-        if let Some(layer) = shared.store.stored_layer(&job.diff_id) {
-            job.enter(Phase::Exists);
-            return Ok((layer, flight));
-        }
-        if let Some(layer) = flight.landed() {
-            job.enter(Phase::Exists);
-            return Ok((Layer::Unpacked(layer), flight));
-        }
-        let (store, source) = (shared.store.clone(), job.source());
-        if let Ok(Some(layer)) = spawn_blocking(move || store.kept_layer(&source)).await {
-            job.enter(Phase::Exists);
-            return Ok((Layer::Unpacked(flight.land(layer)), flight));
-        }
-        let _own = own.acquire().await.map_err(|_closed| job.lost())?;
-        let _all = shared.downloads.acquire().await.map_err(|_closed| job.lost())?;
+        let mut place = None;
+        let (turn, place) = loop {
+            let Some(turn) = self.turn(place.as_ref()).await? else {
+                place = None;
+                continue;
+            };
+            if let Some(layer) = self.present().await {
+                self.job.enter(Phase::Exists);
+                return Ok((layer, self.flight));
+            }
+            match place.take().or_else(|| self.places.try_take()) {
+                Some(place) => break (turn, place),
+                None => {
+                    // Another pull may have room now, and this one has to wait for its other layers, however slow.
+                    drop(turn);
+                    place = Some(self.places.take().await.ok_or_else(|| self.job.lost())?);
+                }
+            }
+        };
         // The permit is held until the layer is there for the next one in line.
         let turn = Arc::new(turn);
-        let layer = flight.land(job.run(Arc::clone(&turn)).await?);
-        drop(turn);
-        job.enter(Phase::Done);
-        Ok((Layer::Unpacked(layer), flight))
+        let layer = self.flight.land(self.job.run(Arc::clone(&turn)).await?);
+        drop((turn, place));
+        self.job.enter(Phase::Done);
+        Ok((Layer::Unpacked(layer), self.flight))
+    }
+
+    /// The turn to fetch. Whoever has a place for it does not wait: another pull that has its turn is downloading, and
+    /// the place is for who can use it.
+    async fn turn(&self, place: Option<&Place>) -> Result<Option<OwnedSemaphorePermit>, PullError> {
+        let turn = Arc::clone(&self.flight.turn);
+        match place {
+            Some(_) => Ok(turn.try_acquire_owned().ok()),
+            None => turn.acquire_owned().await.map(Some).map_err(|_closed| self.job.lost()),
+        }
+    }
+
+    /// The layer, if it need not be downloaded.
+    async fn present(&self) -> Option<Layer> {
+        if let Some(layer) = self.job.store.stored_layer(&self.job.diff_id) {
+            return Some(layer);
+        }
+        if let Some(layer) = self.flight.landed() {
+            return Some(Layer::Unpacked(layer));
+        }
+        let (store, source) = (self.job.store.clone(), self.job.source());
+        let kept = spawn_blocking(move || store.kept_layer(&source)).await.ok().flatten()?;
+        Some(Layer::Unpacked(self.flight.land(kept)))
     }
 }

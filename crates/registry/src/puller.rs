@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::sync::Semaphore;
 use wharf_images::{Image, Store};
-use wharf_tasks::{Call, Joins};
+use wharf_tasks::{Call, CrowdLimits, Joins, Threads};
 use wharf_types::Reference;
 use wharf_types::lock::lock;
 
@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::error::PullError;
 use crate::flights::Flights;
+use crate::places::Room;
 use crate::profile::ProfileError;
 use crate::progress::{PullProgress, Tracker};
 use crate::pull::Pull;
@@ -39,8 +40,11 @@ pub(crate) struct PullerShared {
     pub(crate) store: Store,
     pub(crate) config: Config,
     pub(crate) flights: Flights,
-    /// Permits for the layers that download at a time, in all pulls.
-    pub(crate) downloads: Arc<Semaphore>,
+    /// Room for downloads.
+    pub(crate) room: Room,
+    /// Threads that unpack layers while they arrive. A slow registry keeps its layer's for hours, so that they are not
+    /// those of the pool, which everything else needs. The room for downloads bounds them.
+    pub(crate) unpacking: Arc<Threads<()>>,
     /// Permits for commits: an image whose layers take long to assemble must not hold up the others.
     pub(crate) commits: Arc<Semaphore>,
     roots: OnceLock<rustls::RootCertStore>,
@@ -59,12 +63,16 @@ impl Puller {
     /// Makes a puller. It does nothing before the first pull.
     #[must_use]
     pub fn new(store: Arc<Store>, config: Config) -> Self {
-        let downloads = Arc::new(Semaphore::new(config.limits.layers_in_all.max(1)));
+        let room = Room::new(&config.limits);
+        // What was given up needs a moment to end.
+        let threads = room.limit().saturating_mul(2);
+        let threads = CrowdLimits { of_one: threads, of_all: threads };
         let shared = PullerShared {
             store: Arc::unwrap_or_clone(store),
             config,
             flights: Flights::default(),
-            downloads,
+            room,
+            unpacking: Arc::new(Threads::new("unpack", threads)),
             commits: Arc::new(Semaphore::new(COMMITS_LIMIT)),
             roots: OnceLock::new(),
             pulls: Joins::default(),

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -226,18 +227,18 @@ fn carried(v6: Ipv6Addr) -> Option<Ipv4Addr> {
 }
 
 /// Whether a registry's own host has such an address, so that the hosts that it names may have one, too.
-pub(crate) async fn resolves_inside(url: &Url) -> bool {
+pub(crate) async fn resolves_inside(url: &Url, registry: &Arc<str>) -> bool {
     let host = url.host();
     if let Ok(address) = host.parse::<IpAddr>() {
         return is_inside(address);
     }
-    lookup::addresses(&host).await.is_ok_and(|all| all.iter().any(|address| is_inside(address.ip())))
+    lookup::addresses(&host, registry)
+        .await
+        .is_ok_and(|all| all.iter().any(|address| is_inside(address.ip())))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -267,6 +268,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let route = Route {
             reach: Reach::Outside,
+            registry: "registry.test".into(),
             proxies: Arc::default(),
             proxy_tls: tls.foreign,
             dial_timeout: second,

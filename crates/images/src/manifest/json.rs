@@ -1,18 +1,35 @@
-//! A first pass over hostile JSON that keeps nothing: it bounds the nesting and refuses duplicate keys.
+//! A first pass over hostile JSON that keeps nothing: it bounds the nesting and the number of entries, and refuses
+//! duplicate keys.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::ManifestError;
+
 /// Deeper than any builder's manifest or config; serde_json itself would stop at 128.
 const DEPTH_LIMIT: usize = 32;
 
 /// Checks that `bytes` is one JSON value, nested at most [`DEPTH_LIMIT`] deep, without duplicate keys.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
+    walk(bytes, &Entries { count: Cell::new(0), limit: usize::MAX })
+}
+
+/// The same, and that all its arrays and objects together have at most so many entries.
+pub(crate) fn check_within(bytes: &[u8], limit: usize) -> Result<(), ManifestError> {
+    let entries = Entries { count: Cell::new(0), limit };
+    walk(bytes, &entries).map_err(|source| match entries.count.get() > limit {
+        true => ManifestError::TooMany { limit },
+        false => ManifestError::Malformed { source },
+    })
+}
+
+fn walk(bytes: &[u8], entries: &Entries) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    Strict { depth: 0 }.deserialize(&mut deserializer)?;
+    Strict { depth: 0, entries }.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
@@ -21,21 +38,38 @@ pub(crate) fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-#[derive(Clone, Copy)]
-struct Strict {
-    depth: usize,
+/// The elements of all arrays and the members of all objects so far.
+struct Entries {
+    count: Cell<usize>,
+    limit: usize,
 }
 
-impl Strict {
+impl Entries {
+    fn add<E: Error>(&self) -> Result<(), E> {
+        self.count.set(self.count.get() + 1);
+        if self.count.get() > self.limit {
+            return Err(E::custom(format_args!("more than {} entries", self.limit)));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    depth: usize,
+    entries: &'a Entries,
+}
+
+impl Strict<'_> {
     fn deeper<E: Error>(self) -> Result<Self, E> {
         if self.depth == DEPTH_LIMIT {
             return Err(E::custom(format_args!("nested more than {DEPTH_LIMIT} deep")));
         }
-        Ok(Self { depth: self.depth + 1 })
+        Ok(Self { depth: self.depth + 1, ..self })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict {
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -43,7 +77,7 @@ impl<'de> DeserializeSeed<'de> for Strict {
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,7 +110,9 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let inner = self.deeper()?;
-        while seq.next_element_seed(inner)?.is_some() {}
+        while seq.next_element_seed(inner)?.is_some() {
+            self.entries.add()?;
+        }
         Ok(())
     }
 
@@ -84,6 +120,7 @@ impl<'de> Visitor<'de> for Strict {
         let inner = self.deeper()?;
         let mut seen = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
+            self.entries.add()?;
             map.next_value_seed(inner)?;
             if let Some(twice) = seen.replace(key) {
                 return Err(A::Error::custom(format_args!("key {twice:?} occurs twice")));
@@ -102,6 +139,14 @@ mod tests {
         for good in [r#"{"a":[1,-2,3.5,null,true,"x"],"b":{"a":{}}}"#, "[]", "0", r#" "x" "#] {
             check(good.as_bytes()).unwrap();
         }
+    }
+
+    #[test]
+    fn entries_are_counted_wherever_they_are() {
+        let text = br#"{"a":[1,2],"b":{"c":{}}}"#;
+        check_within(text, 5).unwrap();
+        assert!(matches!(check_within(text, 4), Err(ManifestError::TooMany { limit: 4 })));
+        assert!(matches!(check_within(b"[1,2", 2), Err(ManifestError::Malformed { .. })));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
-use oci_spec::image::ImageConfiguration;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
@@ -21,11 +20,11 @@ use wharf_types::{Digest, Reference};
 use super::{Shared, Store, StoreError, system};
 use crate::chain::{self, Chain, ChainError, ChainLayer, Copies, Lookups, Plan, Relocation};
 use crate::complete::complete;
-use crate::config::parse_config;
+use crate::config::{facts, parse_config};
 use crate::image::Image;
 use crate::layer::Layer;
 use crate::manifest::{Document, Manifest, digest_of, parse_index_or_manifest};
-use crate::records::{ImageRecord, load_layer, save_layer};
+use crate::records::{ConfigFacts, ImageRecord, load_layer, save_layer};
 use crate::relocate::relocate;
 use crate::unpack::{Contents, shown};
 
@@ -54,6 +53,7 @@ pub struct NewImage<'a> {
 pub(crate) struct Prepared<'a> {
     image: NewImage<'a>,
     id: Digest,
+    config: ConfigFacts,
     /// The names of the layers as they will be mounted, topmost first.
     chain: Vec<String>,
     /// Layers that are not shared with other images.
@@ -74,6 +74,14 @@ impl Drop for OwnLayer<'_> {
         // It is no longer there if it was published.
         self.shared.discard_staged(&self.staged);
     }
+}
+
+/// What the documents of a new image say.
+struct Verified {
+    id: Digest,
+    /// The digests of the uncompressed layers, bottom first.
+    diff_ids: Vec<Digest>,
+    config: ConfigFacts,
 }
 
 /// The most bytes of implied names in all layers of an image.
@@ -97,7 +105,7 @@ impl Store {
     /// [`StoreError`]; the store is as it was, except that whole layers may be kept for a later pull.
     pub(crate) fn prepare<'a>(&'a self, image: NewImage<'a>) -> Result<Prepared<'a>, StoreError> {
         let shared = &self.shared;
-        let (id, diff_ids) = verify(&image)?;
+        let Verified { id, diff_ids, config } = verify(&image)?;
         let layers = shared.chain_layers(&image, &id, &diff_ids)?;
         let copies = Copies::new(&shared.limits);
         let (chain, mut own) = shared.put_together(layers, &id, &copies)?;
@@ -105,7 +113,7 @@ impl Store {
         let below = chain.layers.into_iter().map(|layer| layer.name);
         let chain = thin.iter().map(|thin| thin.name.clone()).chain(below).collect();
         own.extend(thin);
-        Ok(Prepared { image, id, chain, own })
+        Ok(Prepared { image, id, config, chain, own })
     }
 
     /// The second half of a commit.
@@ -124,8 +132,7 @@ impl Store {
 
     fn show(&self, prepared: &Prepared<'_>) -> Result<Arc<Image>, StoreError> {
         let shared = &self.shared;
-        let Prepared { image, id, chain, own } = prepared;
-        let (config, _diff_ids) = parse(image.config)?;
+        let Prepared { image, id, own, .. } = prepared;
         if !own.is_empty() || image.layers.iter().any(|layer| matches!(layer, Layer::Unpacked(_))) {
             // One sync for the whole image. It also waits for what others have written to this disk. An fsync for each
             // file does not, but flushes the disk's cache each time, which costs ten times as much when nobody else
@@ -152,10 +159,10 @@ impl Store {
         layers.dedup();
         shared.write_content(image.manifest_digest, image.manifest)?;
         shared.write_content(id, image.config)?;
-        let record = shared.record(image, id, layers, chain.clone());
+        let record = shared.record(prepared, layers);
         let failed = |source| StoreError::Record { id: id.clone(), source };
         record.save(&shared.image_path(id)).map_err(failed)?;
-        let new = Image::new(id.clone(), record, config, &shared.layers_path);
+        let new = Image::new(id.clone(), record, &shared.layers_path);
         let new = Arc::new(new);
         shared.take_tags(image.names, &new)?;
         let names: Vec<_> = image.names.iter().map(ToString::to_string).collect();
@@ -164,9 +171,8 @@ impl Store {
     }
 }
 
-/// Checks that all parts belong together. Returns the image's id, and the digests of the uncompressed layers, bottom
-/// first.
-fn verify(image: &NewImage<'_>) -> Result<(Digest, Vec<Digest>), StoreError> {
+/// Checks that all parts belong together.
+fn verify(image: &NewImage<'_>) -> Result<Verified, StoreError> {
     let mismatch = |reason: String| Err(StoreError::Mismatch { reason });
     let found = digest_of(image.manifest);
     if found != *image.manifest_digest {
@@ -186,13 +192,10 @@ fn verify(image: &NewImage<'_>) -> Result<(Digest, Vec<Digest>), StoreError> {
     if id != manifest.config.digest || image.config.len() as u64 != manifest.config.size_bytes {
         return mismatch(format!("the config is {id}, the manifest says {}", manifest.config.digest));
     }
-    let (_config, diff_ids) = parse(image.config)?;
+    let (config, diff_ids) =
+        parse_config(image.config).map_err(|source| StoreError::Document { what: "config", source })?;
     verify_layers(image, &manifest, &diff_ids)?;
-    Ok((id, diff_ids))
-}
-
-fn parse(config: &[u8]) -> Result<(ImageConfiguration, Vec<Digest>), StoreError> {
-    parse_config(config).map_err(|source| StoreError::Document { what: "config", source })
+    Ok(Verified { id, diff_ids, config: facts(image.config, &config) })
 }
 
 fn verify_layers(image: &NewImage<'_>, manifest: &Manifest, diff_ids: &[Digest]) -> Result<(), StoreError> {
@@ -377,13 +380,8 @@ impl Shared {
     }
 
     /// The record of a new image, or of an existing one with a further name.
-    fn record(
-        &self,
-        image: &NewImage<'_>,
-        id: &Digest,
-        layers: Vec<String>,
-        chain: Vec<String>,
-    ) -> ImageRecord {
+    fn record(&self, prepared: &Prepared<'_>, layers: Vec<String>) -> ImageRecord {
+        let Prepared { image, id, config, chain, .. } = prepared;
         let index = self.read();
         let old = index.image(id).map(|image| image.record().clone());
         let usage = layers.iter().filter_map(|name| index.usage_of(name)).map(|usage| usage.bytes);
@@ -397,9 +395,11 @@ impl Shared {
             serial: 0,
             size_bytes,
             layers,
-            chain,
+            chain: chain.clone(),
             pinned: false,
+            config: None,
         });
+        record.config = Some(config.clone());
         record.serial = self.next_serial();
         record.pinned |= image.pinned;
         add(&mut record.manifests, image.manifest_digest.to_string());

@@ -10,24 +10,23 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::Mode;
-use oci_spec::image::ImageConfiguration;
+use nix::sys::stat::{Mode, SFlag, fstat};
 use wharf_snapshots::tree::Usage;
 use wharf_snapshots::{Trash, ensure_directory, list_names, make_private};
 use wharf_state::records::Quarantine;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
-use wharf_sys::fs::{Resolve, open, open_below, read_bounded};
+use wharf_sys::fs::{Resolve, open, open_below};
 use wharf_types::Digest;
 
 use super::index::{Index, Known};
 use super::{Shared, Store, StoreError, system};
-use crate::config::parse_config;
+use crate::config::facts_of_stored;
 use crate::image::Image;
 use crate::limits::Limits;
 use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
 use crate::profiles::Profiles;
-use crate::records::{ImageRecord, RecordError, load_usage};
+use crate::records::{ConfigFacts, ImageRecord, RecordError, load_usage};
 
 /// The file whose lock is the store's.
 const LOCK: &str = "lock";
@@ -200,16 +199,16 @@ impl Loader<'_> {
         for name in list_names(self.shared.images.as_fd())? {
             records.extend(self.load_image(&name));
         }
-        records.sort_by_key(|(_, record, _)| record.serial);
-        let next = records.last().map_or(1, |(_, record, _)| record.serial + 1);
+        records.sort_by_key(|(_, record)| record.serial);
+        let next = records.last().map_or(1, |(_, record)| record.serial + 1);
         // A tag that two records claim belongs to the later one.
         let mut owners = HashMap::new();
-        for (_, record, _) in &records {
+        for (_, record) in &records {
             owners.extend(record.repo_tags.iter().map(|tag| (tag.clone(), record.id.clone())));
         }
-        for (id, mut record, config) in records {
+        for (id, mut record) in records {
             record.repo_tags.retain(|tag| owners.get(tag) == Some(&record.id));
-            let image = Image::new(id, record, config, &self.shared.layers_path);
+            let image = Image::new(id, record, &self.shared.layers_path);
             self.shared.write().insert_image(Arc::new(image));
         }
         Ok(next)
@@ -234,7 +233,7 @@ impl Loader<'_> {
         Ok(load_usage(&self.shared.layers_path.join(name))?)
     }
 
-    fn load_image(&mut self, name: &OsStr) -> Option<(Digest, ImageRecord, ImageConfiguration)> {
+    fn load_image(&mut self, name: &OsStr) -> Option<(Digest, ImageRecord)> {
         if Path::new(name).extension().is_some() {
             // A record that was being written: the older one, if any, is whole beside it.
             self.shared.trash.discard_remains(self.shared.images.as_fd(), name);
@@ -249,9 +248,9 @@ impl Loader<'_> {
         }
     }
 
-    fn read_image(&self, name: &OsStr) -> Result<(Digest, ImageRecord, ImageConfiguration), Unusable> {
+    fn read_image(&self, name: &OsStr) -> Result<(Digest, ImageRecord), Unusable> {
         let path = self.shared.root_path.join("images").join(name);
-        let record = ImageRecord::load(&path)?;
+        let mut record = ImageRecord::load(&path)?;
         let id = record.id()?;
         if name != id.hex() {
             return Err(Unusable::Damaged(format!("it is the record of {id}")));
@@ -270,15 +269,42 @@ impl Loader<'_> {
         if record.chain.is_empty() {
             return Err(Unusable::Damaged("it has no layer to mount".into()));
         }
-        let bytes =
-            open_below(self.shared.content.as_fd(), id.hex(), OFlag::O_RDONLY, Resolve::BeneathNoLinks)
-                .and_then(|fd| read_bounded(&fd, CONFIG_LIMIT_BYTES))?;
-        if digest_of(&bytes) != id {
+        match &record.config {
+            Some(facts) => self.check_config(&id, facts)?,
+            None => self.add_facts(&id, &mut record, &path)?,
+        }
+        Ok((id, record))
+    }
+
+    /// Checks that a config is there and has its length. It is not read: its length is up to the image's author, and a
+    /// start must not wait for all of them. A file that was cut off or lost with a power cut is found by this. Bytes
+    /// that have changed are found by the digest, whenever the config is used; until then only facts are shown, which
+    /// the record has with a checksum.
+    fn check_config(&self, id: &Digest, facts: &ConfigFacts) -> Result<(), Unusable> {
+        let flags = OFlag::O_PATH;
+        let fd = open_below(self.shared.content.as_fd(), id.hex(), flags, Resolve::BeneathNoLinks)?;
+        let stat = fstat(&fd).named("fstat", || id.to_string())?;
+        let is_file = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+        if !is_file || u64::try_from(stat.st_size) != Ok(facts.size_bytes) {
             return Err(Unusable::Damaged("its config is damaged".into()));
         }
-        let (config, _layers) =
-            parse_config(&bytes).map_err(|error| Unusable::Damaged(wharf_types::chain(&error)))?;
-        Ok((id, record, config))
+        Ok(())
+    }
+
+    /// Completes the record of an earlier release from the config, and saves it, so that the next start need not do it
+    /// again.
+    fn add_facts(&self, id: &Digest, record: &mut ImageRecord, path: &Path) -> Result<(), Unusable> {
+        let bytes = self.shared.read_document(id, CONFIG_LIMIT_BYTES)?;
+        if digest_of(&bytes) != *id {
+            return Err(Unusable::Damaged("its config is damaged".into()));
+        }
+        let facts = facts_of_stored(&bytes).map_err(|error| Unusable::Damaged(error.to_string()))?;
+        record.config = Some(facts);
+        if let Err(error) = record.save(path) {
+            let error = wharf_types::chain(&error);
+            tracing::debug!(%id, error, "cannot complete the record of an image; the next start reads its config again");
+        }
+        Ok(())
     }
 
     /// Moves what is damaged to the quarantine, where only a person looks at it. What cannot be read or moved stays.

@@ -6,9 +6,13 @@ mod archives;
 #[cfg(test)]
 mod blobs;
 #[cfg(test)]
+mod configs;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod layers;
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod mounted;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wharf_images::{Layer, NewImage, Store, StoreError};
+use wharf_images::{ImageUser, Layer, NewImage, Store, StoreError};
 use wharf_types::{ErrorKind, Failure, Reference};
 
 use crate::support::{Rig, Tar, documents, limits, sha256, shown, source};
@@ -37,7 +37,8 @@ fn an_image_is_found_by_all_its_names() {
         assert!(rig.store.find(name).is_none(), "{name}");
     }
     assert!(image.size_bytes() > 0);
-    image.config().admit(|config| {
+    assert_eq!(image.user(), Some(&ImageUser::Id(7)));
+    rig.store.config(&image).unwrap().admit(|config| {
         let config = config.config().as_ref().unwrap();
         assert_eq!((config.user(), config.cmd()), (&Some("7:8".to_owned()), &Some(vec!["sh".to_owned()])));
     });

@@ -219,7 +219,15 @@ impl Rig {
         archives: &[Vec<u8>],
         layers: Vec<Layer>,
     ) -> Result<Arc<Image>, StoreError> {
-        let (manifest, config) = documents(archives);
+        self.commit_documents(reference, documents(archives), layers)
+    }
+
+    pub(crate) fn commit_documents(
+        &self,
+        reference: &str,
+        (manifest, config): (String, String),
+        layers: Vec<Layer>,
+    ) -> Result<Arc<Image>, StoreError> {
         let digest = sha256(manifest.as_bytes());
         let reference: Reference = reference.parse().unwrap();
         self.store.commit(NewImage {
@@ -231,6 +239,14 @@ impl Rig {
             layers,
             pinned: false,
         })
+    }
+
+    /// The same store as the next daemon opens it.
+    pub(crate) fn reopened(self) -> Self {
+        let Self { temp, store } = self;
+        drop(store);
+        let store = Store::open_with(&temp.path().join("store"), limits()).unwrap();
+        Self { temp, store }
     }
 
     /// The directory of the only layer of a one-layer image.
@@ -248,9 +264,14 @@ pub(crate) fn long_names(count: usize) -> Vec<String> {
 
 /// A manifest and a config for uncompressed layers.
 pub(crate) fn documents(archives: &[Vec<u8>]) -> (String, String) {
+    documents_with(archives, r#"{"User":"7:8","Cmd":["sh"],"Env":["A=b"]}"#)
+}
+
+/// The same with what the image says about running it.
+pub(crate) fn documents_with(archives: &[Vec<u8>], said: &str) -> (String, String) {
     let diff_ids: Vec<_> = archives.iter().map(|archive| format!("\"{}\"", sha256(archive))).collect();
     let config = format!(
-        r#"{{"os":"linux","architecture":"amd64","config":{{"User":"7:8","Cmd":["sh"],"Env":["A=b"]}},
+        r#"{{"os":"linux","architecture":"amd64","config":{said},
         "rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
         diff_ids.join(",")
     );

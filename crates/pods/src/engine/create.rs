@@ -239,7 +239,7 @@ impl Engine {
         let Asked { id, config: container, images, defaults, .. } = *asked;
         let selinux = self.selinux.of(pod.level());
         let mounted = &images.mounted_layers(&pod.namespaces(), selinux)?;
-        let (pod_id, pod, image) = (pod.id(), &*pod.config(), &images.own.config);
+        let (pod_id, pod, image) = (pod.id(), &*pod.config(), &images.config);
         let profile = images.profile();
         let unasked_apparmor = self.unasked_apparmor(of, asked);
         let request = Request {

@@ -58,6 +58,27 @@ async fn what_is_here_is_not_fetched_again() {
 }
 
 #[tokio::test]
+async fn a_config_that_is_damaged_here_is_fetched_again() {
+    let layer = gzip("a", b"one");
+    let content = Content::oci("v1", std::slice::from_ref(&layer));
+    let config = content.config.clone().unwrap();
+    let (server, world) = (Server::honest(content).await, World::new());
+    let reference = server.reference(":v1");
+    world.pull(&reference).await.unwrap();
+    let path = world.dir().join("store/content/sha256").join(config.hex());
+    let text = std::fs::read(&path).unwrap();
+    for damaged in [Some(text.to_ascii_uppercase()), None] {
+        match damaged {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let image = world.pull(&reference).await.unwrap();
+        assert!(world.store.is_whole(&image) && std::fs::read(&path).unwrap() == text);
+    }
+    assert_eq!((server.count(&format!("/v2/app/blobs/{config}")), server.count(&layer.path())), (3, 1));
+}
+
+#[tokio::test]
 async fn a_tag_that_moved_or_a_registry_without_heads_costs_a_get() {
     let (old, new) = (Content::oci("v1", &[gzip("a", b"old")]), Content::oci("v1", &[gzip("a", b"new")]));
     for head in [200, 404, 405, 500] {

@@ -20,4 +20,6 @@ mod proxies;
 #[cfg(test)]
 mod shared;
 #[cfg(test)]
+mod slow;
+#[cfg(test)]
 mod world;

@@ -53,6 +53,16 @@ const FAULTS: &[Fault] = &[
         &[],
     ),
     (
+        "an image whose config is damaged on disk",
+        |world, _, _, _| {
+            let image = world.engine.parts.images.list().remove(0);
+            let config = world.layout().root().join("content/sha256").join(image.id().hex());
+            std::fs::write(config, "{}").unwrap();
+        },
+        ErrorKind::DataLoss,
+        &[],
+    ),
+    (
         "a request that can never work",
         |_, _, _, config| config.working_dir = "not/absolute".to_owned(),
         ErrorKind::InvalidArgument,

@@ -1,0 +1,104 @@
+//! Pulls beside those whose registries send hardly anything.
+
+use std::time::Duration;
+
+use wharf_registry::Limits;
+
+use crate::image::{Content, TestLayer, noise, plain};
+use crate::server::{Reply, Request, Server, Then};
+use crate::world::{World, file_of, patient};
+
+/// Layers that hardly arrive.
+fn slow_layers(count: usize) -> Vec<TestLayer> {
+    (0..count).map(|n| plain(&format!("slow-{n}"), &noise(20_000 + n))).collect()
+}
+
+/// A registry that sends nothing of the slow layers, and all else at once.
+async fn slow(content: Content, layers: &[TestLayer]) -> Server {
+    let paths: Vec<_> = layers.iter().map(TestLayer::path).collect();
+    let stalls = move |request: &Request| {
+        let stalled = || Reply::new(200, "").length(None).then(Then::Stall);
+        paths.iter().any(|path| path == request.path()).then(stalled)
+    };
+    Server::start(content, stalls).await
+}
+
+/// Waits until so many of the layers have been requested.
+async fn until_requested(server: &Server, layers: &[TestLayer], count: usize) {
+    let wait = async {
+        while requested(server, layers) < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("too few downloads have begun");
+}
+
+fn requested(server: &Server, layers: &[TestLayer]) -> usize {
+    layers.iter().filter(|layer| server.count(&layer.path()) > 0).count()
+}
+
+/// Begins a pull that does not end.
+fn begin(world: &World, server: &Server) -> tokio::task::JoinHandle<()> {
+    let (puller, reference) = (world.puller.clone(), server.reference(":slow"));
+    tokio::spawn(async move { drop(puller.pull(&reference, None).await) })
+}
+
+/// Pulls an image of two layers from a registry that works.
+async fn pull_beside(world: &World) {
+    let honest = Server::honest(Content::oci("v1", &[plain("a", b"one"), plain("b", b"two")])).await;
+    let reference = honest.reference(":v1");
+    let pulled = tokio::time::timeout(Duration::from_secs(20), world.pull(&reference)).await;
+    assert_eq!(file_of(&pulled.expect("it waits for slow ones").unwrap(), "b"), b"two");
+}
+
+#[tokio::test]
+async fn slow_pulls_take_all_shared_downloads_and_no_other_pulls_own() {
+    let world = World::with(Limits { layers_per_pull: 4, layers_in_all: 2, ..patient() }, &[]);
+    let layers = slow_layers(4);
+    let server = slow(Content::oci("slow", &layers), &layers).await;
+    let other = slow(Content::oci("slow", &layers), &layers).await;
+    let stuck = [begin(&world, &server), begin(&world, &other)];
+    until_requested(&server, &layers, 1).await;
+    until_requested(&other, &layers, 1).await;
+    let all = async {
+        while requested(&server, &layers) + requested(&other, &layers) < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("the shared downloads are not used");
+    pull_beside(&world).await;
+    assert_eq!(requested(&server, &layers) + requested(&other, &layers), 4, "two of their own, two shared");
+    stuck.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_layer_that_waits_for_its_turn_in_a_slow_pull_is_downloaded_by_another() {
+    let world = World::with(Limits { layers_per_pull: 1, ..patient() }, &[]);
+    // So many that the common one is hardly ever the first.
+    let (layers, common) = (slow_layers(20), plain("common", b"here"));
+    let of_slow = [layers.clone(), vec![common.clone()]].concat();
+    let content = Content::oci("slow", &of_slow).with(Content::oci("v1", std::slice::from_ref(&common)));
+    let server = slow(content, &layers).await;
+    let stuck = begin(&world, &server);
+    until_requested(&server, &layers, 1).await;
+    let reference = server.reference(":v1");
+    let pulled = tokio::time::timeout(Duration::from_secs(20), world.pull(&reference)).await;
+    let image = pulled.expect("it waits for a download that has not begun").unwrap();
+    assert_eq!(file_of(&image, "common"), b"here");
+    stuck.abort();
+}
+
+/// A layer is unpacked while it arrives. The threads for that are not those that everything else needs.
+#[test]
+fn slow_pulls_take_no_thread_of_the_pool() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
+        let world = World::with(Limits { layers_per_pull: 3, ..patient() }, &[]);
+        let layers = slow_layers(3);
+        let server = slow(Content::oci("slow", &layers), &layers).await;
+        let stuck = begin(&world, &server);
+        until_requested(&server, &layers, 3).await;
+        pull_beside(&world).await;
+        stuck.abort();
+    });
+}
