@@ -52,6 +52,7 @@ const PLAIN: &[(&str, &str)] = &[
         "Read-only\nRead-only",
     ),
     ("touch /dev/shm/file && echo shm", "shm"),
+    ("grep -o 'devpts.*max=512' /proc/mounts | grep -o max=512", "max=512"),
     (
         "TZ= date +%Z >/dev/null; head -c 4 /etc/localtime; echo; touch /etc/localtime 2>&1 | grep -o Read-only",
         "TZif\nRead-only",
