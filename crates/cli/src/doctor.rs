@@ -3,6 +3,7 @@
 //! It works without a running wharfd too: it then checks the machine alone, and reports that wharfd cannot be reached.
 
 mod bounded;
+mod disk;
 mod driver;
 mod machine;
 mod process;
