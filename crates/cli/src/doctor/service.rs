@@ -9,8 +9,8 @@ use wharf_cri_api::v1::StatusRequest;
 use super::disk::{disk, layers, of_logs};
 use super::{Check, DaemonInfo, Verdict, bounded, driver, process, upkeep};
 use crate::daemon::Daemon;
-use crate::info;
 use crate::units::short;
+use crate::{info, regular};
 
 /// Where to look further.
 pub(super) const LOG: &str = "see its log: journalctl -u wharfd";
@@ -150,8 +150,11 @@ fn supervisors(pods: &Path) -> Check {
     const WHAT: &str = "supervisors";
     /// The longest part of a line that is shown, in characters.
     const SHOWN_CHARS: usize = 120;
+    /// More than a supervisor writes.
+    const LOG_LIMIT_BYTES: u64 = 16 << 20;
     let last_line = |pod: &String| {
-        let log = std::fs::read_to_string(pods.join(pod).join("shim.log")).ok()?;
+        let log = regular::read(&pods.join(pod).join("shim.log"), LOG_LIMIT_BYTES).ok()?;
+        let log = String::from_utf8_lossy(&log);
         let line: String = log.lines().last()?.chars().take(SHOWN_CHARS).collect();
         Some(format!("{}: {line}", short(pod)))
     };
@@ -202,7 +205,9 @@ async fn orphans(daemon: &mut Daemon, pods: &Path) -> Check {
 
 /// The kind and version of a record, from its header line.
 fn recorded(record: &Path) -> Option<String> {
-    let content = std::fs::read(record).ok()?;
+    /// More than a header has.
+    const HEADER_LIMIT_BYTES: u64 = 4096;
+    let content = regular::read(record, HEADER_LIMIT_BYTES).ok()?;
     let header = String::from_utf8_lossy(content.split(|&byte| byte == b'\n').next()?).into_owned();
     let mut words = header.strip_prefix("wharf ")?.split(' ');
     Some(format!("{} {}", words.next()?, words.next()?))
