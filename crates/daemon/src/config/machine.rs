@@ -36,7 +36,7 @@ impl Config {
         directory("root", &self.root.join("content"))?;
         Store::check(&self.root).context("root")?;
         directory("state", &layout.pods())?;
-        claims::check_own(&layout)?;
+        claims::check(&layout)?;
         let nri = self.nri.enabled.then_some(("nri.socket", self.nri.socket.as_path()));
         for (key, path) in self.sockets().chain(nri) {
             let is_other = std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket());
