@@ -187,9 +187,9 @@ impl Store {
 
     /// A document of an image.
     fn document(&self, digest: &Digest, limit_bytes: usize) -> Result<Vec<u8>, SaveError> {
-        let read =
-            open_below(self.shared.content.as_fd(), digest.hex(), OFlag::O_RDONLY, Resolve::BeneathNoLinks)
-                .and_then(|fd| read_bounded(&fd, limit_bytes));
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        let read = open_below(self.shared.content.as_fd(), digest.hex(), flags, Resolve::BeneathNoLinks)
+            .and_then(|fd| read_bounded(&fd, limit_bytes));
         read.map_err(|source| SaveError::System { path: digest.to_string(), source })
     }
 
