@@ -131,16 +131,22 @@ struct Node {
 }
 
 impl Node {
-    async fn open(config: &Config) -> anyhow::Result<Self> {
+    /// Claims what only one wharfd may have at a time, until this process ends.
+    async fn claim(config: &Config) -> anyhow::Result<&'static Claims> {
         let layout = Layout::new(config.state.clone(), config.root.clone());
-        let (root, state) = (&config.root, &config.state);
         config.check_apart(|path, resolve| work_in(path, resolve))?;
         let taken = |unclaimed: &Unclaimed| match unclaimed {
             Unclaimed::Taken(error) => Some(error.to_string()),
             Unclaimed::Refused(_) | Unclaimed::Failed(_) => None,
         };
-        let claims = patiently(|| work_in(state, || Claims::make(&layout)), taken).await?.keep();
+        let claims = patiently(|| work_in(&config.state, || Claims::make(&layout)), taken).await?.keep();
         tokio::spawn(claims.show());
+        Ok(claims)
+    }
+
+    async fn open(config: &Config, claims: &'static Claims) -> anyhow::Result<Self> {
+        let layout = Layout::new(config.state.clone(), config.root.clone());
+        let (root, state) = (&config.root, &config.state);
         let in_use = |error: &StoreError| {
             let [.., lock] = &Store::ENTRIES;
             let is_in_use = matches!(error, StoreError::InUse { .. });
@@ -184,7 +190,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Before a disk that stalls can keep it from saying anything.
     let [root, state] = [&config.root, &config.state].map(|path| path.display());
     tracing::info!(%root, %state, "wharfd starts");
-    let Node { images, network, cgroups, plugins, engine, .. } = Node::open(&config).await?;
+    let Node { images, network, cgroups, plugins, engine, .. } =
+        Node::open(&config, Node::claim(&config).await?).await?;
     let info = admin::info(&config, &cgroups)?;
     if info.bounding_capabilities & wharf_types::capability::SYS_RESOURCE == 0 {
         tracing::warn!(
