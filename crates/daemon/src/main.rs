@@ -94,7 +94,10 @@ fn perform() -> anyhow::Result<()> {
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
             ConfigCommand::Check => {
-                config.check_machine()?;
+                for without in config.check_machine()? {
+                    // Who does not read it is told on standard output, or by the exit code.
+                    writeln!(std::io::stderr(), "Warning: {without}").ok();
+                }
                 "wharfd can start with this configuration\n".to_owned()
             }
         };
