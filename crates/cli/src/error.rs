@@ -146,7 +146,9 @@ fn advice(status: &Status) -> &'static str {
         Code::Unimplemented => {
             "\n  wharfd does not support this: check with `wharf doctor` that wharf and wharfd have the same version"
         }
-        Code::ResourceExhausted => "\n  see what is in use: wharf info, wharf stats",
+        Code::ResourceExhausted => {
+            "\n  see what has run out, such as a disk: wharf doctor; and what is in use: wharf info, wharf stats"
+        }
         Code::DataLoss => "\n  the message above says what was damaged; get the image anew",
         _ => "",
     }
@@ -192,6 +194,8 @@ mod tests {
         assert_eq!(unknown, "wharfd does not respond\n  see its log: journalctl -u wharfd");
         let registry = Error::call("pulling x")(Status::unknown("RegistryUnavailable: no route"));
         assert!(registry.to_string().contains("reaches the registry"), "{registry}");
+        let full = Error::call("running x")(Status::resource_exhausted("No space left on device"));
+        assert!(full.to_string().contains("wharf doctor"), "{full}");
         let answered = Error::call("running x")(Status::unavailable("the plugin failed"));
         assert_eq!(answered.to_string(), "running x: the plugin failed");
         let mut lost = Status::unavailable("gone");
