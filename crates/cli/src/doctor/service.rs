@@ -7,7 +7,7 @@ use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
 use super::disk::{disk, layers, of_logs};
-use super::{Check, DaemonInfo, Verdict, bounded, driver, process, upkeep};
+use super::{Check, DaemonInfo, bounded, driver, process, upkeep};
 use crate::daemon::Daemon;
 use crate::units::short;
 use crate::{info, regular};
@@ -292,6 +292,7 @@ fn condition(told: wharf_cri_api::v1::RuntimeCondition) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Verdict;
     use super::*;
 
     #[test]
