@@ -1,6 +1,7 @@
 //! Why a command failed, and what the user can do about it.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use tonic::{Code, Status};
@@ -53,6 +54,15 @@ pub(crate) enum Error {
     NotRunningYet { name: String, state: &'static str, advice: String },
     #[error("{image} is in use by {}\n  remove them first (wharf rm), or use --force", users.join(", "))]
     ImageInUse { image: String, users: Vec<String> },
+    #[error(
+        "a program of this machine has {address}, and would not be reached any more\n  \
+         choose another port, or leave out HOST for a free one; `ss -lntup` shows who listens"
+    )]
+    PortTaken { address: SocketAddr },
+    #[error(
+        "this machine does not have the address {ip}\n  publish at one that `ip address` shows, or leave it out"
+    )]
+    NoAddress { ip: IpAddr },
     #[error("this would remove {what}\n  confirm it: --yes")]
     NotConfirmed { what: String },
     #[error(

@@ -1,5 +1,6 @@
 //! `wharf run`: creates a pod with one container from an image, or adds a container to a running pod.
 
+mod ports;
 mod request;
 
 use std::path::Path;
@@ -64,6 +65,7 @@ struct Started<'a> {
 }
 
 pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result<ExitCode, Error> {
+    ports::check(run.publish.iter().flat_map(|publish| &publish.0))?;
     for image in std::iter::once(&run.image).chain(run.mount.iter().map(|mount| &mount.image)) {
         if daemon.image(image).await?.is_none() {
             pull::fetch(daemon, image, credentials::stored(image)?).await?;
