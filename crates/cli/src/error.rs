@@ -1,5 +1,6 @@
 //! Why a command failed, and what the user can do about it.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -36,7 +37,7 @@ pub(crate) enum Error {
     Unresponsive { pid: Option<i32> },
     #[error("cannot connect to wharfd at {}", socket.display())]
     Unreachable { socket: PathBuf, source: tonic::transport::Error },
-    #[error("{what}: {}{}", status.message(), advice(status))]
+    #[error("{what}: {}{}", told(status), advice(status))]
     Call { what: String, status: Status },
     #[error("there is no {what} {name:?}\n  {advice}")]
     Unknown { what: &'static str, name: String, advice: &'static str },
@@ -143,15 +144,30 @@ impl Error {
     }
 }
 
+/// Whether the connection was lost: a status without a source came from wharfd itself, so wharfd is running.
+fn is_lost(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown) && std::error::Error::source(status).is_some()
+}
+
+/// The words of an error of the daemon, or of the connection to it.
+fn told(status: &Status) -> Cow<'_, str> {
+    if is_lost(status) {
+        return format!("wharfd went away before it responded ({})", status.message()).into();
+    }
+    status.message().into()
+}
+
 /// What the user can do about an error of the daemon.
 fn advice(status: &Status) -> &'static str {
     if of_registry(status) {
         return "\n  check the image's name, and whether this machine reaches the registry; mirrors are set in /etc/wharf/certs.d";
     }
+    if status.message().contains("supervisor did not respond") {
+        return "\n  if it was stopped, wharf doctor names the process to continue (kill -CONT)";
+    }
     match status.code() {
-        // A status without a source came from wharfd itself, so wharfd is running.
-        Code::Unavailable | Code::Unknown if std::error::Error::source(status).is_some() => {
-            "\n  check whether wharfd is running: wharf doctor"
+        _lost if is_lost(status) => {
+            "\n  check whether wharfd is running: wharf doctor; once it is, this can be repeated"
         }
         Code::Unimplemented => {
             "\n  wharfd does not support this: check with `wharf doctor` that wharf and wharfd have the same version"
@@ -211,6 +227,9 @@ mod tests {
         let mut lost = Status::unavailable("gone");
         lost.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
         let lost = Error::call("pulling x")(lost).to_string();
-        assert_eq!(lost, "pulling x: gone\n  check whether wharfd is running: wharf doctor");
+        let words = "pulling x: wharfd went away before it responded (gone)\n  check whether wharfd is running: wharf doctor";
+        assert!(lost.starts_with(words) && lost.ends_with("this can be repeated"), "{lost}");
+        let silent = Status::deadline_exceeded("the pod's supervisor did not respond within 30s");
+        assert!(Error::call("running x")(silent).to_string().ends_with("(kill -CONT)"));
     }
 }

@@ -13,7 +13,7 @@ use wharf_cri_api::v1::{
 };
 
 use crate::args::Run;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, patiently};
 use crate::doctor::KUBELETS;
 use crate::error::Error;
 use crate::find::{Listing, is_ready, pod_name};
@@ -138,7 +138,8 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
             let name = request::pod_name(&listing, run, &random)?;
             let config = request::pod(run, &name, &random);
             let asked = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-            let pod = daemon.runtime.run_pod_sandbox(asked).await.map_err(Error::call(failure(run)));
+            let pod =
+                patiently(daemon.runtime.run_pod_sandbox(asked)).await.map_err(Error::call(failure(run)));
             let pod_id = pod.inspect_err(|_failed| remove::unused_logs(&config))?.into_inner().pod_sandbox_id;
             let annotations = config.annotations;
             let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
@@ -182,13 +183,13 @@ async fn create(
         config: Some(config),
         ..CreateContainerRequest::default()
     };
-    let created = daemon.runtime.create_container(asked).await;
+    let created = patiently(daemon.runtime.create_container(asked)).await;
     Ok(created.map_err(Error::call(failure(run)))?.into_inner().container_id)
 }
 
 async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
     let request = StartContainerRequest { container_id: id.to_owned() };
-    daemon.runtime.start_container(request).await.map(drop).map_err(Error::call(failure(run)))
+    patiently(daemon.runtime.start_container(request)).await.map(drop).map_err(Error::call(failure(run)))
 }
 
 /// Removes what was created. What cannot be removed is reported and does not change the result.

@@ -38,10 +38,15 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
+    // Not every month has 31 days.
+    let day_of_all = days(year, month, day);
+    if date(day_of_all) != (year, month, day) {
+        return None;
+    }
     let rest = text.get(19..)?;
     let zone_at = rest.find(['Z', '+', '-'])?;
     let (fraction, zone) = rest.split_at(zone_at);
-    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset_s(zone)?;
+    let seconds = day_of_all * 86_400 + hour * 3600 + minute * 60 + second - offset_s(zone)?;
     seconds.checked_mul(NS_A_SECOND)?.checked_add(fraction_ns(fraction)?)
 }
 
