@@ -99,7 +99,7 @@ pub(crate) enum Error {
     Login { image: String, message: String },
     #[error("no password was given\n  type it, pass it on standard input, or use --creds USER:PASSWORD")]
     NoPassword,
-    #[error("{message}")]
+    #[error("{message}{}", of_supervisor(message))]
     Refused { message: String },
     #[error("{url} is not on this machine: wharf streams only from the local wharfd; use crictl or kubectl")]
     Elsewhere { url: String },
@@ -162,9 +162,6 @@ fn advice(status: &Status) -> &'static str {
     if of_registry(status) {
         return "\n  check the image's name, and whether this machine reaches the registry; mirrors are set in /etc/wharf/certs.d";
     }
-    if status.message().contains("supervisor did not respond") {
-        return "\n  if it was stopped, wharf doctor names the process to continue (kill -CONT)";
-    }
     match status.code() {
         _lost if is_lost(status) => {
             "\n  check whether wharfd is running: wharf doctor; once it is, this can be repeated"
@@ -176,7 +173,15 @@ fn advice(status: &Status) -> &'static str {
             "\n  see what has run out, such as a disk: wharf doctor; and what is in use: wharf info, wharf stats"
         }
         Code::DataLoss => "\n  the message above says what was damaged; get the image anew",
-        _ => "",
+        _ => of_supervisor(status.message()),
+    }
+}
+
+/// What the user can do about a supervisor that is silent.
+fn of_supervisor(message: &str) -> &'static str {
+    match message.contains("supervisor did not respond") {
+        true => "\n  if it was stopped, wharf doctor names the process to continue (kill -CONT)",
+        false => "",
     }
 }
 
@@ -230,6 +235,8 @@ mod tests {
         let words = "pulling x: wharfd went away before it responded (gone)\n  check whether wharfd is running: wharf doctor";
         assert!(lost.starts_with(words) && lost.ends_with("this can be repeated"), "{lost}");
         let silent = Status::deadline_exceeded("the pod's supervisor did not respond within 30s");
+        let refused = Error::Refused { message: silent.message().to_owned() }.to_string();
+        assert!(refused.ends_with("(kill -CONT)"), "{refused}");
         assert!(Error::call("running x")(silent).to_string().ends_with("(kill -CONT)"));
     }
 }
