@@ -16,7 +16,7 @@ mod slow;
 mod stderr;
 mod systemd;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -64,9 +64,13 @@ enum Command {
 enum ConfigCommand {
     /// Print the configuration in effect as TOML.
     Dump,
-    /// Check whether the configuration can be used on this machine; if not, the exit code is 1.
+    /// Check whether the configuration can be used on this machine; if not, the exit code is 1. It is 2 if the output
+    /// cannot be written.
     Check,
 }
+
+/// The exit code if the output cannot be written.
+const UNWRITTEN: u8 = 2;
 
 /// As many parts of the heap as tasks run at once.
 const HEAP_ARENAS: i32 = 2;
@@ -77,7 +81,10 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     wharf_sys::heap::share(HEAP_ARENAS);
-    let Err(error) = perform() else { return ExitCode::SUCCESS };
+    let error = match perform() {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
     // A pipe that nobody reads must not keep the process, whose claims the next one waits for.
     let text = format!("Error: {}\n", wharf_types::chain(error.as_ref()));
     let written = Stderr::new(|_lost| String::new()).and_then(|mut stderr| stderr.write_all(text.as_bytes()));
@@ -86,7 +93,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn perform() -> anyhow::Result<()> {
+fn perform() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
     if let Some(Command::Config(command)) = &arguments.command {
@@ -101,7 +108,7 @@ fn perform() -> anyhow::Result<()> {
                 "wharfd can start with this configuration\n".to_owned()
             }
         };
-        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+        return Ok(print(std::io::stdout(), &text));
     }
     let level = match arguments.command {
         // Somebody waits for it at a terminal.
@@ -119,7 +126,20 @@ fn perform() -> anyhow::Result<()> {
         }),
     };
     runtime.shutdown_timeout(LEAVE_LIMIT);
-    ended
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Prints what was asked for. That it cannot be written says nothing about the configuration, and has a code of its own;
+/// a reader that has gone has seen enough.
+fn print(mut output: impl Write, text: &str) -> ExitCode {
+    match output.write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            // Nobody is left who could be told.
+            writeln!(std::io::stderr(), "Error: the output cannot be written: {error}").ok();
+            ExitCode::from(UNWRITTEN)
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// The node's state on disk and in the kernel.
@@ -301,5 +321,21 @@ async fn patiently<T, E>(
             tracing::info!(other, patience = ?LOCK_PATIENCE, "waiting until another wharfd has ended");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_not_a_configuration_that_cannot_be_used() {
+        let code = |output| format!("{:?}", print(output, "it can\n"));
+        let of = |code: ExitCode| format!("{code:?}");
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(code(full), of(ExitCode::from(UNWRITTEN)));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(code(std::fs::File::from(std::os::fd::OwnedFd::from(writer))), of(ExitCode::SUCCESS));
     }
 }
