@@ -160,8 +160,9 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
             let name = request::pod_name(&listing, run, &random)?;
             let config = request::pod(run, &name, &random);
             let asked = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-            let pod =
-                patiently(daemon.runtime.run_pod_sandbox(asked)).await.map_err(Error::call(failure(run)));
+            let pod = Box::pin(patiently(daemon.runtime.run_pod_sandbox(asked)))
+                .await
+                .map_err(Error::call(failure(run)));
             let pod_id = pod.inspect_err(|_failed| remove::unused_logs(&config))?.into_inner().pod_sandbox_id;
             let annotations = config.annotations;
             let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
@@ -205,7 +206,7 @@ async fn create(
         config: Some(config),
         ..CreateContainerRequest::default()
     };
-    let created = patiently(daemon.runtime.create_container(asked)).await;
+    let created = Box::pin(patiently(daemon.runtime.create_container(asked))).await;
     Ok(created.map_err(Error::call(failure(run)))?.into_inner().container_id)
 }
 

@@ -477,8 +477,8 @@ fn checked(path: &Path, text: &str) -> anyhow::Result<toml::Table> {
     toml::from_str(text).with_context(|| format!("in {}", path.display()))
 }
 
-/// The text of a file of the configuration. A FIFO in its place would be waited for in vain; but what a shell passes as a
-/// descriptor may be a pipe, and has an end.
+/// The text of a file of the configuration. A FIFO in its place would be waited for in vain; but what a shell passes as
+/// a descriptor may be a pipe, and has an end.
 fn text_of(path: &Path) -> std::io::Result<String> {
     use std::io::{Error, ErrorKind};
     /// Hundreds of times as much as a configuration has.
