@@ -140,7 +140,9 @@ async fn open(config: &Config, arguments: &mut Arguments, left: &mut Left) -> an
         return Err(error);
     }
     if !arguments.force {
-        return Err(error.context("only --force removes pods without the data root"));
+        let is_of_store = error.downcast_ref::<StoreError>().is_some();
+        let advice = "only --force removes the rest without the data root";
+        return Err(if is_of_store { error.context(advice) } else { error });
     }
     let root = std::mem::replace(&mut config.root, config.state.join(IN_PLACE_OF_ROOT));
     let Ok(node) = Node::open(&config, claims).await else { return Err(error) };
