@@ -25,11 +25,9 @@ use super::{Contents, Effect, UnpackError, shown};
 use crate::limits::Limits;
 use crate::tar::{Archive, Entry, Kind};
 
-/// The most that may be written or made between two checks of the free space…
+/// The most that may be written or made between two checks of the free space.
 const DISK_CHECK_BYTES: u64 = 64 << 20;
 const DISK_CHECK_INODES: u64 = 4096;
-/// …which is also no more than the disk's reserve divided by this.
-const DISK_CHECK_SHARE: u64 = 4;
 
 /// Unpacks an archive into the empty directory `root`, and reads the input to its end.
 pub(crate) fn apply<R: BufRead>(input: R, root: OwnedFd, limits: &Limits) -> Result<Contents, UnpackError> {
@@ -367,13 +365,10 @@ impl<'a> Apply<'a> {
     /// Counts bytes that the disk has by now, or is about to have, and looks at the disk in time.
     fn written(&mut self, bytes: usize) -> Result<(), UnpackError> {
         self.unchecked.bytes += bytes as u64;
-        // A disk that does not count its inodes has none in reserve.
-        let due = |most: u64, reserve: u64| match reserve / DISK_CHECK_SHARE {
-            0 => most,
-            share => most.min(share),
-        };
-        let most = (due(DISK_CHECK_BYTES, self.reserve.bytes), due(DISK_CHECK_INODES, self.reserve.inodes));
-        if self.unchecked.bytes >= most.0 || self.unchecked.inodes >= most.1 {
+        let Reserve { bytes, inodes } = self.reserve;
+        if self.unchecked.bytes >= Limits::due(DISK_CHECK_BYTES, bytes)
+            || self.unchecked.inodes >= Limits::due(DISK_CHECK_INODES, inodes)
+        {
             self.unchecked = Usage::default();
             self.reserve = self.limits.check_disk(self.parents.root())?;
         }
