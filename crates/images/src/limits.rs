@@ -80,8 +80,8 @@ impl Limits {
         Ok(self.reserve().of(disk))
     }
 
-    /// How much may be written or made before the disk is looked at again: no more than `most`, and no more than a quarter
-    /// of what must stay free of it. A disk that does not count its inodes has none in reserve.
+    /// How much may be written or made before the disk is looked at again: no more than `most`, and no more than a
+    /// quarter of what must stay free of it. A disk that does not count its inodes has none in reserve.
     pub(crate) fn due(most: u64, reserve: u64) -> u64 {
         match reserve / 4 {
             0 => most,

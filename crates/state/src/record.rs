@@ -258,8 +258,12 @@ fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
     Ok((version.to_owned(), content))
 }
 
-/// Reads a record's file, header included. Nothing in the place of one is waited for, such as a FIFO.
-pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+/// Reads a record's file, header included, or a file beside the records. Nothing in its place is waited for, such as a
+/// FIFO.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Damaged`] if it is no regular file, or longer than a record.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::Io { operation: "reading", path: path.to_owned(), source };
     let is_directory = fs::metadata(path).map_err(fail)?.is_dir();
     if is_directory {
