@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::deep;
+use wharf_types::ContainerId;
+
 use crate::delegate;
 use crate::detect::{Cgroups, Controller, Hierarchy, Kind, Version};
 use crate::error::Error;
@@ -150,15 +151,39 @@ impl Cgroup {
             return Ok(());
         }
         self.thaw_by_v1()?;
+        self.thaw_elsewhere()?;
         self.tracker().kill(patience)?;
         self.thaw_by_v1()
+    }
+
+    /// Thaws its processes that are in the freezer of another container, which has lent a descriptor of it: the cgroup
+    /// of each and those around it, up to that container's own.
+    fn thaw_elsewhere(&self) -> Result<(), Error> {
+        let freezer = self.cgroups.home(Controller::Freezer);
+        let Some(freezer) = freezer.filter(|freezer| freezer.kind == Kind::V1) else { return Ok(()) };
+        for pid in self.pids()? {
+            // One that is gone needs nothing.
+            let table = wharf_sys::fs::kernel_text(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let Some(path) =
+                table.lines().find_map(|line| line.split_once(":freezer:")).map(|(_, path)| path)
+            else {
+                continue;
+            };
+            for cgroup in up_to_container(Path::new(path)) {
+                let directory = freezer.mount.join(cgroup.strip_prefix("/").unwrap_or(cgroup));
+                files::write_if_there(&directory.join("freezer.state"), "THAWED")?;
+            }
+        }
+        Ok(())
     }
 
     /// Thaws what v1's freezer has frozen, which holds back even SIGKILL, also on hybrid. A container may have frozen
     /// the one that has its processes, and others that it made below that.
     fn thaw_by_v1(&self) -> Result<(), Error> {
-        let Some((Kind::V1, directory)) = self.home(Controller::Freezer) else { return Ok(()) };
-        deep::each(&directory, |at| files::write_if_there(&at.join("freezer.state"), "THAWED"))
+        match self.home(Controller::Freezer) {
+            Some((kind @ Kind::V1, directory)) => Tree { kind, directory }.thaw_all(),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until no process is left in the cgroup and below it.
@@ -317,5 +342,33 @@ impl Cgroup {
     /// What tells of its processes, and reaches them.
     fn tracker(&self) -> Tree {
         self.tree(self.cgroups.tracker())
+    }
+}
+
+/// A cgroup and those around it, up to that of the innermost container; none if it is in no container.
+fn up_to_container(path: &Path) -> Vec<&Path> {
+    let is_containers = |cgroup: &&Path| {
+        let name = cgroup.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        ContainerId::all_in(name).next().is_some()
+    };
+    let around = path.ancestors().position(|cgroup| is_containers(&cgroup));
+    path.ancestors().take(around.map_or(0, |around| around + 1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_around_a_container_is_somebody_elses() {
+        let (pod, id) = ("1".repeat(64), "2".repeat(64));
+        let container = format!("/wharf/{pod}/{id}");
+        let below = format!("{container}/container/x/y");
+        let found: Vec<String> =
+            up_to_container(Path::new(&below)).iter().map(|cgroup| cgroup.display().to_string()).collect();
+        let expected =
+            ["/container/x/y", "/container/x", "/container", ""].map(|rest| format!("{container}{rest}"));
+        assert_eq!(found, expected);
+        assert!(up_to_container(Path::new("/user.slice/mine")).is_empty());
     }
 }

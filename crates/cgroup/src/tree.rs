@@ -195,6 +195,14 @@ impl Tree {
         Ok(())
     }
 
+    /// Thaws it and all below it, if v1's freezer is in this hierarchy.
+    pub(crate) fn thaw_all(&self) -> Result<(), Error> {
+        if self.kind == Kind::Unified || !self.file("freezer.state").exists() {
+            return Ok(());
+        }
+        deep::each(&self.directory, |at| files::write_if_there(&at.join("freezer.state"), "THAWED"))
+    }
+
     fn no_freezer(&self) -> Error {
         Error::NoController { limit: "freeze".to_owned(), controller: crate::Controller::Freezer }
     }
@@ -259,6 +267,7 @@ impl Tree {
             if self.is_populated()? {
                 // The container's cgroups have none left elsewhere. This one was moved there by somebody to whom
                 // another container has lent a descriptor of its own cgroup, to survive its container.
+                self.thaw_all()?;
                 self.kill(deadline.left())?;
                 self.await_event(deadline.left(), |tree| tree.is_populated().map(|populated| !populated))?;
             } else {

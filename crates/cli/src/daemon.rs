@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -29,6 +30,31 @@ use crate::output::report;
 
 /// How long wharfd may take to respond to Version, which waits for nothing but wharfd itself.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a call that makes or removes something may take until that is said.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// Waits for a call that makes or removes something. If it takes long, that is said once.
+pub(crate) async fn patiently<T>(call: impl Future<Output = T>) -> T {
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    let tell = || {
+        if !IS_TOLD.swap(true, Ordering::Relaxed) {
+            report("wharfd is still at it\n  see whether a disk stalls: wharf doctor");
+        }
+    };
+    within(SLOW, tell, call).await
+}
+
+async fn within<T>(patience: Duration, tell: impl FnOnce(), call: impl Future<Output = T>) -> T {
+    let mut call = std::pin::pin!(call);
+    match tokio::time::timeout(patience, &mut call).await {
+        Ok(ended) => ended,
+        Err(_elapsed) => {
+            tell();
+            call.await
+        }
+    }
+}
 
 /// What was asked for; `None` if it has been removed since it was listed.
 pub(crate) fn still_there<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
@@ -181,7 +207,7 @@ impl Daemon {
     /// Removes a pod and everything in it.
     pub(crate) async fn remove_pod(&mut self, id: &str) -> Result<(), Error> {
         let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        let removed = self.runtime.remove_pod_sandbox(request).await;
+        let removed = patiently(self.runtime.remove_pod_sandbox(request)).await;
         removed.map(drop).map_err(Error::call("removing the pod"))
     }
 }
@@ -189,6 +215,21 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_takes_long_is_waited_for_and_told() {
+        for (patience_ms, is_slow) in [(60_000, false), (1, true)] {
+            let mut is_told = false;
+            let call = async {
+                if is_slow {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                7
+            };
+            assert_eq!(within(Duration::from_millis(patience_ms), || is_told = true, call).await, 7);
+            assert_eq!(is_told, is_slow);
+        }
+    }
 
     #[tokio::test]
     async fn a_socket_that_was_removed_is_told_from_a_wharfd_that_does_not_run() {

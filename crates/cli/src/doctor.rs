@@ -3,6 +3,7 @@
 //! It works without a running wharfd too: it then checks the machine alone, and reports that wharfd cannot be reached.
 
 mod bounded;
+mod disk;
 mod driver;
 mod machine;
 mod process;
@@ -10,6 +11,7 @@ mod service;
 mod upkeep;
 
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use serde::Serialize;
@@ -24,6 +26,9 @@ use crate::output::{Output, Row};
 
 /// The flag of the process that makes the checks.
 const CHECKS_ONLY: &str = "checks-only";
+
+/// wharfd's state directory, unless it says otherwise.
+const STATE: &str = "/run/wharf";
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -137,7 +142,8 @@ pub(crate) async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, 
 /// Shows all checks, and returns the exit code.
 async fn check_all(socket: &Socket, output: Output) -> Result<u8, Error> {
     let answer = ask(socket).await;
-    let mut checks = machine::checks();
+    let state = answer.as_ref().map_or(Path::new(STATE), |(_daemon, info)| Path::new(&info.state));
+    let mut checks = machine::checks(&state.join("leases"));
     checks.extend(service::checks(answer).await);
     output.rows(&checks)?;
     Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))

@@ -1,6 +1,8 @@
 //! Why a command failed, and what the user can do about it.
 
+use std::borrow::Cow;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use tonic::{Code, Status};
@@ -35,7 +37,7 @@ pub(crate) enum Error {
     Unresponsive { pid: Option<i32> },
     #[error("cannot connect to wharfd at {}", socket.display())]
     Unreachable { socket: PathBuf, source: tonic::transport::Error },
-    #[error("{what}: {}{}", status.message(), advice(status))]
+    #[error("{what}: {}{}", told(status), advice(status))]
     Call { what: String, status: Status },
     #[error("there is no {what} {name:?}\n  {advice}")]
     Unknown { what: &'static str, name: String, advice: &'static str },
@@ -53,6 +55,15 @@ pub(crate) enum Error {
     NotRunningYet { name: String, state: &'static str, advice: String },
     #[error("{image} is in use by {}\n  remove them first (wharf rm), or use --force", users.join(", "))]
     ImageInUse { image: String, users: Vec<String> },
+    #[error(
+        "a program of this machine has {address}, and would not be reached any more\n  \
+         choose another port, or leave out HOST for a free one; `ss -lntup` shows who listens"
+    )]
+    PortTaken { address: SocketAddr },
+    #[error(
+        "this machine does not have the address {ip}\n  publish at one that `ip address` shows, or leave it out"
+    )]
+    NoAddress { ip: IpAddr },
     #[error("this would remove {what}\n  confirm it: --yes")]
     NotConfirmed { what: String },
     #[error(
@@ -88,7 +99,7 @@ pub(crate) enum Error {
     Login { image: String, message: String },
     #[error("no password was given\n  type it, pass it on standard input, or use --creds USER:PASSWORD")]
     NoPassword,
-    #[error("{message}")]
+    #[error("{message}{}", of_supervisor(message))]
     Refused { message: String },
     #[error("{url} is not on this machine: wharf streams only from the local wharfd; use crictl or kubectl")]
     Elsewhere { url: String },
@@ -133,22 +144,44 @@ impl Error {
     }
 }
 
+/// Whether the connection was lost: a status without a source came from wharfd itself, so wharfd is running.
+fn is_lost(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown) && std::error::Error::source(status).is_some()
+}
+
+/// The words of an error of the daemon, or of the connection to it.
+fn told(status: &Status) -> Cow<'_, str> {
+    if is_lost(status) {
+        return format!("wharfd went away before it responded ({})", status.message()).into();
+    }
+    status.message().into()
+}
+
 /// What the user can do about an error of the daemon.
 fn advice(status: &Status) -> &'static str {
     if of_registry(status) {
         return "\n  check the image's name, and whether this machine reaches the registry; mirrors are set in /etc/wharf/certs.d";
     }
     match status.code() {
-        // A status without a source came from wharfd itself, so wharfd is running.
-        Code::Unavailable | Code::Unknown if std::error::Error::source(status).is_some() => {
-            "\n  check whether wharfd is running: wharf doctor"
+        _lost if is_lost(status) => {
+            "\n  check whether wharfd is running: wharf doctor; once it is, this can be repeated"
         }
         Code::Unimplemented => {
             "\n  wharfd does not support this: check with `wharf doctor` that wharf and wharfd have the same version"
         }
-        Code::ResourceExhausted => "\n  see what is in use: wharf info, wharf stats",
+        Code::ResourceExhausted => {
+            "\n  see what has run out, such as a disk: wharf doctor; and what is in use: wharf info, wharf stats"
+        }
         Code::DataLoss => "\n  the message above says what was damaged; get the image anew",
-        _ => "",
+        _ => of_supervisor(status.message()),
+    }
+}
+
+/// What the user can do about a supervisor that is silent.
+fn of_supervisor(message: &str) -> &'static str {
+    match message.contains("supervisor did not respond") {
+        true => "\n  if it was stopped, wharf doctor names the process to continue (kill -CONT)",
+        false => "",
     }
 }
 
@@ -192,11 +225,18 @@ mod tests {
         assert_eq!(unknown, "wharfd does not respond\n  see its log: journalctl -u wharfd");
         let registry = Error::call("pulling x")(Status::unknown("RegistryUnavailable: no route"));
         assert!(registry.to_string().contains("reaches the registry"), "{registry}");
+        let full = Error::call("running x")(Status::resource_exhausted("No space left on device"));
+        assert!(full.to_string().contains("wharf doctor"), "{full}");
         let answered = Error::call("running x")(Status::unavailable("the plugin failed"));
         assert_eq!(answered.to_string(), "running x: the plugin failed");
         let mut lost = Status::unavailable("gone");
         lost.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
         let lost = Error::call("pulling x")(lost).to_string();
-        assert_eq!(lost, "pulling x: gone\n  check whether wharfd is running: wharf doctor");
+        let words = "pulling x: wharfd went away before it responded (gone)\n  check whether wharfd is running: wharf doctor";
+        assert!(lost.starts_with(words) && lost.ends_with("this can be repeated"), "{lost}");
+        let silent = Status::deadline_exceeded("the pod's supervisor did not respond within 30s");
+        let refused = Error::Refused { message: silent.message().to_owned() }.to_string();
+        assert!(refused.ends_with("(kill -CONT)"), "{refused}");
+        assert!(Error::call("running x")(silent).to_string().ends_with("(kill -CONT)"));
     }
 }

@@ -16,7 +16,7 @@ use crate::args::Logs;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output;
-use crate::{remove, time, wait};
+use crate::{regular, remove, time, wait};
 
 use line::Printer;
 
@@ -176,7 +176,7 @@ impl Reader {
 }
 
 fn open(path: &Path) -> Result<File, Error> {
-    File::open(path).map_err(failed(path))
+    regular::open(path).map_err(failed(path))
 }
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {

@@ -20,6 +20,7 @@ mod logs;
 mod manual;
 mod output;
 mod pull;
+mod regular;
 mod remove;
 mod run;
 mod save;

@@ -7,7 +7,7 @@ use wharf_cri_api::v1::{Container, PodSandbox, PodSandboxConfig, RemoveContainer
 use wharf_types::POD_LOGS;
 
 use crate::args::Rm;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, patiently};
 use crate::error::Error;
 use crate::find::{self, Found, Listing, container_name, runs};
 use crate::output::{self, Output};
@@ -105,7 +105,7 @@ async fn one(mut daemon: Daemon, listing: &Listing, name: &str, force: Force) ->
 /// Removes one container, and keeps its pod and its log.
 pub(crate) async fn container(daemon: &mut Daemon, id: &str) -> Result<(), Error> {
     let request = RemoveContainerRequest { container_id: id.to_owned() };
-    let removed = daemon.runtime.remove_container(request).await;
+    let removed = patiently(daemon.runtime.remove_container(request)).await;
     removed.map(drop).map_err(Error::call("removing the container"))
 }
 

@@ -1,6 +1,8 @@
 //! `wharf run`: creates a pod with one container from an image, or adds a container to a running pod.
 
+mod ports;
 mod request;
+mod signals;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,7 +14,7 @@ use wharf_cri_api::v1::{
 };
 
 use crate::args::Run;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, patiently};
 use crate::doctor::KUBELETS;
 use crate::error::Error;
 use crate::find::{Listing, is_ready, pod_name};
@@ -21,6 +23,8 @@ use crate::output::{self, Output};
 use crate::stream::{Ended, LeaveKeys, Sends, Session};
 use crate::terminal::{self, Terminal};
 use crate::{credentials, pull, remove, stop, units, wait};
+
+use signals::Signals;
 
 pub(crate) use request::LOGS_ANNOTATION;
 
@@ -64,10 +68,12 @@ struct Started<'a> {
 }
 
 pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result<ExitCode, Error> {
-    for image in std::iter::once(&run.image).chain(run.mount.iter().map(|mount| &mount.image)) {
-        if daemon.image(image).await?.is_none() {
-            pull::fetch(daemon, image, credentials::stored(image)?).await?;
-        }
+    ports::check(run.publish.iter().flat_map(|publish| &publish.0))?;
+    // Before anything is made that would be left if this process were ended.
+    let mut signals = Signals::listen()?;
+    tokio::select! {
+        fetched = fetch(daemon, &run) => fetched?,
+        () = signals.next() => return Err(Error::Interrupted),
     }
     if let Some(warning) = warning_of_kubelet(&KUBELETS) {
         output::report(&warning);
@@ -76,15 +82,23 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
     if connects == ConnectedTo::Streams && run.interactive && run.tty {
         terminal::check()?;
     }
-    let created = Box::pin(make(daemon, &run)).await?;
-    let begun = Box::pin(begin(daemon, &run, &created, connects)).await;
+    let created = signals.hold(Box::pin(make(daemon, &run))).await?;
+    if signals.has_come {
+        return Err(withdraw(daemon, &created, signals).await);
+    }
+    let begun = signals.hold(Box::pin(begin(daemon, &run, &created, connects))).await;
     let session = match begun {
         Ok(session) => session,
+        // wharfd may not respond to anything.
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
         Err(error) => {
             undo(daemon, &created).await;
             return Err(error);
         }
     };
+    if run.detach && signals.has_come {
+        return Err(withdraw(daemon, &created, signals).await);
+    }
     if run.detach {
         let Created { pod_name, pod_id, container_id, name, .. } = &created;
         let started = Started { name, container_id, pod: pod_name, pod_id };
@@ -92,8 +106,8 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
         return Ok(ExitCode::SUCCESS);
     }
     let ended = match session {
-        Some(session) => converse(daemon, &run, &created, session).await,
-        None => attend(daemon, &created).await.map(Ended::Code),
+        Some(session) => converse(daemon, &run, &created, (session, &mut signals)).await,
+        None => attend(daemon, &created, &mut signals).await.map(Ended::Code),
     };
     if let Ok(Ended::Left) = ended {
         output::report(&format!(
@@ -109,6 +123,16 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
         stop::pod_with(daemon, &created.pod_id, &[], GRACE_S).await?;
     }
     ended.map(Ended::code)
+}
+
+/// Pulls the images that are missing.
+async fn fetch(daemon: &mut Daemon, run: &Run) -> Result<(), Error> {
+    for image in std::iter::once(&run.image).chain(run.mount.iter().map(|mount| &mount.image)) {
+        if daemon.image(image).await?.is_none() {
+            pull::fetch(daemon, image, credentials::stored(image)?).await?;
+        }
+    }
+    Ok(())
 }
 
 /// A program's exit code as the exit code of this process.
@@ -136,7 +160,9 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
             let name = request::pod_name(&listing, run, &random)?;
             let config = request::pod(run, &name, &random);
             let asked = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-            let pod = daemon.runtime.run_pod_sandbox(asked).await.map_err(Error::call(failure(run)));
+            let pod = Box::pin(patiently(daemon.runtime.run_pod_sandbox(asked)))
+                .await
+                .map_err(Error::call(failure(run)));
             let pod_id = pod.inspect_err(|_failed| remove::unused_logs(&config))?.into_inner().pod_sandbox_id;
             let annotations = config.annotations;
             let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
@@ -180,13 +206,13 @@ async fn create(
         config: Some(config),
         ..CreateContainerRequest::default()
     };
-    let created = daemon.runtime.create_container(asked).await;
+    let created = Box::pin(patiently(daemon.runtime.create_container(asked))).await;
     Ok(created.map_err(Error::call(failure(run)))?.into_inner().container_id)
 }
 
 async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
     let request = StartContainerRequest { container_id: id.to_owned() };
-    daemon.runtime.start_container(request).await.map(drop).map_err(Error::call(failure(run)))
+    patiently(daemon.runtime.start_container(request)).await.map(drop).map_err(Error::call(failure(run)))
 }
 
 /// Removes what was created. What cannot be removed is reported and does not change the result.
@@ -198,6 +224,16 @@ async fn undo(daemon: &mut Daemon, created: &Created) {
     if let Err(error) = removed {
         output::report(&wharf_types::chain(&error));
     }
+}
+
+/// Removes what was created, after a signal; the next one ends that.
+async fn withdraw(daemon: &mut Daemon, created: &Created, mut signals: Signals) -> Error {
+    signals.has_come = false;
+    tokio::select! {
+        () = undo(daemon, created) => {}
+        () = signals.next() => {}
+    }
+    Error::Interrupted
 }
 
 /// Starts the container. If the user interacts with it, connects to its streams first, so that nothing is missed.
@@ -231,10 +267,15 @@ async fn streams(daemon: &mut Daemon, run: &Run, id: &str) -> Result<Session, Er
 
 /// Carries input and output until the container exits. On a terminal all keys go to the program; without one, Ctrl-C
 /// stops it and a second one kills it.
-async fn converse(daemon: &Daemon, run: &Run, created: &Created, session: Session) -> Result<Ended, Error> {
+async fn converse(
+    daemon: &Daemon,
+    run: &Run,
+    created: &Created,
+    (session, signals): (Session, &mut Signals),
+) -> Result<Ended, Error> {
     let sends = if run.interactive { Sends::Input } else { Sends::Nothing };
     let terminal = (run.tty && run.interactive).then(Terminal::raw).transpose()?;
-    let interrupted = interrupts(daemon.clone(), created.container_id.clone());
+    let interrupted = interrupts(daemon.clone(), created.container_id.clone(), signals);
     tokio::select! {
         ended = session.carry(sends, terminal, LeaveKeys::Leave) => ended,
         error = interrupted => Err(error),
@@ -242,11 +283,11 @@ async fn converse(daemon: &Daemon, run: &Run, created: &Created, session: Sessio
 }
 
 /// Shows the container's output until it exits. Ctrl-C stops it and a second one kills it.
-async fn attend(daemon: &mut Daemon, created: &Created) -> Result<ExitCode, Error> {
+async fn attend(daemon: &mut Daemon, created: &Created, signals: &mut Signals) -> Result<ExitCode, Error> {
     let status = daemon.container_status(&created.container_id).await?;
     let mut reader = Reader::of(&status, &created.name, &Selection::default())?;
     let shown = reader.follow(wait::for_end(daemon.clone(), created.container_id.clone()));
-    let interrupted = interrupts(daemon.clone(), created.container_id.clone());
+    let interrupted = interrupts(daemon.clone(), created.container_id.clone(), signals);
     tokio::pin!(shown, interrupted);
     tokio::select! {
         ended = &mut shown => {
@@ -259,51 +300,21 @@ async fn attend(daemon: &mut Daemon, created: &Created) -> Result<ExitCode, Erro
 }
 
 /// Stops the container at each interrupt, the first time gently; returns only if that fails.
-async fn interrupts(mut daemon: Daemon, id: String) -> Error {
+async fn interrupts(mut daemon: Daemon, id: String, signals: &mut Signals) -> Error {
     let Err(error) = async {
-        next_interrupt().await?;
+        signals.next().await;
         output::report("stopping the container; press Ctrl-C again to kill it");
         let mut gently = daemon.clone();
         let stopping = gently.stop_container(&id, GRACE_S);
         tokio::select! {
             stopped = stopping => stopped?,
-            again = next_interrupt() => {
-                again?;
-                daemon.stop_container(&id, 0).await?;
-            }
+            () = signals.next() => daemon.stop_container(&id, 0).await?,
         }
         // The container exits soon, which ends the wait.
         std::future::pending::<Result<std::convert::Infallible, Error>>().await
     }
     .await;
     error
-}
-
-async fn next_interrupt() -> Result<(), Error> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let unheard = |source| Error::Runtime { source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
-    let hangs_up = async {
-        if !ignores_hangup() {
-            signal(SignalKind::hangup()).map_err(unheard)?.recv().await;
-            return Ok(());
-        }
-        std::future::pending().await
-    };
-    tokio::select! {
-        heard = tokio::signal::ctrl_c() => heard.map_err(unheard),
-        _ = terminate.recv() => Ok(()),
-        hung_up = hangs_up => hung_up,
-    }
-}
-
-/// Whether this process is to go on when its terminal is gone, as after nohup(1).
-fn ignores_hangup() -> bool {
-    /// `1 << (SIGHUP - 1)`.
-    const HANGUP: u64 = 1;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & HANGUP != 0)
 }
 
 /// What a kubelet whose configuration is here does to pods that it does not know.

@@ -158,8 +158,13 @@ fn behind_links(mut path: PathBuf) -> io::Result<PathBuf> {
         let Ok(target) = std::fs::read_link(&path) else { break };
         let directory = path.parent().filter(|parent| *parent != "").unwrap_or(Path::new("."));
         if !is_trusted(&path.symlink_metadata()?, &directory.metadata()?) {
-            let problem = "a link in a directory that everybody may write to, and not yours; name the file that it leads to";
+            let problem =
+                "somebody else's link in a directory that everybody may write to: name the file itself";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        }
+        // A device or a pipe is opened through the link: that of a descriptor says what it is, and not where.
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            break;
         }
         path = directory.join(target);
     }
@@ -183,6 +188,7 @@ fn partial(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -215,7 +221,13 @@ mod tests {
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
         std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
         let error = Target::open(Some(link)).err().unwrap().to_string();
-        assert!(error.contains("name the file that it leads to"), "{error}");
+        assert!(error.contains("name the file itself"), "{error}");
+        let (mut read, write) = std::io::pipe().unwrap();
+        let mut target = Target::open(Some(format!("/proc/self/fd/{}", write.as_raw_fd()).into())).unwrap();
+        target.file.write_all(b"piped").unwrap();
+        target.keep().unwrap();
+        drop(write);
+        assert_eq!(std::io::read_to_string(&mut read).unwrap(), "piped");
         assert_eq!(count(), 3);
         Target::open(Some("/dev/null".into())).unwrap().keep().unwrap();
         let error = Target::open(Some("/proc/no/such".into())).err().unwrap();

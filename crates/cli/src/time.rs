@@ -38,10 +38,15 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
+    // Not every month has 31 days.
+    let day_of_all = days(year, month, day);
+    if date(day_of_all) != (year, month, day) {
+        return None;
+    }
     let rest = text.get(19..)?;
     let zone_at = rest.find(['Z', '+', '-'])?;
     let (fraction, zone) = rest.split_at(zone_at);
-    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset_s(zone)?;
+    let seconds = day_of_all * 86_400 + hour * 3600 + minute * 60 + second - offset_s(zone)?;
     seconds.checked_mul(NS_A_SECOND)?.checked_add(fraction_ns(fraction)?)
 }
 
@@ -132,6 +137,9 @@ mod tests {
             "",
             "1970-01-01",
             "1970-13-01T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "2026-04-31T00:00:00Z",
             "1970-01-01T00:00:00",
             "1970-01-01T00:00:00.Z",
             "1970-01-01T00:00:00ü",

@@ -20,12 +20,13 @@ pub(crate) fn now(
     plugins: Arc<Plugins>,
 ) -> impl Fn() -> InfoResponse {
     move || {
+        let handlers = engine.handlers();
         let missing = plugins.missing();
         let missing = missing.into_iter().map(|name| format!("the required plugin {name} is not connected"));
         InfoResponse {
             subnets: network.subnets().to_string(),
             file_problems: engine.problems_of_additions(),
-            handler_problems: engine.handlers().problems().map(str::to_owned).collect(),
+            handler_problems: handlers.problems().chain(handlers.remarks()).map(str::to_owned).collect(),
             nri_plugins: plugins.names(),
             nri_problems: info.nri_problems.iter().cloned().chain(missing).collect(),
             ..info.clone()

@@ -65,6 +65,8 @@ impl Claims {
     /// Claims the pods of a state directory, and the network of this process's network namespace. A machine on which
     /// the latter cannot be written down has nobody's claim either, and must not be without its runtime for that.
     pub(crate) fn make(layout: &Layout) -> Result<Self, Unclaimed> {
+        // Who is refused makes nothing.
+        check_network(Path::new(RUN), layout.state())?;
         let pods = pods(layout)?;
         let network = match network(Path::new(RUN), layout.state()) {
             Ok(network) => Some(network),
@@ -101,9 +103,31 @@ impl Claims {
     }
 }
 
+/// Finds what would keep a wharfd from claiming these directories and this network. Nothing is changed, and a wharfd
+/// that has the same ones is no obstacle, because it ends before the next one starts.
+pub(crate) fn check(layout: &Layout) -> anyhow::Result<()> {
+    check_own(layout)?;
+    Ok(check_network(Path::new(RUN), layout.state())?)
+}
+
+/// Finds whose the network is, if it belongs to another state directory.
+fn check_network(run: &Path, state: &Path) -> Result<(), Unclaimed> {
+    let Ok(file) = network_file(run).and_then(File::open) else { return Ok(()) };
+    let other = text_in(&file);
+    let Some(left) = state_in(&other).filter(|left| *left != state) else { return Ok(()) };
+    let pods = identity(left);
+    if pods.is_some() && pods == identity(state) {
+        return Ok(());
+    }
+    if matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+        return Err(Unclaimed::Taken(anyhow::Error::msg(has_network(&other))));
+    }
+    check_left(left, state)
+}
+
 /// Refuses a state directory in which somebody else has pods, such as a kubelet's: what is there would be taken for
 /// what wharf's have left.
-pub(crate) fn check_own(layout: &Layout) -> anyhow::Result<()> {
+fn check_own(layout: &Layout) -> anyhow::Result<()> {
     let directory = layout.pods();
     let shown = directory.display();
     let entries = match std::fs::read_dir(&directory) {
@@ -163,23 +187,10 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
             return Ok(Network { file: None, socket });
         }
     };
-    let mut other = String::new();
-    let read = (&file).take(TEXT_LIMIT_BYTES).read_to_string(&mut other);
-    let other = read.map_or_else(|_no_text| "", |_bytes| other.trim());
-    lock(&file, || {
-        format!(
-            "another wharfd ({other}) has the network of this machine: stop that one first, or run this one in a network \
-             namespace of its own"
-        )
-    })?;
-    if let Some(left) = other.split_once(STATE).map(|(_pid, left)| Path::new(left))
-        && has_other_pods(left, state)
-    {
-        return Err(Unclaimed::Refused(anyhow::anyhow!(
-            "this machine's network belongs to the pods in {}: set `state` to that again, or run `wharfd clean` with that \
-             configuration first",
-            left.display()
-        )));
+    let other = text_in(&file);
+    lock(&file, || has_network(&other))?;
+    if let Some(left) = state_in(&other) {
+        check_left(left, state)?;
     }
     socket.claim()?;
     let own = format!("pid {}{STATE}{}\n", std::process::id(), state.display());
@@ -188,6 +199,37 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
         tracing::debug!(%error, "nobody is told who has this machine's network");
     }
     Ok(Network { file: Some((path, file)), socket })
+}
+
+/// The text of a claim's file.
+fn text_in(file: &File) -> String {
+    let mut text = String::new();
+    let read = file.take(TEXT_LIMIT_BYTES).read_to_string(&mut text);
+    read.map_or_else(|_no_text| String::new(), |_bytes| text.trim().to_owned())
+}
+
+/// The state directory in that text.
+fn state_in(text: &str) -> Option<&Path> {
+    text.split_once(STATE).map(|(_pid, left)| Path::new(left))
+}
+
+fn has_network(other: &str) -> String {
+    format!(
+        "another wharfd ({other}) has the network of this machine: stop that one first, or run this one in a network \
+         namespace of its own"
+    )
+}
+
+/// Refuses the network as long as it belongs to the pods in another state directory.
+fn check_left(left: &Path, state: &Path) -> Result<(), Unclaimed> {
+    if !has_other_pods(left, state) {
+        return Ok(());
+    }
+    Err(Unclaimed::Refused(anyhow::anyhow!(
+        "this machine's network belongs to the pods in {}: set `state` to that again, or run `wharfd clean` with that \
+         configuration first",
+        left.display()
+    )))
 }
 
 /// The file that says whose the network of this process's network namespace is.
@@ -216,10 +258,17 @@ pub(crate) fn holder(file: &Path) -> String {
 
 /// Whether there are pods in a state directory, and it is not the own one under another path.
 fn has_other_pods(left: &Path, own: &Path) -> bool {
-    let pods = |state: &Path| Layout::new(state.to_owned(), PathBuf::new()).pods();
-    let identity = |path: PathBuf| std::fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
-    let has_pods = std::fs::read_dir(pods(left)).is_ok_and(|mut entries| entries.next().is_some());
-    has_pods && identity(pods(left)) != identity(pods(own))
+    let has_pods = std::fs::read_dir(pods_in(left)).is_ok_and(|mut entries| entries.next().is_some());
+    has_pods && identity(left) != identity(own)
+}
+
+fn pods_in(state: &Path) -> PathBuf {
+    Layout::new(state.to_owned(), PathBuf::new()).pods()
+}
+
+/// The directory of the pods of a state directory, whatever it is called.
+fn identity(state: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(pods_in(state)).map(|data| (data.dev(), data.ino())).ok()
 }
 
 fn lock(file: &File, taken: impl Fn() -> String) -> Result<(), Unclaimed> {
@@ -256,8 +305,14 @@ mod tests {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let first = network(dir.path(), Path::new("/run/first")).unwrap();
-        let refused = taken(network(dir.path(), Path::new("/run/second")));
-        assert!(refused.contains("state /run/first"), "{refused}");
+        for refused in [
+            network(dir.path(), Path::new("/run/second")).map(drop),
+            check_network(dir.path(), Path::new("/2")),
+        ] {
+            let refused = taken(refused);
+            assert!(refused.contains("state /run/first"), "{refused}");
+        }
+        check_network(dir.path(), Path::new("/run/first")).unwrap();
         drop(first);
         let second = network(dir.path(), Path::new("/2")).unwrap();
         let refused = taken(network(dir.path(), Path::new("/run/first")));
@@ -280,14 +335,18 @@ mod tests {
         drop(claim(&wrong).unwrap());
         drop(claim(&state).unwrap());
         std::fs::create_dir_all(state.join("pods/0123")).unwrap();
-        match claim(&wrong) {
-            Err(Unclaimed::Refused(error)) => {
-                let words = format!("belongs to the pods in {}: set `state` to that", state.display());
-                assert!(error.to_string().contains(&words), "{error}");
+        for refused in [claim(&wrong).map(drop), check_network(&run, &wrong)] {
+            match refused {
+                Err(Unclaimed::Refused(error)) => {
+                    let words = format!("belongs to the pods in {}: set `state` to that", state.display());
+                    assert!(error.to_string().contains(&words), "{error}");
+                }
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
         }
+        check_network(&run, &state).unwrap();
         std::os::unix::fs::symlink(&state, &wrong).unwrap();
+        check_network(&run, &wrong).unwrap();
         drop(claim(&wrong).unwrap());
         std::fs::remove_file(&wrong).unwrap();
         drop(claim(&state).unwrap());

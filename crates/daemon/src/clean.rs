@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use nix::mount::{MntFlags, umount2};
 use wharf_cgroup::{CgroupPath, Cgroups, Driver, Placement};
+use wharf_images::StoreError;
 use wharf_state::Layout;
 use wharf_state::records::ids;
 use wharf_types::{ContainerId, Failure, POD_LOGS, PodId, chain};
@@ -25,6 +26,8 @@ use crate::config::Config;
 use crate::listener::{Listener, program};
 use crate::slow::work_in;
 
+/// The directory in the state directory that takes the place of a data root that cannot be used.
+const IN_PLACE_OF_ROOT: &str = "in-place-of-root";
 /// How long the last processes may take to leave their cgroups.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -53,7 +56,9 @@ impl Left {
 /// Removes everything; a second call finds nothing to remove.
 pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::Result<()> {
     for (_, socket) in config.sockets() {
-        let is_in_use = |listener: &Listener| socket == config.socket || listener.may_be_wharfd();
+        // Who serves one of `extra_sockets` cannot always be told, and is another runtime more likely than not: what
+        // only one wharfd may have is claimed below.
+        let is_in_use = |listener: &Listener| socket == config.socket || listener.is_wharfd();
         if let Some(listener) = Listener::at(socket).filter(is_in_use) {
             bail!("{listener} is serving {}: stop it first", socket.display());
         }
@@ -63,11 +68,9 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
     }
     // A store that this call itself makes goes with it.
     arguments.images |= !has_store(&config.root);
+    let (mut partly, mut left) = (Vec::new(), Left::default());
+    let node = open(config, &mut arguments, &mut left).await?;
     let arguments = &arguments;
-    // Nothing is labelled, so that the policy need not have anything for containers.
-    let mut unlabelled = config.clone();
-    unlabelled.containers.selinux = false;
-    let node = Node::open(&unlabelled).await?;
     // First, because recovery forgets containers whose records it cannot use.
     let containers = containers(&node.layout).context("listing the containers")?;
     node.engine.recover().await.context("cannot take over the pods")?;
@@ -83,7 +86,6 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
             running.join(", ")
         );
     }
-    let (mut partly, mut left) = (Vec::new(), Left::default());
     for pod in &unlisted {
         let ended = node.engine.program().end_with_containers(&node.layout.pods(), pod);
         left.note(ended.with_context(|| format!("ending the pod {}", pod.short())));
@@ -121,6 +123,32 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
         (Err(reported), Err(told)) => Err(reported.context(format!("{told:#}"))),
         (reported, told) => reported.and(told),
     }
+}
+
+/// Opens what is there of wharf's. Pods can be ended without the data root, as on a disk that has failed: by force, an
+/// empty directory takes its place.
+async fn open(config: &Config, arguments: &mut Arguments, left: &mut Left) -> anyhow::Result<Node> {
+    let mut config = config.clone();
+    // Nothing is labelled, so that the policy need not have anything for containers.
+    config.containers.selinux = false;
+    let claims = Node::claim(&config).await?;
+    let error = match Node::open(&config, claims).await {
+        Err(error) => error,
+        opened => return opened,
+    };
+    if matches!(error.downcast_ref(), Some(StoreError::InUse { .. } | StoreError::Foreign { .. })) {
+        return Err(error);
+    }
+    if !arguments.force {
+        let is_of_store = error.downcast_ref::<StoreError>().is_some();
+        let advice = "only --force removes the rest without the data root";
+        return Err(if is_of_store { error.context(advice) } else { error });
+    }
+    let root = std::mem::replace(&mut config.root, config.state.join(IN_PLACE_OF_ROOT));
+    let Ok(node) = Node::open(&config, claims).await else { return Err(error) };
+    arguments.images = true;
+    left.note(Err(error.context(format!("the data root {}, which cannot be used", root.display()))));
+    Ok(node)
 }
 
 /// Whether anything of wharf is on this machine. Whatever it made in the kernel's network, it had claimed that before.
@@ -182,13 +210,13 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
         Err(error) => left.note(Err(error).context("listing the pods")),
     }
     left.note(remove_empty(&pods));
-    remove_entries(state, ["leases", "quarantine"], left);
+    remove_entries(state, ["leases", "quarantine", IN_PLACE_OF_ROOT], left);
     // One of `extra_sockets` may be another runtime's by now.
     for (_, socket) in config.sockets().filter(|(_, socket)| Listener::at(socket).is_none()) {
         left.note(remove(socket, wharf_sys::socket::remove(socket)));
         left.note(remove_empty(socket.parent().unwrap_or(root)));
     }
-    for directory in [state, root] {
+    for directory in [root, state] {
         left.note(remove_empty(directory));
     }
 }

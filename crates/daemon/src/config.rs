@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "it is read at the start, or where `spawn_blocking` leads")]
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -316,14 +317,13 @@ impl Config {
     /// Reads the file, or the default one if it exists, and then `<file>.d/*.toml` in the order of their names.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        let mut table = match std::fs::read_to_string(path) {
+        let mut table = match text_of(path) {
             Ok(text) => checked(path, &text)?,
             Err(error) if file.is_none() && is_absent(path, &error) => toml::Table::new(),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
         for drop_in in drop_ins(path)? {
-            let text = std::fs::read_to_string(&drop_in)
-                .with_context(|| format!("reading {}", drop_in.display()))?;
+            let text = text_of(&drop_in).with_context(|| format!("reading {}", drop_in.display()))?;
             merge(&mut table, checked(&drop_in, &text)?);
         }
         let config: Self = table.try_into()?;
@@ -475,6 +475,25 @@ fn checked(path: &Path, text: &str) -> anyhow::Result<toml::Table> {
         anyhow::Error::new(error).context(format!("in {}{hint}", path.display()))
     })?;
     toml::from_str(text).with_context(|| format!("in {}", path.display()))
+}
+
+/// The text of a file of the configuration. A FIFO in its place would be waited for in vain; but what a shell passes as
+/// a descriptor may be a pipe, and has an end.
+fn text_of(path: &Path) -> std::io::Result<String> {
+    use std::io::{Error, ErrorKind};
+    /// Hundreds of times as much as a configuration has.
+    const LIMIT_BYTES: usize = 16 << 20;
+    let bytes = if path.starts_with("/dev") || path.starts_with("/proc") {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)?.take(LIMIT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > LIMIT_BYTES {
+            return Err(Error::new(ErrorKind::FileTooLarge, "it is longer than 16 MiB"));
+        }
+        bytes
+    } else {
+        wharf_sys::fs::read_regular(path, LIMIT_BYTES)?
+    };
+    String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::InvalidData, error))
 }
 
 /// Whether nothing is at a path, not even a link that leads to nothing: its administrator meant something by that.

@@ -40,6 +40,11 @@ impl Listener {
         Self { process: pid.map(|pid| (pid, program(pid))) }
     }
 
+    /// Whether it is known to be a wharfd.
+    pub(crate) fn is_wharfd(&self) -> bool {
+        self.process.is_some() && self.may_be_wharfd()
+    }
+
     /// Whether it may be a wharfd.
     pub(crate) fn may_be_wharfd(&self) -> bool {
         self.process.as_ref().is_none_or(|(_pid, name)| name == "wharfd")
@@ -97,5 +102,7 @@ mod tests {
         assert_eq!(Listener::at(&path), None);
         let other = Listener { process: Some((7, "containerd".to_owned())) };
         assert!(!other.may_be_wharfd() && Listener::of(None).may_be_wharfd());
+        let own = Listener { process: Some((7, "wharfd".to_owned())) };
+        assert!(own.is_wharfd() && !other.is_wharfd() && !Listener::of(None).is_wharfd());
     }
 }

@@ -16,7 +16,7 @@ mod slow;
 mod stderr;
 mod systemd;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -64,9 +64,13 @@ enum Command {
 enum ConfigCommand {
     /// Print the configuration in effect as TOML.
     Dump,
-    /// Check whether the configuration can be used on this machine; if not, the exit code is 1.
+    /// Check whether the configuration can be used on this machine; if not, the exit code is 1. It is 2 if the output
+    /// cannot be written.
     Check,
 }
+
+/// The exit code if the output cannot be written.
+const UNWRITTEN: u8 = 2;
 
 /// As many parts of the heap as tasks run at once.
 const HEAP_ARENAS: i32 = 2;
@@ -77,7 +81,10 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     wharf_sys::heap::share(HEAP_ARENAS);
-    let Err(error) = perform() else { return ExitCode::SUCCESS };
+    let error = match perform() {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
     // A pipe that nobody reads must not keep the process, whose claims the next one waits for.
     let text = format!("Error: {}\n", wharf_types::chain(error.as_ref()));
     let written = Stderr::new(|_lost| String::new()).and_then(|mut stderr| stderr.write_all(text.as_bytes()));
@@ -86,7 +93,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn perform() -> anyhow::Result<()> {
+fn perform() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
     if let Some(Command::Config(command)) = &arguments.command {
@@ -94,11 +101,14 @@ fn perform() -> anyhow::Result<()> {
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
             ConfigCommand::Check => {
-                config.check_machine()?;
+                for without in config.check_machine()? {
+                    // Who does not read it is told on standard output, or by the exit code.
+                    writeln!(std::io::stderr(), "Warning: {without}").ok();
+                }
                 "wharfd can start with this configuration\n".to_owned()
             }
         };
-        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+        return Ok(print(std::io::stdout(), &text));
     }
     let level = match arguments.command {
         // Somebody waits for it at a terminal.
@@ -116,7 +126,20 @@ fn perform() -> anyhow::Result<()> {
         }),
     };
     runtime.shutdown_timeout(LEAVE_LIMIT);
-    ended
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Prints what was asked for. That it cannot be written says nothing about the configuration, and has a code of its
+/// own; a reader that has gone has seen enough.
+fn print(mut output: impl Write, text: &str) -> ExitCode {
+    match output.write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            // Nobody is left who could be told.
+            writeln!(std::io::stderr(), "Error: the output cannot be written: {error}").ok();
+            ExitCode::from(UNWRITTEN)
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// The node's state on disk and in the kernel.
@@ -131,16 +154,22 @@ struct Node {
 }
 
 impl Node {
-    async fn open(config: &Config) -> anyhow::Result<Self> {
+    /// Claims what only one wharfd may have at a time, until this process ends.
+    async fn claim(config: &Config) -> anyhow::Result<&'static Claims> {
         let layout = Layout::new(config.state.clone(), config.root.clone());
-        let (root, state) = (&config.root, &config.state);
         config.check_apart(|path, resolve| work_in(path, resolve))?;
         let taken = |unclaimed: &Unclaimed| match unclaimed {
             Unclaimed::Taken(error) => Some(error.to_string()),
             Unclaimed::Refused(_) | Unclaimed::Failed(_) => None,
         };
-        let claims = patiently(|| work_in(state, || Claims::make(&layout)), taken).await?.keep();
+        let claims = patiently(|| work_in(&config.state, || Claims::make(&layout)), taken).await?.keep();
         tokio::spawn(claims.show());
+        Ok(claims)
+    }
+
+    async fn open(config: &Config, claims: &'static Claims) -> anyhow::Result<Self> {
+        let layout = Layout::new(config.state.clone(), config.root.clone());
+        let (root, state) = (&config.root, &config.state);
         let in_use = |error: &StoreError| {
             let [.., lock] = &Store::ENTRIES;
             let is_in_use = matches!(error, StoreError::InUse { .. });
@@ -184,7 +213,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Before a disk that stalls can keep it from saying anything.
     let [root, state] = [&config.root, &config.state].map(|path| path.display());
     tracing::info!(%root, %state, "wharfd starts");
-    let Node { images, network, cgroups, plugins, engine, .. } = Node::open(&config).await?;
+    let Node { images, network, cgroups, plugins, engine, .. } =
+        Node::open(&config, Node::claim(&config).await?).await?;
     let info = admin::info(&config, &cgroups)?;
     if info.bounding_capabilities & wharf_types::capability::SYS_RESOURCE == 0 {
         tracing::warn!(
@@ -291,5 +321,20 @@ async fn patiently<T, E>(
             tracing::info!(other, patience = ?LOCK_PATIENCE, "waiting until another wharfd has ended");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_not_a_configuration_that_cannot_be_used() {
+        let shown = |code: ExitCode| format!("{code:?}");
+        // A slice without room.
+        assert_eq!(shown(print(&mut [][..], "it can\n")), shown(ExitCode::from(UNWRITTEN)));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(shown(print(writer, "it can\n")), shown(ExitCode::SUCCESS));
     }
 }

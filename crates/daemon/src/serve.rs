@@ -48,10 +48,10 @@ pub(crate) struct Services {
 
 /// Serves until SIGTERM or SIGINT, then waits a limited time for in-flight calls. Containers keep running.
 pub(crate) async fn serve(sockets: &[&Path], services: Services) -> anyhow::Result<()> {
-    let connections = listen_on_all(sockets)?;
+    let (served, connections) = listen_on_all(sockets)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tracing::info!(?sockets, version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
+    tracing::info!(sockets = ?served, version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
     notify("READY=1");
     let (underway, ended) = Underway::new();
     let (counted, calls) = (underway.clone(), services.calls);
@@ -111,14 +111,17 @@ fn unhurried<C>(
     })
 }
 
-/// The connections to all the sockets. Without the first one there is no service.
-fn listen_on_all(
-    sockets: &[&Path],
-) -> anyhow::Result<impl Stream<Item = std::io::Result<UnixStream>> + use<>> {
-    let mut all = StreamMap::new();
+/// The sockets that are served, and the connections to all of them. Without the first one there is no service.
+fn listen_on_all<'a>(
+    sockets: &[&'a Path],
+) -> anyhow::Result<(Vec<&'a Path>, impl Stream<Item = std::io::Result<UnixStream>> + use<>)> {
+    let (mut served, mut all) = (Vec::new(), StreamMap::new());
     for (number, socket) in sockets.iter().enumerate() {
         match listen(socket).with_context(|| format!("listening on {}", socket.display())) {
-            Ok(listener) => drop(all.insert(number, UnixListenerStream::new(listener))),
+            Ok(listener) => {
+                served.push(*socket);
+                all.insert(number, UnixListenerStream::new(listener));
+            }
             // Who has the first one has everything.
             Err(error) if number > 0 => {
                 tracing::warn!(error = format!("{error:#}"), "the CRI is not served at one of extra_sockets");
@@ -126,7 +129,7 @@ fn listen_on_all(
             Err(error) => return Err(error),
         }
     }
-    Ok(all.map(|(_, accepted)| accepted))
+    Ok((served, all.map(|(_, accepted)| accepted)))
 }
 
 /// Binds a socket that only its owner may open, in place of the one that an earlier daemon left.
@@ -173,7 +176,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = [dir.path().join("one"), dir.path().join("other/two")];
         let sockets = paths.each_ref().map(|path| path.as_path());
-        let mut connections = std::pin::pin!(listen_on_all(&sockets).unwrap());
+        let (served, connections) = listen_on_all(&sockets).unwrap();
+        assert_eq!(served, sockets);
+        let mut connections = std::pin::pin!(connections);
         for path in &paths {
             let mode = std::fs::metadata(path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", path.display());
@@ -184,8 +189,8 @@ mod tests {
         let who = format!("(pid {}) is serving it", std::process::id());
         assert!(error.contains("two") && error.contains(&who), "{error}");
         drop(std::fs::remove_file(&paths[0]));
-        let alone = listen_on_all(&sockets);
-        assert!(alone.is_ok(), "a further socket that another process serves is done without");
+        let (served, _alone) = listen_on_all(&sockets).unwrap();
+        assert_eq!(served, sockets[..1], "a further socket that another process serves is done without");
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use wharf_types::{ContainerId, ErrorKind, Failure, HostPath, PodId, Stage as _, 
 use crate::cgroups::enclose;
 use crate::error::Error;
 use crate::places::host_path;
-use crate::program;
+use crate::program::{self, Problem};
 
 /// How long a runtime may take to say what it can do, or to delete what it keeps.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +48,8 @@ pub struct Handler {
     pub privileged_devices: Option<PrivilegedDevices>,
     /// Why its runtime cannot be used, with the key of the configuration.
     pub problem: Option<String>,
+    /// Why its runtime could not be asked what it can do, with the key of the configuration. It is used all the same.
+    pub remark: Option<String>,
 }
 
 /// All handlers by their names. The one without a name is wharf, as it is.
@@ -75,16 +77,20 @@ impl Handlers {
     pub fn ask(configs: BTreeMap<String, HandlerConfig>) -> Self {
         let handler = |(name, config): (String, HandlerConfig)| {
             let HandlerConfig { program, options, annotations, privileged_devices } = config;
-            let asked = program.as_ref().map(features).transpose();
+            let asked = program.as_ref().map(|program| features(program, PATIENCE)).transpose();
             let problem = asked.as_ref().err().map(|error| format!("handlers.{name}.path: {error}"));
             if let Some(problem) = &problem {
                 tracing::warn!(problem, "a handler cannot be used until wharfd is started again");
             }
-            let features = asked.ok().flatten().unwrap_or_default();
+            let (features, unasked) = asked.ok().flatten().unwrap_or_default();
+            let remark = unasked.map(|problem| format!("handlers.{name}.path: {problem}"));
+            if let Some(remark) = &remark {
+                tracing::warn!(remark, "a runtime is taken for one that does not say what it can do");
+            }
             let handler = name.clone();
             let runtime =
                 program.map(|program| OtherRuntime { handler, program, options, features, annotations });
-            (name, Handler { runtime, privileged_devices, problem })
+            (name, Handler { runtime, privileged_devices, problem, remark })
         };
         Self(Arc::new(configs.into_iter().map(handler).collect()))
     }
@@ -92,6 +98,11 @@ impl Handlers {
     /// Why handlers cannot be used, by their keys in the configuration.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
         self.0.values().filter_map(|handler| handler.problem.as_deref())
+    }
+
+    /// What could not be found out about handlers that are used all the same, by their keys in the configuration.
+    pub fn remarks(&self) -> impl Iterator<Item = &str> {
+        self.0.values().filter_map(|handler| handler.remark.as_deref())
     }
 
     /// All with a name.
@@ -187,6 +198,7 @@ impl Handlers {
         command.args(&runtime.options).arg("--root").arg(&state);
         command.args(["delete", "--force", container.as_str()]);
         if let Err(problem) = program::output(&mut command, PATIENCE) {
+            let problem = problem.to_string();
             let (runtime, container) = (runtime.program.as_str(), container.short());
             tracing::warn!(
                 runtime,
@@ -234,21 +246,26 @@ fn console() -> DeviceRule {
     DeviceRule::allow(DeviceType::Char, Some(5), Some(1), Access::ALL)
 }
 
-/// What a runtime says that it can do; nothing if it does not have the command.
-fn features(runtime: &HostPath) -> Result<Features, RuntimeError> {
+/// What a runtime says that it can do; nothing if it does not have the command, or if it could not be asked, for the
+/// reason that is returned as well.
+fn features(runtime: &HostPath, patience: Duration) -> Result<(Features, Option<String>), RuntimeError> {
     let failed = |problem| RuntimeError { runtime: runtime.to_string(), problem };
-    match program::output(command(runtime).arg("features"), PATIENCE) {
+    match program::output(command(runtime).arg("features"), patience) {
         Ok(text) => {
             let unusable =
                 |problem| failed(format!("does not answer the command `features` with JSON: {problem}"));
-            Features::parse(&text).map_err(unusable)
+            Ok((Features::parse(&text).map_err(unusable)?, None))
         }
         Err(problem) if !matches!(wharf_sys::fs::is_program(runtime.as_path()), Ok(true)) => {
-            Err(failed(problem))
+            Err(failed(problem.to_string()))
         }
-        Err(problem) => {
+        Err(Problem::Failed(problem)) => {
             tracing::info!(runtime = runtime.as_str(), problem, "a runtime does not say what it can do");
-            Ok(Features::default())
+            Ok((Features::default(), None))
+        }
+        Err(Problem::Unfinished(problem)) => {
+            let unasked = format!("{runtime} could not be asked for its features: it {problem}");
+            Ok((Features::default(), Some(unasked)))
         }
     }
 }
@@ -333,6 +350,21 @@ mod tests {
         assert!(refused.contains("handlers.other.path: /no/such/runtime "), "{refused}");
         assert_eq!(without.problems().count(), 1);
         assert!(without.find("own").is_ok() && without.iter().count() == 2);
+    }
+
+    #[test]
+    fn a_runtime_that_cannot_be_asked_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let hangs = script(directory.path(), "exec sleep 1000");
+        let (features, unasked) = features(&hangs, Duration::from_millis(50)).unwrap();
+        assert!(features.shown().is_null());
+        let unasked = unasked.unwrap();
+        assert!(unasked.starts_with(hangs.as_str()) && unasked.contains("its features"), "{unasked}");
+        let broken = directory.path().join("broken");
+        std::fs::write(&broken, "\x7fELF").unwrap();
+        std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let broken = handlers(HostPath::new(broken.to_str().unwrap()).unwrap());
+        assert_eq!((broken.problems().count(), broken.remarks().count()), (0, 1));
     }
 
     #[test]

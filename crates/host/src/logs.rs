@@ -1,5 +1,6 @@
 //! Creating a container's log.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use wharf_isolation::{LogFile, LogLimits};
@@ -17,17 +18,17 @@ pub fn make_log(file: &LogFile) -> Result<OwnedFd, Error> {
     file.make().map_err(unopened)
 }
 
-/// Removes the log of a container that could not be made, unless something is in it or it is older than the container,
-/// which was made at this time, in nanoseconds since the epoch. One without a log has an empty directory or name.
+/// Removes the log of a container that could not be made, unless something is in it or it was made before or after it,
+/// in nanoseconds since the epoch. A container without a log has an empty directory or name.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn remove_unused_log(directory: &str, name: &str, since_ns: i64) -> Result<(), StageError> {
+pub fn remove_unused_log(directory: &str, name: &str, made_ns: &Range<i64>) -> Result<(), StageError> {
     let Some(directory) = HostPath::new(directory).ok().filter(|_directory| !name.is_empty()) else {
         return Ok(());
     };
     let log = LogFile { directory, name: name.to_owned(), limits: LogLimits::default() };
-    log.remove_unused(since_ns).stage("removing the container's log")
+    log.remove_unused(made_ns).stage("removing the container's log")
 }
 
 fn unopened(error: wharf_sys::Error) -> Error {
@@ -58,16 +59,22 @@ mod tests {
         assert!(path.is_file());
         std::fs::write(&path, "said").unwrap();
         let remove =
-            |since_ns| remove_unused_log(directory.path().to_str().unwrap(), "0.log", since_ns).unwrap();
+            |made_ns| remove_unused_log(directory.path().to_str().unwrap(), "0.log", &made_ns).unwrap();
         let now_ns = wharf_sys::clock::now_ns();
-        remove(now_ns);
+        remove(now_ns..i64::MAX);
         assert!(path.is_file(), "it has been used");
         std::fs::write(&path, "").unwrap();
-        remove(now_ns + 1_000_000_000);
+        remove(now_ns + 1_000_000_000..i64::MAX);
         assert!(path.is_file(), "it is older");
-        remove(now_ns);
+        let hour_ago = now_ns - 3600 * 1_000_000_000;
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(hour_ago.cast_unsigned());
+        std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        make_log(&file("0.log")).unwrap();
+        remove(hour_ago - 1..hour_ago + 1);
+        assert!(path.is_file(), "another container has it by now");
+        remove(now_ns..i64::MAX);
         assert!(!path.exists());
-        remove(now_ns);
+        remove(now_ns..i64::MAX);
         std::os::unix::fs::symlink("/tmp", directory.path().join("link")).unwrap();
         for name in ["missing/0.log", "link/0.log", "../0.log"] {
             let error = make_log(&file(name)).unwrap_err();

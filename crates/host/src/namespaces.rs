@@ -74,7 +74,7 @@ struct Parts {
 /// A thread that makes a pod's namespaces. Without the pod's files it gives up.
 #[derive(Debug)]
 pub struct NamespacesUnderway {
-    thread: std::io::Result<JoinHandle<Result<NewNamespaces, Error>>>,
+    thread: wharf_sys::Result<JoinHandle<Result<NewNamespaces, Error>>>,
     files: Sender<OwnedFd>,
 }
 
@@ -109,10 +109,8 @@ impl Template {
     #[must_use]
     pub fn begin(&self, plan: NamespacePlan) -> NamespacesUnderway {
         let (template, (files, made)) = (self.clone(), channel());
-        NamespacesUnderway {
-            thread: thread::Builder::new().spawn(move || template.make_here(&plan, &made)),
-            files,
-        }
+        let thread = thread::Builder::new().spawn(move || template.make_here(&plan, &made));
+        NamespacesUnderway { thread: thread.named("clone", || "a thread".into()), files }
     }
 
     /// Sets sysctls of the network namespace among these, if they have one.
@@ -130,7 +128,7 @@ impl Template {
             self.0.sysctls.set(sysctls, user.as_ref().map(OwnedFd::as_fd))
         };
         thread::scope(|scope| {
-            let setting = thread::Builder::new().spawn_scoped(scope, set).stage(STAGE)?;
+            let setting = wharf_sys::thread::start(scope, set).stage(STAGE)?;
             setting.join().unwrap_or_else(|_panic| Err(died().into()))
         })
     }
@@ -296,6 +294,27 @@ mod tests {
             || inside(pod.mounts.as_fd(), CloneFlags::CLONE_NEWNS, || umount2("/", MntFlags::MNT_DETACH));
         assert_eq!(drop_root(), Ok(()));
         assert_eq!(drop_root(), Err(Errno::EINVAL), "the kernel's own root is the last");
+    }
+
+    #[test]
+    fn a_limit_on_processes_is_named() {
+        let told = wharf_sys::thread::apart(|| {
+            use wharf_sys::seccomp::{Call, refuse};
+            let template = Template::make().unwrap();
+            let files = mount::new_filesystem("tmpfs", &[("mode", "700")], Attributes::NO_DEV)?;
+            let plan = NamespacePlan {
+                own: [Kind::Ipc].into(),
+                hostname: "pod".into(),
+                sysctls: BTreeMap::new(),
+                ids: None,
+            };
+            // A C library uses one of them.
+            refuse(Call::CLONE, Errno::EAGAIN)?;
+            refuse(Call::CLONE3, Errno::EAGAIN)?;
+            Ok(wharf_types::chain(&template.begin(plan).end(files).unwrap_err()))
+        });
+        let told = told.unwrap();
+        assert!(told.contains("TasksMax"), "{told}");
     }
 
     #[test]

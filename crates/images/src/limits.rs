@@ -64,8 +64,8 @@ impl Limits {
         Ok(())
     }
 
-    /// Checks that the file system of `directory` still has its reserve.
-    pub(crate) fn check_disk(&self, directory: impl AsFd) -> Result<(), UnpackError> {
+    /// Checks that the file system of `directory` still has its reserve, and returns that.
+    pub(crate) fn check_disk(&self, directory: impl AsFd) -> Result<Reserve, UnpackError> {
         let failed = |source| UnpackError::System { path: String::new(), source };
         let disk = nix::sys::statvfs::fstatvfs(directory)
             .named("fstatvfs", || "the directory of layers".into())
@@ -76,7 +76,17 @@ impl Limits {
             inodes: disk.files(),
             free_inodes: disk.files_available(),
         };
-        Ok(self.reserve().check(disk, 0)?)
+        self.reserve().check(disk, 0)?;
+        Ok(self.reserve().of(disk))
+    }
+
+    /// How much may be written or made before the disk is looked at again: no more than `most`, and no more than a
+    /// quarter of what must stay free of it. A disk that does not count its inodes has none in reserve.
+    pub(crate) fn due(most: u64, reserve: u64) -> u64 {
+        match reserve / 4 {
+            0 => most,
+            share => most.min(share),
+        }
     }
 
     /// What must stay free on the disk.

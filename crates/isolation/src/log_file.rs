@@ -4,12 +4,14 @@
 //! daemon and the log writer; no process of a container ever has the file.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::libc::{S_IFMT, S_IFREG};
-use nix::sys::stat::{FileStat, fstatat};
+use nix::sys::stat::{FileStat, fstatat, futimens};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open, open_below, open_below_mode, split_last};
@@ -17,31 +19,32 @@ use wharf_sys::fs::{Resolve, open, open_below, open_below_mode, split_last};
 use crate::plan::LogFile;
 
 impl LogFile {
-    /// Creates the file if it is missing, and returns the directory, in which [`open_log`] finds it.
+    /// Creates the file if it is missing, and returns the directory, in which [`open_log`] finds it. Its time is now,
+    /// which it is for [`Self::remove_unused`] from then on.
     ///
     /// # Errors
     /// The kernel's error; EINVAL if it is not a regular file.
     pub fn make(&self) -> wharf_sys::Result<OwnedFd> {
         let directory = open(self.directory.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        open_log(directory.as_fd(), &self.name)?;
+        let file = open_log(directory.as_fd(), &self.name)?;
+        futimens(&file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)
+            .named("futimens", || self.name.clone())?;
         Ok(directory)
     }
 
-    /// Removes the file if nothing is in it and it was last written after this time, in nanoseconds since the epoch: an
-    /// older one is another container's. Success also if there is none, or something else in its place.
+    /// Removes the file if nothing is in it and its time is between these, in nanoseconds since the epoch: another one
+    /// is another container's. Success also if there is none, or something else in its place.
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn remove_unused(&self, since_ns: i64) -> wharf_sys::Result<()> {
+    pub fn remove_unused(&self, made_ns: &Range<i64>) -> wharf_sys::Result<()> {
         let directory = open(self.directory.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         let (parent, name) = parent_of(directory.as_fd(), &self.name)?;
         let named = |call| move |errno| wharf_sys::Error::new(call, self.name.as_str(), errno);
         match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(named("fstatat")(errno)),
-            Ok(stat)
-                if stat.st_mode & S_IFMT == S_IFREG && stat.st_size == 0 && is_since(&stat, since_ns) =>
-            {
+            Ok(stat) if stat.st_mode & S_IFMT == S_IFREG && stat.st_size == 0 && is_made(&stat, made_ns) => {
                 unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir).map_err(named("unlinkat"))
             }
             Ok(_other) => Ok(()),
@@ -49,11 +52,11 @@ impl LogFile {
     }
 }
 
-/// Whether an empty file was last written after this time. The times of files are a few milliseconds behind.
-fn is_since(stat: &FileStat, since_ns: i64) -> bool {
+/// Whether the time of a file is between these. The times of files are a few milliseconds behind.
+fn is_made(stat: &FileStat, made_ns: &Range<i64>) -> bool {
     const BEHIND_NS: i64 = 20_000_000;
-    let made_ns = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec);
-    made_ns >= since_ns.saturating_sub(BEHIND_NS)
+    let time_ns = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec);
+    time_ns >= made_ns.start.saturating_sub(BEHIND_NS) && time_ns < made_ns.end
 }
 
 /// Opens a log for appending, and creates it if it is missing. It must be a regular file, because the reader of a FIFO

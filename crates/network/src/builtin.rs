@@ -225,12 +225,7 @@ impl BuiltinNetwork {
             Some(false) => drop(self.ensure(&socket, &subnets)?),
             None => drop(self.look_around(&socket, &subnets)?),
         }
-        match link::get(&socket, &self.bridge)? {
-            Some(link) if self.mode == Mode::Bridge && link.kind != "bridge" => {
-                Err(BuiltinError::NotABridge { name: self.bridge.clone() })
-            }
-            _bridge_or_none => Ok(()),
-        }
+        if self.mode == Mode::Bridge { check_link(&socket, &self.bridge) } else { Ok(()) }
     }
 
     pub(crate) fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
@@ -321,5 +316,20 @@ impl BuiltinNetwork {
         let draining = lock(&self.leases).draining();
         self.collect(&draining.into_iter().map(|(id, _since)| id).collect::<Vec<_>>());
         lock(&self.leases).reserve(pod.id, pod.ports, subnets, self.mode)
+    }
+}
+
+/// Refuses the name of a link that is not a bridge. Nothing is changed.
+///
+/// # Errors
+/// [`BuiltinError::NotABridge`], or the kernel's error.
+pub fn check_bridge(name: &str) -> Result<(), BuiltinError> {
+    check_link(&Socket::open(Family::Route)?, name)
+}
+
+fn check_link(socket: &Socket, name: &str) -> Result<(), BuiltinError> {
+    match link::get(socket, name)? {
+        Some(link) if link.kind != "bridge" => Err(BuiltinError::NotABridge { name: name.to_owned() }),
+        _bridge_or_none => Ok(()),
     }
 }

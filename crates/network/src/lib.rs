@@ -40,7 +40,7 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
-pub use builtin::{BuiltinError, Mode};
+pub use builtin::{BuiltinError, Mode, check_bridge};
 pub use choice::Builtin;
 pub use cni::CniError;
 pub use error::Error;

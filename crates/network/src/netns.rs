@@ -12,6 +12,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
+use wharf_types::failure;
 
 /// The magic number of nsfs, the file system that namespace files live in.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
@@ -42,7 +43,7 @@ pub enum NetnsError {
         source: Errno,
     },
     /// No thread could be started.
-    #[error("cannot start a thread to enter a network namespace")]
+    #[error("cannot start a thread to enter a network namespace: {}", failure::PROCESSES)]
     Thread {
         /// The operating system's error.
         source: std::io::Error,
@@ -153,6 +154,20 @@ mod tests {
             open(Path::new("/nowhere/ns")),
             Err(NetnsError::Open { source: Errno::ENOENT, .. })
         ));
+    }
+
+    #[test]
+    fn a_limit_on_processes_is_named() {
+        let told = wharf_sys::thread::apart(|| {
+            use wharf_sys::seccomp::{Call, refuse};
+            let netns = open(Path::new("/proc/thread-self/ns/net")).unwrap();
+            // A C library uses one of them.
+            refuse(Call::CLONE, Errno::EAGAIN)?;
+            refuse(Call::CLONE3, Errno::EAGAIN)?;
+            Ok(inside(&netns, || ()).unwrap_err().to_string())
+        });
+        let told = told.unwrap();
+        assert!(told.contains("TasksMax"), "{told}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! cannot, such as the layers or the user that a name turned out to be, is beside it.
 
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -199,8 +199,8 @@ pub fn remove_container(layout: &Layout, pod: &PodId, id: &ContainerId) -> Resul
 /// # Errors
 /// The disk's error.
 pub fn load_spec(path: &Path) -> Result<Option<Vec<u8>>, StageError> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+    match record::read_file(path) {
+        Err(error) if error.is_missing() => Ok(None),
         read => read.map(Some).stage("reading the container's runtime spec"),
     }
 }
@@ -217,6 +217,9 @@ mod tests {
         save_spec(&path, b"{}").unwrap();
         assert_eq!(load_spec(&path).unwrap().unwrap(), b"{}");
         assert!(load_spec(dir.path()).is_err());
+        let _listener = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let refused = load_spec(&dir.path().join("socket")).unwrap_err();
+        assert!(wharf_types::chain(&refused).contains("not a regular file"), "{refused}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use wharf_sys::fs::read_regular;
 use wharf_types::{ErrorKind, Failure};
 
 /// Why a record could not be saved or loaded.
@@ -257,13 +258,23 @@ fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
     Ok((version.to_owned(), content))
 }
 
-/// Reads a record's file, header included.
-pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+/// Reads a record's file, header included, or a file beside the records. Nothing in its place is waited for, such as a
+/// FIFO.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Damaged`] if it is no regular file, or longer than a record.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::Io { operation: "reading", path: path.to_owned(), source };
-    if fs::metadata(path).map_err(fail)?.len() > LIMIT_BYTES as u64 {
-        return Err(Error::Damaged { path: path.to_owned(), what: "it is longer than 16 MiB" });
+    let is_directory = fs::metadata(path).map_err(fail)?.is_dir();
+    if is_directory {
+        return Err(fail(io::ErrorKind::IsADirectory.into()));
     }
-    fs::read(path).map_err(fail)
+    let damaged = |what| Error::Damaged { path: path.to_owned(), what };
+    read_regular(path, LIMIT_BYTES).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => damaged("it is not a regular file"),
+        io::ErrorKind::FileTooLarge => damaged("it is longer than 16 MiB"),
+        _ => fail(error),
+    })
 }
 
 /// Removes a record, and what a crash left of its replacement. A missing record is success. Whatever else is in the
@@ -362,6 +373,19 @@ mod tests {
         save(&path, Format { kind: "test", version: 4 }, b"", Durability::Volatile).unwrap();
         assert!(!load(&path, FORMAT).unwrap_err().is_damage(), "it is newer");
         assert!(!load(dir.path(), FORMAT).unwrap_err().is_damage(), "it cannot be read");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_damage_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let [fifo, link, socket] = ["fifo", "link", "socket"].map(|name| dir.path().join(name));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("fifo", &link).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [&fifo, &link, &socket] {
+            let error = load(path, FORMAT).unwrap_err();
+            assert!(error.is_damage() && error.to_string().contains("not a regular file"), "{error}");
+        }
     }
 
     #[test]

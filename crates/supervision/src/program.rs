@@ -13,8 +13,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use wharf_cgroup::{Cgroups, Placement};
 use wharf_state::Layout;
-use wharf_sys::error::Named;
-use wharf_sys::fs::detached_program;
+use wharf_sys::fs::{detached_program, open, read_bounded};
 use wharf_sys::launch::Launcher;
 use wharf_sys::socket;
 use wharf_types::{Stage as _, StageError};
@@ -24,6 +23,9 @@ use crate::process::Process;
 
 /// What its processes are called.
 pub(crate) const PROGRAM: &CStr = c"wharf-shim";
+
+/// Many times as much as the program has.
+const PROGRAM_LIMIT_BYTES: usize = 1 << 30;
 
 /// The supervisor's program, and where its processes are.
 #[derive(Debug)]
@@ -40,7 +42,9 @@ impl Program {
     /// # Errors
     /// The program cannot be read.
     pub fn load(path: &Path, cgroups: &Cgroups, placement: &Placement) -> wharf_sys::Result<Self> {
-        let bytes = std::fs::read(path).named("read", || path.display().to_string())?;
+        // A FIFO in its place would be waited for.
+        let bytes = open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+            .and_then(|file| read_bounded(&file, PROGRAM_LIMIT_BYTES))?;
         let launcher = detached_program("wharf-shim", &bytes).and_then(Launcher::new)?;
         Ok(Self { launcher, cgroups: cgroups.clone(), placement: placement.clone() })
     }

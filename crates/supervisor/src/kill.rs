@@ -4,13 +4,16 @@
 //! A pid is never signalled by its number: it is opened first, and signalled if the list still has it. A container may
 //! nest cgroups deeper than any path, so they are listed by descriptor.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use wharf_isolation::CgroupPlan;
+use wharf_sys::Error;
 use wharf_sys::deep;
 use wharf_sys::fs::{proc_path, write_value};
 use wharf_sys::process::{self, open_pidfd};
@@ -22,16 +25,22 @@ use crate::diagnostics::{self, OrWarn as _};
 const ROUNDS: usize = 64;
 /// How often v1's freezer is asked whether all processes are frozen; each query makes it continue.
 const FREEZER_ROUNDS: usize = 64;
+/// How many cgroups of a container are thawed at a time.
+const THAWED_LIMIT: usize = 256;
 /// How many processes are opened before the list is read again.
 const OPEN_LIMIT: usize = 256;
 
 /// Sends SIGKILL to every process in a container's cgroups.
 pub(crate) fn kill_container(plan: &CgroupPlan) {
     let freezers = freezers(plan);
+    // The outermost has all others in it.
+    let reached = freezers.first().and_then(|state| state.parent());
+    // One that has no profile can make cgroups, whether or not it has limits.
+    let reached = reached.filter(|cgroup| cgroup.metadata().is_ok_and(|metadata| metadata.nlink() > 2));
+    let thaw = || reached.into_iter().for_each(thaw_below);
+    thaw();
     kill_all(plan.kill_directory.as_path(), &freezers);
-    if is_enclosed(plan) {
-        freezers.iter().filter_map(|state| state.parent()).for_each(thaw_below);
-    }
+    thaw();
 }
 
 /// Sends SIGKILL to every process in a cgroup directory and below it, whose processes these freezers of v1 may hold.
@@ -51,10 +60,11 @@ fn kill_all(directory: &Path, freezers: &[PathBuf]) {
 /// enclosed, the command is frozen with it, or has stopped on its way in, and nothing but a thaw lets it die. One that
 /// is frozen from outside of what the container can reach stays so, and its command dies when it is thawed.
 pub(crate) fn kill_command(leaf: &Path, container: Option<&CgroupPlan>) {
-    let reached = container.filter(|plan| is_enclosed(plan));
+    let reached = container.filter(|plan| is_enclosed(plan)).into_iter().flat_map(entered);
+    let reached: Vec<&Path> = reached.filter(|cgroup| cgroup.join("freezer.state").exists()).collect();
     let thaw = || {
-        let entered = reached.into_iter().flat_map(entered);
-        entered.chain([leaf]).for_each(|cgroup| write_if_there(&cgroup.join("freezer.state"), "THAWED"));
+        reached.iter().for_each(|cgroup| thaw_below(cgroup));
+        write_if_there(&leaf.join("freezer.state"), "THAWED");
     };
     thaw();
     kill_all(leaf, &[]);
@@ -160,14 +170,19 @@ fn thaw(directory: &Path, freezers: &[PathBuf]) {
     write_if_there(&directory.join("cgroup.freeze"), "0");
 }
 
-/// Thaws the cgroups below one, in v1's freezer: a container that may make some may also have frozen them.
+/// Thaws a cgroup and those below it, in v1's freezer: a container that may make some may also have frozen them.
+/// It may have made so many that others would wait: the rest is for the daemon, which kills what has not ended in time.
 fn thaw_below(cgroup: &Path) {
+    let left = Cell::new(THAWED_LIMIT);
     let mut enter = |at: BorrowedFd<'_>| {
         write_if_there(&proc_path(at).join("freezer.state"), "THAWED");
-        Ok::<_, wharf_sys::Error>(())
+        left.set(left.get().checked_sub(1).ok_or_else(|| Error::new("walk", "many cgroups", Errno::E2BIG))?);
+        Ok::<_, Error>(())
     };
-    let walked = deep::walk(cgroup, &mut enter, &mut |_, _| Ok(()));
-    walked.or_warn(format_args!("thawing what is below {}", cgroup.display()));
+    match deep::walk(cgroup, &mut enter, &mut |_, _| Ok(())) {
+        Err(error) if error.errno == Errno::E2BIG => {}
+        walked => walked.or_warn(format_args!("thawing what is below {}", cgroup.display())),
+    }
 }
 
 /// The content of a file of a cgroup; empty if the cgroup is gone. It is also empty if the file cannot be read, which

@@ -35,6 +35,8 @@ pub(crate) const NAME: &std::ffi::CStr = c"wharf-pod-reaper";
 const NOBODY: u32 = 65534;
 /// How long it may take to become ready on a busy machine.
 const PATIENCE_MS: u16 = 20_000;
+/// How long one may take to enter a container's cgroups, which may be frozen with their pod's.
+const ENTRY_PATIENCE_MS: u16 = 5_000;
 /// How long a process that was killed may take to end.
 const END_PATIENCE_MS: u16 = 1_000;
 
@@ -75,7 +77,9 @@ impl PodReaper {
             Clone::Parent { pid, pidfd } => {
                 drop(theirs);
                 let reaper = Self { pid, pidfd };
-                await_ready(&ours).inspect_err(|_failed| reaper.end()).map(|()| reaper)
+                await_ready("its first process", &ours, PATIENCE_MS)
+                    .inspect_err(|_failed| reaper.end())
+                    .map(|()| reaper)
             }
         }
     }
@@ -100,12 +104,14 @@ impl PodReaper {
     }
 }
 
-fn await_ready(line: &OwnedFd) -> std::result::Result<(), Failure> {
+fn await_ready(who: &str, line: &OwnedFd, patience_ms: u16) -> std::result::Result<(), Failure> {
     let mut told = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut told, PollTimeout::from(PATIENCE_MS)) {
+    match poll(&mut told, PollTimeout::from(patience_ms)) {
         Ok(1..) => {}
         Ok(_) => {
-            return Err(Failure::fault(format!("its first process was not ready within {PATIENCE_MS} ms")));
+            return Err(Failure::precondition(format!(
+                "{who} was not ready within {patience_ms} ms: is a cgroup frozen?"
+            )));
         }
         Err(errno) => return Err(Failure::of(Error::new("poll", "the line to its first process", errno))),
     }
@@ -113,12 +119,11 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), Failure> {
         Report::Ready { .. } => Ok(()),
         Report::Failed { class, message } => Err(Failure::reported(class, message)),
         Report::Line { .. } | Report::Born { .. } | Report::Executed | Report::Closed => {
-            Err(Failure::fault("its first process exited before it was ready"))
+            Err(Failure::fault(format!("{who} exited before it was ready")))
         }
     }
 }
 
-/// Leaves the host and executes this program.
 /// A process in a container's cgroups, which has a cgroup namespace for the reaper. The reaper itself must not be in
 /// these: it would die with that container. The cgroup namespace leads nowhere once they are removed.
 struct Lender(OwnedFd);
@@ -131,14 +136,18 @@ impl Lender {
         let supervisor = std::process::id();
         match clone(witness, CloneFlags::empty(), cgroup.as_ref().map(AsFd::as_fd))? {
             Clone::Child(child) => {
-                let alone = end_with_parent(supervisor)
-                    .and_then(|_has_parent| descriptors::keep_only(&child, &[theirs.as_fd()]))
+                let has_parent = end_with_parent(supervisor).unwrap_or_default();
+                if !has_parent {
+                    process::exit_now(1);
+                }
+                let alone = descriptors::keep_only(&child, &[theirs.as_fd()])
                     .map_err(|source| failed("closing descriptors", source));
                 let told = alone.and_then(|()| wharf_isolation::enter_cgroups(container)).and_then(|()| {
                     socket::send(theirs.as_fd(), b"R", &[]).map_err(|source| failed("reporting", source))
                 });
                 if let Err(error) = told {
                     wharf_isolation::report_failure(&theirs, &error);
+                    process::exit_now(1);
                 }
                 // Until it is killed.
                 loop {
@@ -148,7 +157,7 @@ impl Lender {
             Clone::Parent { pidfd, .. } => {
                 drop(theirs);
                 let lender = Self(pidfd);
-                await_ready(&ours).map(|()| lender)
+                await_ready("a process in the container's cgroups", &ours, ENTRY_PATIENCE_MS).map(|()| lender)
             }
         }
     }

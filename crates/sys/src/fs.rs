@@ -270,7 +270,8 @@ pub fn read_regular(path: &Path, limit_bytes: usize) -> std::io::Result<Vec<u8>>
     let without_waiting = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let read = open(path, without_waiting).and_then(|file| read_bounded(&file, limit_bytes));
     read.map_err(|error| match error.errno {
-        Errno::EINVAL => Error::new(ErrorKind::InvalidInput, "it is not a regular file"),
+        // A socket cannot even be opened.
+        Errno::EINVAL | Errno::ENXIO => Error::new(ErrorKind::InvalidInput, "it is not a regular file"),
         Errno::EFBIG => {
             Error::new(ErrorKind::FileTooLarge, format!("it is longer than {} KiB", limit_bytes >> 10))
         }

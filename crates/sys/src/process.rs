@@ -136,11 +136,45 @@ pub enum Reap {
     Remove,
 }
 
-/// How a child ended; `None` while it runs.
+/// How a child ended; `None` while it runs. One that another process traces can only be reaped once that has let it go.
+/// It has ended all the same, and stays a zombie, to be reaped with the strays.
 ///
 /// # Errors
 /// ECHILD if it is not a child of this process.
 pub fn wait(process: BorrowedFd<'_>, reap: Reap) -> Result<Option<Ended>> {
+    if let Some(ended) = wait_untraced(process, reap)? {
+        return Ok(Some(ended));
+    }
+    if !is_over(process)? {
+        return Ok(None);
+    }
+    // It may have ended just now.
+    match wait_untraced(process, reap)? {
+        Some(ended) => Ok(Some(ended)),
+        None => traced_end(process).map(Some),
+    }
+}
+
+/// Whether a process has exited, with all its threads.
+fn is_over(process: BorrowedFd<'_>) -> Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let ended = poll(&mut [PollFd::new(process, PollFlags::POLLIN)], PollTimeout::ZERO);
+    Ok(ended.named("poll", || "a process".into())? > 0)
+}
+
+/// How a zombie has ended, by its line in procfs.
+fn traced_end(process: BorrowedFd<'_>) -> Result<Ended> {
+    const EXIT_CODE: usize = 52;
+    let number = number(process).or_else(|_older_kernel| number_in_proc(process))?;
+    let status = stat_field(number, EXIT_CODE)?.and_then(|status| status.parse::<i32>().ok());
+    let status = status.ok_or_else(|| Error::new("read", format!("/proc/{number}/stat"), Errno::EINVAL))?;
+    Ok(match libc::WIFEXITED(status) {
+        true => Ended::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(255)),
+        false => Ended::Signal(u8::try_from(libc::WTERMSIG(status)).unwrap_or(9)),
+    })
+}
+
+fn wait_untraced(process: BorrowedFd<'_>, reap: Reap) -> Result<Option<Ended>> {
     use rustix::process::{WaitId, WaitIdOptions};
     let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     if reap == Reap::Leave {
@@ -338,6 +372,40 @@ mod tests {
 
     use super::*;
     use crate::clone::{Clone, clone3};
+
+    /// The kernel tells its parent nothing until the tracer has let it go.
+    #[test]
+    fn a_child_that_somebody_traces_has_ended_all_the_same() {
+        let (go, waits) = nix::unistd::pipe().unwrap();
+        let (traced, tells) = nix::unistd::pipe().unwrap();
+        let Clone::Parent { pid, pidfd } = clone3(0, None).unwrap_or_else(|error| panic!("{error}")) else {
+            drop(waits);
+            nix::unistd::read(&go, &mut [0]).unwrap_or_default();
+            exit_now(7)
+        };
+        let Clone::Parent { pidfd: tracer, .. } = clone3(0, None).unwrap() else {
+            drop(waits);
+            // SAFETY: no pointer.
+            let result = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) };
+            nix::unistd::write(&tells, &[u8::from(result == 0)]).unwrap_or_default();
+            loop {
+                nix::unistd::pause();
+            }
+        };
+        let mut is_traced = [0];
+        nix::unistd::read(&traced, &mut is_traced).unwrap();
+        assert_eq!((is_traced, wait(pidfd.as_fd(), Reap::Leave).unwrap()), ([1], None));
+        drop(waits);
+        await_end(pidfd.as_fd()).unwrap();
+        for reap in [Reap::Leave, Reap::Remove] {
+            assert_eq!(wait(pidfd.as_fd(), reap).unwrap(), Some(Ended::Code(7)));
+        }
+        signal(tracer.as_fd(), libc::SIGKILL).unwrap();
+        await_end(tracer.as_fd()).unwrap();
+        wait(tracer.as_fd(), Reap::Remove).unwrap();
+        assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(7)), "it is let go");
+        assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap_err().errno, Errno::ECHILD);
+    }
 
     /// If the kernel set it to what `fs.suid_dumpable` allows, or, as here, changed nothing.
     #[test]

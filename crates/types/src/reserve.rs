@@ -41,15 +41,21 @@ impl Reserve {
     /// # Errors
     /// Which part of it would not be.
     pub fn check(self, disk: Disk, more_bytes: u64) -> Result<(), OnlyReserve> {
-        let reserve = self.bytes.min(disk.bytes / Self::SHARE);
-        if disk.free_bytes.saturating_sub(more_bytes) < reserve {
-            return Err(OnlyReserve { what: "bytes", reserve });
+        let Self { bytes, inodes } = self.of(disk);
+        if disk.free_bytes.saturating_sub(more_bytes) < bytes {
+            return Err(OnlyReserve { what: "bytes", reserve: bytes });
         }
-        let reserve = self.inodes.min(disk.inodes / Self::SHARE);
-        if disk.inodes > 0 && disk.free_inodes < reserve {
-            return Err(OnlyReserve { what: "inodes", reserve });
+        if disk.inodes > 0 && disk.free_inodes < inodes {
+            return Err(OnlyReserve { what: "inodes", reserve: inodes });
         }
         Ok(())
+    }
+
+    /// What must stay free of this file system; no inodes if it does not count them.
+    #[must_use]
+    pub fn of(self, disk: Disk) -> Self {
+        let [bytes, inodes] = [disk.bytes, disk.inodes].map(|all| all / Self::SHARE);
+        Self { bytes: self.bytes.min(bytes), inodes: self.inodes.min(inodes) }
     }
 }
 

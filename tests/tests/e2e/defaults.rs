@@ -229,10 +229,15 @@ fn images_that_the_node_keeps_are_told_so() {
     });
 }
 
-/// The end of `wharfd config check` with this text in its file.
+/// The end of `wharfd config check` with this text in its file, and with the state directory of the wharfd that runs.
 fn check(dir: &Path, text: &str) -> Output {
+    check_with(dir, &dir.join("state"), text)
+}
+
+fn check_with(dir: &Path, state: &Path, text: &str) -> Output {
     let file = dir.join("checked.toml");
-    fs::write(&file, format!("supervisor = {:?}\n{text}", place::built().supervisor)).unwrap();
+    let supervisor = place::built().supervisor;
+    fs::write(&file, format!("supervisor = {supervisor:?}\nstate = {state:?}\n{text}")).unwrap();
     let mut command = place::command(&place::built().wharfd);
     command.args(["config", "check", "--config"]).arg(file).output().unwrap()
 }
@@ -244,6 +249,9 @@ fn a_bad_value_is_refused_at_the_start_with_its_key() {
         async |world| {
             let good = check(&world.dir, CONTAINERS);
             assert!(good.status.success(), "{good:?}");
+            let beside = check_with(&world.dir, &world.dir.join("other"), CONTAINERS);
+            let said = String::from_utf8_lossy(&beside.stderr).into_owned();
+            assert!(!beside.status.success() && said.contains("has the network of this machine"), "{said}");
             for (text, words) in [
                 ("[containers]\ndefault_ulimits = [\"nofile=2:1\"]", "containers.default_ulimits"),
                 ("[containers]\nadditional_devices = [\"/dev/no-such\"]", "containers.additional_devices"),

@@ -323,6 +323,18 @@ fn a_run_whose_terminal_is_gone_removes_its_container() {
 }
 
 #[test]
+fn a_run_that_is_ended_while_it_begins_leaves_no_pod() {
+    run(async |world| {
+        let mut run = command(world, "run --rm IMAGE sleep 1000").stdin(Stdio::null()).spawn().unwrap();
+        until("its pod is being made", async || process_with("wharf-shim")).await;
+        let pid = nix::unistd::Pid::from_raw(run.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let ended = until("it ends", async || run.try_wait().unwrap()).await;
+        assert!(!ended.success() && world.client.pods().await.is_empty(), "{ended}");
+    });
+}
+
+#[test]
 fn a_run_in_a_pod_shows_nothing_of_an_earlier_container_of_its_name() {
     run(async |world| {
         printed(world, "run -d --name web IMAGE sleep 1000");

@@ -177,6 +177,34 @@ fn a_clean_ends_a_pod_whose_record_cannot_be_used_only_by_force() {
     });
 }
 
+/// The disk of the data root may have failed, while the pods on it go on.
+#[test]
+fn a_clean_by_force_ends_pods_without_the_data_root() {
+    run_clean(async |world, clean| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("p")).await.unwrap();
+        client.launch(&pod, &client.container("c", "sleep 1000 & exec sleep 1001")).await.unwrap();
+        world.daemon.end().await;
+        let lock = world.dir.join("root/lock");
+        fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink("nowhere", &lock).unwrap();
+        let (success, told) = clean(&[]);
+        assert!(!success && told.contains("--force") && process_with("sleep 1000").is_some(), "{told}");
+        let (success, told) = clean(&["--force"]);
+        let left = format!("the data root {}/root, which cannot be used", world.dir.display());
+        assert!(!success && told.contains(&left), "{told}");
+        for process in [pod.as_str(), "sleep 1000", "sleep 1001"] {
+            assert!(process_with(process).is_none(), "{process}");
+        }
+        assert!(!world.dir.join("state").exists());
+        let cgroup = wharf_cgroup::CgroupPath::new("/wharf").unwrap();
+        assert!(wharf_cgroup::Cgroups::detect().unwrap().open(&cgroup).is_err());
+        fs::remove_file(&lock).unwrap();
+        fs::write(&lock, "").unwrap();
+        world.start_again().await;
+    });
+}
+
 /// Nobody lists such a pod, nobody reports its containers, and their cgroups are not below wharf's.
 #[test]
 fn a_clean_by_force_ends_containers_in_a_kubelets_cgroup_whose_supervisor_is_dead() {

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use wharf_types::program::DEFAULT_PATH;
 
-use super::Check;
+use super::{Check, bounded};
 
 /// The oldest kernel that has every call that wharf makes: mount_setattr, and clone into a cgroup.
 const OLDEST: (u32, u32) = (5, 12);
 
-/// All checks of the machine, the most fundamental first.
-pub(super) fn checks() -> Vec<Check> {
+/// All checks of the machine, the most fundamental first. The leases are those of pods on wharfd's network.
+pub(super) fn checks(leases: &Path) -> Vec<Check> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
     let modules = read(&format!("/lib/modules/{}/modules.dep", release.trim()));
@@ -23,7 +23,10 @@ pub(super) fn checks() -> Vec<Check> {
         namespaces(Path::new("/proc/self/ns")),
         seccomp(&read("/proc/sys/kernel/seccomp/actions_avail")),
         nftables(&modules),
-        forwarding(read("/proc/sys/net/ipv4/ip_forward").trim()),
+        forwarding(
+            read("/proc/sys/net/ipv4/ip_forward").trim(),
+            bounded::read(leases, |leases| fs::read_dir(leases).map_or(0, Iterator::count)),
+        ),
         legacy_iptables(&read("/proc/net/ip_tables_names")),
         resolver(&read("/etc/resolv.conf"), &read("/run/systemd/resolve/resolv.conf")),
         apparmor(
@@ -160,10 +163,17 @@ fn nftables(modules: &str) -> Check {
     Check::warn("nftables", "this kernel lacks it", advice)
 }
 
-fn forwarding(value: &str) -> Check {
-    match value {
-        "1" => Check::ok("forwarding", "on"),
-        _ => Check::ok("forwarding", "off; wharfd turns it on for the first pod on its network"),
+/// wharfd turns forwarding on for the first pod on its network, and whoever turns it off later is not wharfd.
+fn forwarding(value: &str, leases: usize) -> Check {
+    const WHAT: &str = "forwarding";
+    match (value, leases) {
+        ("1", _) => Check::ok(WHAT, "on"),
+        (_, 0) => Check::ok(WHAT, "off; wharfd turns it on for the first pod on its network"),
+        _ => {
+            let advice = "something else turned it off, and pods reach no other machine: sysctl -w net.ipv4.ip_forward=1, and \
+                          look into /etc/sysctl.d";
+            Check::warn(WHAT, "off, although wharfd has turned it on for pods", advice)
+        }
     }
 }
 
@@ -273,6 +283,13 @@ mod tests {
     }
 
     #[test]
+    fn forwarding_that_somebody_has_turned_off_is_reported() {
+        let verdicts =
+            [("1", 2), ("0", 0), ("0", 2)].map(|(value, leases)| forwarding(value, leases).verdict);
+        assert_eq!(verdicts, [Verdict::Ok, Verdict::Ok, Verdict::Warn]);
+    }
+
+    #[test]
     fn selinux_is_as_the_kernel_says() {
         let found = ["1", "0", ""].map(|enforce| selinux(enforce).found);
         assert!(found[0].starts_with("enforcing") && found[1].starts_with("permissive") && found[2] == "off");
@@ -315,7 +332,10 @@ mod tests {
 
     #[test]
     fn this_machine_can_run_the_tests_of_wharf() {
-        let failed: Vec<_> = checks().into_iter().filter(|check| check.verdict == Verdict::Fail).collect();
+        let failed: Vec<_> = checks(Path::new("/no/leases"))
+            .into_iter()
+            .filter(|check| check.verdict == Verdict::Fail)
+            .collect();
         assert_eq!(failed, []);
     }
 }

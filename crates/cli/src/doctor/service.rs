@@ -3,16 +3,14 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-use nix::sys::statfs::{ECRYPTFS_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, statfs};
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
-use super::{Check, DaemonInfo, Verdict, bounded, driver, process, upkeep};
+use super::disk::{disk, layers, of_logs};
+use super::{Check, DaemonInfo, bounded, driver, process, upkeep};
 use crate::daemon::Daemon;
-use crate::info;
-use crate::units::{short, size};
+use crate::units::short;
+use crate::{info, regular};
 
 /// Where to look further.
 pub(super) const LOG: &str = "see its log: journalctl -u wharfd";
@@ -99,92 +97,6 @@ fn limits(bounding: u64) -> Check {
     Check::warn(WHAT, "wharfd lacks it", advice)
 }
 
-/// Whether overlayfs takes a writable layer in the directory of images and snapshots.
-fn layers(root: &Path) -> Check {
-    const WHAT: &str = "layers";
-    let place = root.display();
-    match statfs(root).map(|disk| unfit(disk.filesystem_type())) {
-        Ok(None) => Check::ok(WHAT, format!("can be written at {place}")),
-        Ok(Some(kind)) => Check::fail(
-            WHAT,
-            format!("{place} is on {kind}, where overlayfs takes no writable layer"),
-            "set `root` to a directory of ext4, XFS, Btrfs or tmpfs",
-        ),
-        Err(error) => Check::fail(WHAT, format!("{place}: {error}"), "check that it exists and is mounted"),
-    }
-}
-
-/// The name of a kind of file system that overlayfs takes no writable layer on.
-fn unfit(kind: FsType) -> Option<&'static str> {
-    match kind {
-        OVERLAYFS_SUPER_MAGIC => Some("overlayfs"),
-        NFS_SUPER_MAGIC => Some("NFS"),
-        ECRYPTFS_SUPER_MAGIC => Some("eCryptfs"),
-        _ => None,
-    }
-}
-
-/// Where a kubelet and `wharf run` have the logs of pods. The first pod makes those directories.
-fn of_logs() -> &'static Path {
-    let usual = ["/var/log/pods", wharf_types::POD_LOGS].map(Path::new);
-    usual.into_iter().find(|path| path.is_dir()).unwrap_or(Path::new("/var/log"))
-}
-
-fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
-    let place = directory.display();
-    match nix::sys::statvfs::statvfs(directory) {
-        Ok(stat) if stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) => {
-            Check::fail(what, format!("{place} is read-only"), "mount it writable")
-        }
-        Ok(stat) => {
-            make_file(directory);
-            let (free, all) =
-                (stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size());
-            let verdict = room(free, all, LEAST_BYTES);
-            let bytes = (verdict, format!("{} of {} free at {place}", size(free), size(all)));
-            let (free, all) = (stat.files_available(), stat.files());
-            let inodes = (inodes(free, all), format!("{free} of {all} inodes free at {place}"));
-            let (verdict, found) = scarcer(bytes, inodes);
-            Check { what, verdict, found, advice: advice.to_owned() }.without_needless_advice()
-        }
-        Err(error) => Check::fail(what, format!("{place}: {error}"), "check that it exists and is mounted"),
-    }
-}
-
-/// Makes a file without a name, which ends with this call: on a disk that takes no writes, it does not return. Some
-/// kinds of file systems cannot do that, and a full one is reported otherwise.
-fn make_file(directory: &Path) {
-    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    drop(nix::fcntl::open(directory, flags, Mode::S_IRUSR | Mode::S_IWUSR));
-}
-
-/// What wharfd leaves free for others unless it is configured otherwise; without that much no image can be pulled. Of a
-/// small file system it is a twentieth.
-const LEAST_BYTES: u64 = 512 << 20;
-const LEAST_INODES: u64 = 10_000;
-
-/// A file system that allocates inodes dynamically reports a total of 0.
-fn inodes(free: u64, all: u64) -> Verdict {
-    if all == 0 { Verdict::Ok } else { room(free, all, LEAST_INODES) }
-}
-
-/// The worse of two findings.
-fn scarcer(bytes: (Verdict, String), inodes: (Verdict, String)) -> (Verdict, String) {
-    match (&bytes.0, &inodes.0) {
-        (Verdict::Fail, _) | (_, Verdict::Ok) | (Verdict::Warn, Verdict::Warn) => bytes,
-        _ => inodes,
-    }
-}
-
-/// The kubelet removes images and pods where less than 15 % are free.
-fn room(free: u64, all: u64, least: u64) -> Verdict {
-    match free.saturating_mul(100).checked_div(all).unwrap_or(0) {
-        0..15 if free <= least.min(all / 20) => Verdict::Fail,
-        0..15 => Verdict::Warn,
-        _ => Verdict::Ok,
-    }
-}
-
 /// Records that wharfd could not read when it started, and moved to the quarantine.
 fn quarantine(directories: &[&Path]) -> Check {
     const WHAT: &str = "quarantine";
@@ -238,8 +150,11 @@ fn supervisors(pods: &Path) -> Check {
     const WHAT: &str = "supervisors";
     /// The longest part of a line that is shown, in characters.
     const SHOWN_CHARS: usize = 120;
+    /// More than a supervisor writes.
+    const LOG_LIMIT_BYTES: u64 = 16 << 20;
     let last_line = |pod: &String| {
-        let log = std::fs::read_to_string(pods.join(pod).join("shim.log")).ok()?;
+        let log = regular::read(&pods.join(pod).join("shim.log"), LOG_LIMIT_BYTES).ok()?;
+        let log = String::from_utf8_lossy(&log);
         let line: String = log.lines().last()?.chars().take(SHOWN_CHARS).collect();
         Some(format!("{}: {line}", short(pod)))
     };
@@ -290,7 +205,9 @@ async fn orphans(daemon: &mut Daemon, pods: &Path) -> Check {
 
 /// The kind and version of a record, from its header line.
 fn recorded(record: &Path) -> Option<String> {
-    let content = std::fs::read(record).ok()?;
+    /// More than a header has.
+    const HEADER_LIMIT_BYTES: u64 = 4096;
+    let content = regular::read(record, HEADER_LIMIT_BYTES).ok()?;
     let header = String::from_utf8_lossy(content.split(|&byte| byte == b'\n').next()?).into_owned();
     let mut words = header.strip_prefix("wharf ")?.split(' ');
     Some(format!("{} {}", words.next()?, words.next()?))
@@ -375,30 +292,8 @@ fn condition(told: wharf_cri_api::v1::RuntimeCondition) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Verdict;
     use super::*;
-
-    #[test]
-    fn a_full_disk_is_reported() {
-        let verdict = |free| room(free, 1000, 900);
-        assert_eq!([verdict(10), verdict(100), verdict(500)], [Verdict::Fail, Verdict::Warn, Verdict::Ok]);
-        assert_eq!(room(0, 0, 1), Verdict::Fail);
-        // Of 2 TiB, 80 GiB are enough for many images.
-        assert_eq!(room(80 << 30, 2 << 40, LEAST_BYTES), Verdict::Warn);
-        assert_eq!(room(511 << 20, 2 << 40, LEAST_BYTES), Verdict::Fail);
-        assert_eq!(disk("disk", Path::new("/no/such"), "").verdict, Verdict::Fail);
-    }
-
-    #[test]
-    fn the_scarcer_of_bytes_and_inodes_is_reported() {
-        let told = |bytes: u64, free: u64, all: u64| {
-            scarcer((room(bytes, 100, 100), "bytes".to_owned()), (inodes(free, all), "inodes".to_owned())).1
-        };
-        assert_eq!(
-            (&*told(50, 0, 100), &*told(10, 0, 100), &*told(50, 10, 100)),
-            ("inodes", "inodes", "inodes")
-        );
-        assert_eq!((&*told(50, 50, 100), &*told(0, 0, 100), &*told(50, 0, 0)), ("bytes", "bytes", "bytes"));
-    }
 
     #[test]
     fn records_in_quarantine_are_reported() {
@@ -470,13 +365,6 @@ mod tests {
         let remark = told(true, "3 pods are left");
         assert_eq!((remark.verdict, remark.advice.as_str()), (Verdict::Warn, "3 pods are left"));
         assert_eq!(told(false, "no configuration").verdict, Verdict::Fail);
-    }
-
-    #[test]
-    fn a_root_without_writable_layers_is_reported() {
-        assert_eq!(unfit(OVERLAYFS_SUPER_MAGIC), Some("overlayfs"));
-        assert_eq!(unfit(nix::sys::statfs::TMPFS_MAGIC), None);
-        assert_eq!(layers(Path::new("/no/such")).verdict, Verdict::Fail);
     }
 
     #[test]

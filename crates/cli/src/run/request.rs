@@ -1,7 +1,7 @@
 //! The requests of `wharf run`, built from its arguments. The only I/O here is reading environment files and random
 //! bytes.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use wharf_cri_api::v1::{
@@ -208,12 +208,23 @@ fn security(run: &Run) -> LinuxContainerSecurityContext {
 pub(crate) fn environment(run: &Run) -> Result<Vec<KeyValue>, Error> {
     let mut all = Vec::new();
     for path in &run.env_file {
-        let text =
-            std::fs::read_to_string(path).map_err(|cause| Error::File { path: path.clone(), cause })?;
+        let text = read_env_file(path).map_err(|cause| Error::File { path: path.clone(), cause })?;
         all.extend(variables(path, &text)?);
     }
     all.extend(run.env.iter().map(|env| env.0.clone()));
     Ok(all)
+}
+
+/// Reads a file of variables, which may be a pipe: a shell makes one for `--env-file <(command)`.
+fn read_env_file(path: &Path) -> io::Result<String> {
+    /// A program with more variables could not be executed.
+    const LIMIT_BYTES: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LIMIT_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Parses one variable per line; empty lines and lines that begin with `#` are skipped.
@@ -322,6 +333,18 @@ mod tests {
         assert_eq!(asked("--cgroupns own x").0, Some(NamespaceMode::Container));
         assert_eq!(asked("--cgroupns host x").0, Some(NamespaceMode::Node));
         assert_eq!(asked("--cgroup-write x").1, CgroupMountMode::ReadWrite);
+    }
+
+    #[test]
+    fn a_file_of_variables_has_an_end() {
+        let error = read_env_file(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(error.to_string(), "it is longer than 1 MiB");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("env");
+        std::fs::write(&file, "A=1\n").unwrap();
+        assert_eq!(read_env_file(&file).unwrap(), "A=1\n");
+        std::fs::write(&file, b"A=\xff").unwrap();
+        assert_eq!(read_env_file(&file).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

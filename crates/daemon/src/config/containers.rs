@@ -1,8 +1,6 @@
 //! The section `[containers]`: what pods and containers get where their requests leave it open.
 #![expect(clippy::disallowed_methods, reason = "it is read at the start, or where `spawn_blocking` leads")]
 
-use std::fs::File;
-use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +19,8 @@ const LOG_LINE_BYTES: RangeInclusive<u32> = 1024..=1 << 20;
 const CATEGORIES_MIN: u32 = 2;
 /// Where time zones are, by their names.
 const ZONES: &str = "/usr/share/zoneinfo";
+/// The longest has a few KiB.
+const ZONE_LIMIT_BYTES: usize = 1 << 20;
 
 /// The defaults of pods and containers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -202,9 +202,8 @@ fn zone(name: &str) -> anyhow::Result<Option<HostPath>> {
     };
     let file = || path.display().to_string();
     let path = path.canonicalize().with_context(file)?;
-    let mut magic = [0; 4];
-    File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).with_context(file)?;
-    ensure!(&magic == b"TZif", "{}: it is not the file of a time zone", path.display());
+    let content = wharf_sys::fs::read_regular(&path, ZONE_LIMIT_BYTES).with_context(file)?;
+    ensure!(content.starts_with(b"TZif"), "{}: it is not the file of a time zone", path.display());
     let path = path.to_str().with_context(file)?;
     Ok(Some(HostPath::new(path)?))
 }

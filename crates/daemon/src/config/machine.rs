@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 use wharf_images::Store;
+use wharf_network::{Builtin, Mode};
 use wharf_state::Layout;
 use wharf_sys::fs::is_program;
 
@@ -16,9 +17,9 @@ use crate::claims;
 use crate::listener::Listener;
 
 impl Config {
-    /// Finds what would keep wharfd from starting on this machine.
+    /// Finds what would keep wharfd from starting on this machine. Returns what it would start without.
     #[expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
-    pub(crate) fn check_machine(&self) -> anyhow::Result<()> {
+    pub(crate) fn check_machine(&self) -> anyhow::Result<Vec<String>> {
         let supervisor = self.supervisor()?;
         let shown = supervisor.display();
         let is_program = is_program(&supervisor).with_context(|| format!("supervisor: {shown}"))?;
@@ -36,13 +37,14 @@ impl Config {
         directory("root", &self.root.join("content"))?;
         Store::check(&self.root).context("root")?;
         directory("state", &layout.pods())?;
-        claims::check_own(&layout)?;
+        claims::check(&layout)?;
         let nri = self.nri.enabled.then_some(("nri.socket", self.nri.socket.as_path()));
         for (key, path) in self.sockets().chain(nri) {
             let is_other = std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket());
             ensure!(!is_other, "{key}: {} exists and is not a socket", path.display());
         }
-        self.check_sockets()?;
+        let mut without = self.check_sockets()?;
+        self.check_bridge()?;
         listening::check("streaming.address", self.streaming.address)?;
         if let Some(address) = self.metrics.address()? {
             listening::check("metrics.address", address)?;
@@ -50,23 +52,54 @@ impl Config {
         let handlers = wharf_pods::Handlers::ask(self.handlers()?);
         let unusable: Vec<&str> = handlers.problems().collect();
         ensure!(unusable.is_empty(), "{}", unusable.join("; "));
-        self.registry().map(drop)
+        without.extend(handlers.remarks().map(str::to_owned));
+        self.registry().map(|_config| without)
     }
 
-    /// Each start makes new ones.
-    fn check_sockets(&self) -> anyhow::Result<()> {
-        let mut seen = BTreeSet::new();
+    /// No pod could be made in the built-in network otherwise.
+    fn check_bridge(&self) -> anyhow::Result<()> {
+        let network = &self.network;
+        if network.builtin == Builtin::Off || network.mode != Mode::Bridge {
+            return Ok(());
+        }
+        wharf_network::check_bridge(&network.bridge).context("network.bridge")
+    }
+
+    /// Each start makes new ones. Who holds one of `extra_sockets` keeps wharfd from that one alone.
+    fn check_sockets(&self) -> anyhow::Result<Vec<String>> {
+        let (mut seen, mut without) = (BTreeSet::new(), Vec::new());
+        let of_pods = resolved(&Layout::new(self.state.clone(), self.root.clone()).pods());
+        let root = resolved(&self.root);
         for (key, path) in self.sockets() {
             let parent = path.parent().unwrap_or(path);
             directory(key, parent)?;
             writable(key, parent)?;
-            let shown = path.display();
-            ensure!(seen.insert(resolved(path)), "{key}: {shown} leads to the same file as another socket");
-            if let Some(other) = Listener::at(path).filter(|listener| !listener.may_be_wharfd()) {
-                bail!("{key}: {other} is serving {shown}: stop that, or choose another path");
+            let (shown, place) = (path.display(), resolved(path));
+            // Everything there is wharf's own, and what is not is put aside, or refused.
+            for own in [&of_pods, &root] {
+                ensure!(
+                    !place.starts_with(own),
+                    "{key}: it must not be in {}: choose another path",
+                    own.display()
+                );
             }
+            ensure!(seen.insert(place), "{key}: {shown} leads to the same file as another socket");
+            without.extend(
+                Listener::at(path).map(|other| self.check_free(key, path, &other)).transpose()?.flatten(),
+            );
         }
-        Ok(())
+        Ok(without)
+    }
+
+    /// Refuses the socket that somebody else serves, and warns of another one.
+    fn check_free(&self, key: &str, path: &Path, other: &Listener) -> anyhow::Result<Option<String>> {
+        if other.may_be_wharfd() {
+            return Ok(None);
+        }
+        let shown = path.display();
+        let held = format!("{key}: {other} is serving {shown}: stop that, or choose another path");
+        ensure!(path != self.socket, held);
+        Ok(Some(format!("{held}; wharfd starts without this socket")))
     }
 
     /// Refuses a directory for one kind of files where everything is of the other kind, whatever it is called. Their
@@ -162,7 +195,7 @@ mod tests {
         good.check_machine().unwrap();
         let others = in_dir("others");
         std::fs::create_dir_all(others.join("pods/of the kubelet")).unwrap();
-        let rows: [(Field, &str, &str); 17] = [
+        let rows: [(Field, &str, &str); 19] = [
             (|config| &mut config.supervisor, "missing", "supervisor: "),
             (|config| &mut config.supervisor, "file", "supervisor: "),
             (|config| &mut config.supervisor, "/bin/true", "supervisor: /bin/true is not a wharf-shim"),
@@ -177,6 +210,8 @@ mod tests {
             (|config| &mut config.socket, "/proc/wharf.sock", "socket: no file can be made in /proc"),
             (|config| &mut config.socket, "read-only/socket", "socket: nothing can be made in "),
             (|config| &mut config.socket, "", "socket: "),
+            (|config| &mut config.socket, "new/state/pods/socket", "socket: it must not be in "),
+            (|config| &mut config.socket, "new/root/layers/socket", "socket: it must not be in "),
             (|config| &mut config.extra_sockets[0], "file", "extra_sockets: "),
             (
                 |config| &mut config.extra_sockets[0],
@@ -193,8 +228,23 @@ mod tests {
         }
         let mut without = good.clone();
         (without.nri.enabled, without.nri.socket) = (false, in_dir("file"));
-        without.check_machine().unwrap();
+        assert_eq!(without.check_machine().unwrap(), [""; 0]);
+        let mut bridged = good.clone();
+        (bridged.network.mode, bridged.network.bridge) = (Mode::Bridge, "lo".to_owned());
+        let refused = format!("{:#}", bridged.check_machine().unwrap_err());
+        assert!(refused.starts_with("network.bridge: "), "{refused}");
         umount2(&in_dir("read-only"), MntFlags::MNT_DETACH).unwrap();
+    }
+
+    #[test]
+    fn a_socket_of_others_is_refused_only_if_it_is_the_first() {
+        let config = Config::default();
+        let init = Listener::of(Some(1));
+        let refused = config.check_free("socket", &config.socket, &init).unwrap_err().to_string();
+        assert!(refused.starts_with("socket: ") && refused.contains("(pid 1) is serving"), "{refused}");
+        let extra = |other| config.check_free("extra_sockets", Path::new("/run/other"), other).unwrap();
+        assert!(extra(&init).unwrap().ends_with("wharfd starts without this socket"));
+        assert_eq!(extra(&Listener::of(None)), None);
     }
 
     #[test]

@@ -32,6 +32,24 @@ fn a_link_that_leads_to_nothing_is_not_taken_for_no_file() {
 }
 
 #[test]
+fn a_file_that_has_no_end_or_never_begins_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("c.toml");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (file, words) in
+        [(fifo.as_path(), "not a regular file"), (Path::new("/dev/zero"), "longer than 16 MiB")]
+    {
+        let error = format!("{:#}", Config::load(Some(file)).unwrap_err());
+        assert!(error.contains(words), "{error}");
+    }
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut writer, b"root = \"/x\"").unwrap();
+    drop(writer);
+    let piped = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+    assert_eq!(Config::load(Some(Path::new(&piped))).unwrap().root, Path::new("/x"));
+}
+
+#[test]
 fn an_unknown_key_is_an_error_with_file_and_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");

@@ -31,7 +31,7 @@ const ARCHIVE_LIMIT_BYTES: u64 = 512 << 30;
 const ENTRIES_LIMIT: u64 = 50_000;
 /// The most bytes of all its names, which are kept in memory.
 const NAMES_LIMIT_BYTES: usize = 8 << 20;
-/// How much may be written between two checks of the free space; each file counts as a block, too.
+/// The most that may be written between two checks of the free space; each file counts as a block, too.
 const DISK_CHECK_BYTES: u64 = 16 << 20;
 
 const BLOBS: &str = "blobs/sha256/";
@@ -63,7 +63,10 @@ pub(super) struct Spool<'a> {
     archive_bytes: u64,
     /// How much of the archive has arrived, as it is compressed.
     arrived_bytes: Rc<Cell<u64>>,
+    /// Written since the disk was looked at…
     unchecked_bytes: u64,
+    /// …which is due again after so many.
+    due_bytes: u64,
 }
 
 impl Drop for Spool<'_> {
@@ -115,7 +118,8 @@ impl<'a> Spool<'a> {
             names_bytes: 0,
             archive_bytes: 0,
             arrived_bytes: Rc::default(),
-            unchecked_bytes: DISK_CHECK_BYTES,
+            unchecked_bytes: 0,
+            due_bytes: 0,
         })
     }
 
@@ -190,9 +194,10 @@ impl<'a> Spool<'a> {
         if self.archive_bytes > ratio_free_bytes && self.archive_bytes / ratio > self.arrived_bytes.get() {
             return Err(LoadError::Limit { what: "times its compressed size", limit: ratio });
         }
-        if self.unchecked_bytes >= DISK_CHECK_BYTES {
+        if self.unchecked_bytes >= self.due_bytes {
             self.unchecked_bytes = 0;
-            self.shared.limits.check_disk(&self.directory)?;
+            let reserve = self.shared.limits.check_disk(&self.directory)?;
+            self.due_bytes = Limits::due(DISK_CHECK_BYTES, reserve.bytes);
         }
         Ok(())
     }

@@ -13,6 +13,9 @@ use crate::config::parse_config;
 use crate::image::Image;
 use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
 
+/// For a file that somebody may have replaced by a FIFO.
+const WITHOUT_WAITING: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
 impl Store {
     /// What an image says about running it. Blocks for the disk.
     ///
@@ -60,7 +63,7 @@ impl Store {
 impl Shared {
     /// The bytes of a document, unverified.
     pub(crate) fn read_document(&self, digest: &Digest, limit_bytes: usize) -> wharf_sys::Result<Vec<u8>> {
-        open_below(self.content.as_fd(), digest.hex(), OFlag::O_RDONLY, Resolve::BeneathNoLinks)
+        open_below(self.content.as_fd(), digest.hex(), WITHOUT_WAITING, Resolve::BeneathNoLinks)
             .and_then(|fd| read_bounded(&fd, limit_bytes))
     }
 }

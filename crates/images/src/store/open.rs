@@ -45,17 +45,18 @@ impl Store {
     /// Whether a store may be opened in a directory, which need not exist. Nothing is changed.
     ///
     /// # Errors
-    /// [`StoreError::Foreign`] if somebody else has files in it, [`StoreError::System`] if it cannot be read.
+    /// [`StoreError::Foreign`] if somebody else has files in it, [`StoreError::System`] if it cannot be read, or its
+    /// disk has failed.
     pub fn check(root: &Path) -> Result<(), StoreError> {
         let foreign = || Err(StoreError::Foreign { path: root.to_owned() });
         match open(root, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(error) if error.errno == Errno::ENOENT => Ok(()),
-            root => {
-                if may_be_private(&root.map_err(system("be opened"))?).map_err(system("be opened"))? {
-                    Ok(())
-                } else {
-                    foreign()
+            opened => {
+                let opened = opened.map_err(system("be opened"))?;
+                if !may_be_private(&opened).map_err(system("be opened"))? {
+                    return foreign();
                 }
+                check_disk(&opened).map_err(system("be used"))
             }
         }
     }
@@ -144,6 +145,28 @@ fn lock(root: &OwnedFd, path: &Path) -> Result<Flock<OwnedFd>, StoreError> {
     })
 }
 
+/// Finds what would keep the store from being locked, and whether the disk fails at a write: what is in memory can be
+/// read from one that has failed. A read-only one is as good as its lock.
+fn check_disk(root: &OwnedFd) -> wharf_sys::Result<()> {
+    let open = |name, flags| {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        nix::fcntl::openat(root, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+    };
+    match open(LOCK, OFlag::O_RDWR) {
+        Err(errno) if !matches!(errno, Errno::ENOENT | Errno::EROFS) => {
+            return Err(Error::new("openat", LOCK, errno));
+        }
+        _ => {}
+    }
+    match open(".", OFlag::O_TMPFILE | OFlag::O_RDWR) {
+        Err(errno @ (Errno::EIO | Errno::ESTALE | Errno::ESHUTDOWN)) => {
+            Err(Error::new("openat", "a file without a name", errno))
+        }
+        // Some file systems have no such files, and a full one is used all the same.
+        _ => Ok(()),
+    }
+}
+
 fn make(root: &OwnedFd, name: &str) -> wharf_sys::Result<OwnedFd> {
     ensure_directory(root.as_fd(), name)?;
     open_below(root.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Resolve::BeneathNoLinks)
@@ -175,7 +198,10 @@ impl From<Error> for Unusable {
     fn from(error: Error) -> Self {
         let reason = error.to_string();
         match error.errno {
-            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EFBIG => Self::Damaged(reason),
+            // The last two are of what is no regular file.
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EFBIG | Errno::EINVAL | Errno::ENXIO => {
+                Self::Damaged(reason)
+            }
             _ => Self::Unread(reason),
         }
     }

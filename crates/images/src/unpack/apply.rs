@@ -16,6 +16,7 @@ use nix::unistd::{linkat, symlinkat};
 use wharf_snapshots::tree::{Usage, remove_tree};
 use wharf_sys::Error;
 use wharf_sys::error::Named;
+use wharf_types::Reserve;
 
 use super::attributes::{self, OPAQUE};
 use super::name::Name;
@@ -24,7 +25,7 @@ use super::{Contents, Effect, UnpackError, shown};
 use crate::limits::Limits;
 use crate::tar::{Archive, Entry, Kind};
 
-/// How much may be written or made between two checks of the free space.
+/// The most that may be written or made between two checks of the free space.
 const DISK_CHECK_BYTES: u64 = 64 << 20;
 const DISK_CHECK_INODES: u64 = 4096;
 
@@ -83,6 +84,8 @@ struct Apply<'a> {
     hollow_bytes: u64,
     /// What was made since the last check of the disk.
     unchecked: Usage,
+    /// What must stay free of it.
+    reserve: Reserve,
     effect: Effect,
 }
 
@@ -114,6 +117,7 @@ impl<'a> Apply<'a> {
     fn new(root: OwnedFd, limits: &'a Limits) -> Result<Self, UnpackError> {
         Ok(Self {
             limits,
+            reserve: limits.check_disk(&root)?,
             parents: Parents::new(root, limits.depth)?,
             usage: Usage::default(),
             entries: 0,
@@ -195,11 +199,15 @@ impl<'a> Apply<'a> {
         let fd =
             self.replace(place, "openat", |parent, name| nix::fcntl::openat(parent, name, flags, mode))?;
         let mut file = File::from(fd);
-        self.count(entry.size_bytes.next_multiple_of(4096))?;
+        self.usage.bytes += entry.size_bytes.next_multiple_of(4096);
+        // Its last block is rarely full.
+        self.written(4096)?;
         let failed = |error| place.failed(error);
         match &entry.sparse {
-            None => archive
-                .content(|piece| file.write_all(piece).named("write", || bytes(piece)).map_err(failed))?,
+            None => archive.content(|piece| {
+                file.write_all(piece).named("write", || bytes(piece)).map_err(failed)?;
+                self.written(piece.len())
+            })?,
             Some(map) => {
                 self.hollow_bytes = self.hollow_bytes.saturating_add(map.size_bytes);
                 if self.hollow_bytes > self.limits.layer_bytes {
@@ -209,7 +217,8 @@ impl<'a> Apply<'a> {
                 file.set_len(map.size_bytes)
                     .named("ftruncate", || map.size_bytes.to_string())
                     .map_err(failed)?;
-                write_regions(&mut file, &map.regions, place, archive)?;
+                let written = |bytes| self.written(bytes);
+                write_regions((&mut file, &map.regions), place, archive, written)?;
             }
         }
         attributes::set(file.as_fd(), entry).map_err(failed)
@@ -347,13 +356,21 @@ impl<'a> Apply<'a> {
     /// Counts bytes, and checks every limit that they may exceed.
     fn count(&mut self, bytes: u64) -> Result<(), UnpackError> {
         self.usage.bytes += bytes;
-        self.unchecked.bytes += bytes;
         if self.entries + self.parents.made > self.limits.entries {
             return Err(UnpackError::Limit { what: "entries", limit: self.limits.entries });
         }
-        if self.unchecked.bytes >= DISK_CHECK_BYTES || self.unchecked.inodes >= DISK_CHECK_INODES {
+        self.written(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    /// Counts bytes that the disk has by now, or is about to have, and looks at the disk in time.
+    fn written(&mut self, bytes: usize) -> Result<(), UnpackError> {
+        self.unchecked.bytes += bytes as u64;
+        let Reserve { bytes, inodes } = self.reserve;
+        if self.unchecked.bytes >= Limits::due(DISK_CHECK_BYTES, bytes)
+            || self.unchecked.inodes >= Limits::due(DISK_CHECK_INODES, inodes)
+        {
             self.unchecked = Usage::default();
-            self.limits.check_disk(self.parents.root())?;
+            self.reserve = self.limits.check_disk(self.parents.root())?;
         }
         Ok(())
     }
@@ -372,10 +389,10 @@ fn bytes(piece: &[u8]) -> String {
 }
 
 fn write_regions<R: BufRead>(
-    file: &mut File,
-    regions: &[(u64, u64)],
+    (file, regions): (&mut File, &[(u64, u64)]),
     place: &Place<'_>,
     archive: &mut Archive<R>,
+    mut written: impl FnMut(usize) -> Result<(), UnpackError>,
 ) -> Result<(), UnpackError> {
     let failed = |error| place.failed(error);
     let mut regions = regions.iter().copied();
@@ -389,6 +406,7 @@ fn write_regions<R: BufRead>(
             }
             let count = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             file.write_all(&piece[..count]).named("write", || bytes(&piece[..count])).map_err(failed)?;
+            written(count)?;
             piece = &piece[count..];
             left -= count as u64;
         }

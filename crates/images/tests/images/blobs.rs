@@ -183,6 +183,11 @@ fn the_reserve_of_the_disk_is_kept_but_is_no_more_than_a_part_of_a_small_one() {
         unpack().unwrap();
         fs::write(disk.join("other"), vec![1; 4_050_000]).unwrap();
         assert_eq!(unpack().unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        fs::remove_file(disk.join("other")).unwrap();
+        // It fits, but not without the reserve, and is smaller than what a large disk is looked at for.
+        let archive = Tar::new().content(header(b'0', "large"), &vec![1; 4_050_000]).end();
+        let unpacked = store.unpack(&source(&archive, &archive), &mut Cursor::new(&archive));
+        assert_eq!(unpacked.unwrap_err().kind(), ErrorKind::ResourceExhausted);
     });
     thread.join().unwrap();
 }

@@ -355,6 +355,23 @@ fn a_directory_of_others_is_left_to_them() {
 }
 
 #[test]
+fn a_store_that_could_not_be_locked_is_found_without_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    Store::check(&root).unwrap();
+    assert!(!root.exists());
+    let open = Store::open(&root).unwrap();
+    Store::check(&root).unwrap();
+    drop(open);
+    fs::remove_file(root.join("lock")).unwrap();
+    std::os::unix::fs::symlink("nowhere", root.join("lock")).unwrap();
+    let before = fs::read_dir(&root).unwrap().count();
+    assert!(shown(&Store::open(&root).unwrap_err()).contains("lock"));
+    let error = shown(&Store::check(&root).unwrap_err());
+    assert!(error.contains("lock") && fs::read_dir(&root).unwrap().count() == before, "{error}");
+}
+
+#[test]
 fn the_store_opens_as_it_was_left() {
     let rig = Rig::new();
     let image = rig.image("a.b/x:1", &[archive("1"), archive("2")]).unwrap();
@@ -396,19 +413,30 @@ fn what_a_crash_left_is_swept() {
     drop(rig.temp);
 }
 
+/// Makes a FIFO in the place of a file. Whoever opens it waits for a writer.
+fn in_its_place(file: &std::path::Path) {
+    fs::remove_file(file).unwrap();
+    nix::unistd::mkfifo(file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
 /// Damages a store, given the ids of an image and of its first layer.
 type Damage = fn(&std::path::Path, &str, &str);
 
 #[test]
 fn damage_is_put_aside_and_a_pull_repairs_it() {
     let archives = [archive("1"), archive("2")];
-    let damages: [(&str, Damage); 5] = [
+    let damages: [(&str, Damage); 8] = [
         ("record", |root, id, _| fs::write(root.join("images").join(id), "nonsense").unwrap()),
         ("empty record", |root, id, _| fs::write(root.join("images").join(id), "").unwrap()),
         ("config", |root, id, _| fs::write(root.join("content/sha256").join(id), "{}").unwrap()),
         ("layer", |root, _, layer| fs::remove_dir_all(root.join("layers").join(layer)).unwrap()),
         ("layer's record", |root, _, layer| {
             fs::write(root.join("layers").join(layer).join("info"), "x").unwrap()
+        }),
+        ("FIFO for a record", |root, id, _| in_its_place(&root.join("images").join(id))),
+        ("FIFO for a config", |root, id, _| in_its_place(&root.join("content/sha256").join(id))),
+        ("FIFO for a layer's record", |root, _, layer| {
+            in_its_place(&root.join("layers").join(layer).join("info"));
         }),
     ];
     for (what, damage) in damages {

@@ -179,6 +179,7 @@ fn a_link_of_another_kind_with_the_bridges_name_is_reported() {
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     assert!(matches!(error, Error::Builtin(crate::BuiltinError::NotABridge { .. })), "{error}");
     assert!(sh("ip -o link show lo").contains("group default"), "the rules for pods are not for it");
+    assert!(crate::check_bridge("lo").is_err() && crate::check_bridge("none").is_ok());
 }
 
 #[test]

@@ -158,8 +158,9 @@ impl Engine {
         if pod.containers().iter().any(has_it) {
             return;
         }
-        let since_ns = record.created_at_ns;
-        let removing = self.logs.begin(move || host::remove_unused_log(&directory, &name, since_ns));
+        // The disk may carry it out when that log is already another one's.
+        let made_ns = record.created_at_ns..wharf_sys::clock::now_ns();
+        let removing = self.logs.begin(move || host::remove_unused_log(&directory, &name, &made_ns));
         if let Ok(Some(Err(error))) = self.logs.end(removing).await {
             tracing::debug!(container = id.short(), error = chain(&error), "an unused log may be left");
         }

@@ -34,8 +34,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const DISK_PATIENCE: Duration = Duration::from_mins(1);
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Threads in which it is asked: one that hangs keeps so many, and none of the pool's.
-static READERS: LazyLock<Threads<()>> =
-    LazyLock::new(|| Threads::new("exits", CrowdLimits { of_one: 8, of_all: 8 }));
+pub(super) static READERS: LazyLock<Threads<()>> =
+    LazyLock::new(|| Threads::new("exits", CrowdLimits { of_one: READERS_LIMIT, of_all: READERS_LIMIT }));
+pub(super) const READERS_LIMIT: usize = 8;
 
 impl Engine {
     /// Watches a pod's supervisor until it is gone; `socket` is a connection to it, if there is one.

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use wharf_cri_api::v1::{ContainerEventType, LinuxContainerResources};
 use wharf_records::ContainerRecord;
 use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _};
 use wharf_wire::v1::failure::Kind;
 
+use super::super::supervision::{READERS, READERS_LIMIT};
 use super::world::{World, alone, container_config};
 use crate::container::Container;
 use crate::pod::Pod;
@@ -87,12 +89,19 @@ fn an_end_that_hangs_on_the_disk_counts_as_lost_in_time() {
     alone(async |world| {
         let (pod, _supervisor) = world.pod().await;
         let container = world.start(&pod).await;
-        let record = world.layout().exit_record(pod.id(), container.id());
-        // Whoever opens it waits for a writer.
-        nix::unistd::mkfifo(&record, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // As many records as are read at a time never come.
+        let (mut disks, mut hanging) = (Vec::new(), Vec::new());
+        for _ in 0..READERS_LIMIT {
+            let (disk, waits) = std::sync::mpsc::channel::<()>();
+            let mut reading = Box::pin(READERS.run(&(), "a reading", move || waits.recv().is_err()));
+            assert!(reading.as_mut().now_or_never().is_none());
+            disks.push(disk);
+            hanging.push(reading);
+        }
         world.engine.note_lost_within(&pod, &container, Duration::from_millis(50)).await;
         assert_eq!(container.exit(), Exit::Lost);
-        std::fs::File::options().write(true).open(&record).unwrap();
+        drop(disks);
+        futures_util::future::join_all(hanging).await;
     });
 }
 
