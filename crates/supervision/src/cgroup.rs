@@ -1,5 +1,4 @@
 //! The cgroup of all supervisors, beside those of the pods and of the daemon.
-#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::os::fd::OwnedFd;
 

@@ -6,7 +6,7 @@
 //! It ends with the supervisor, and everything in the namespace ends with it.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -18,7 +18,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid};
 use wharf_isolation::{Outline, PodNamespaces, Report};
 use wharf_sys::capabilities::{self, Capabilities};
-use wharf_sys::clone::{Clone, SingleThreaded, clone, end_with_parent};
+use wharf_sys::clone::{Child, Clone, SingleThreaded, clone, end_with_parent};
 use wharf_sys::descriptors;
 use wharf_sys::error::Named as _;
 use wharf_sys::process::{self, Reap};
@@ -63,14 +63,7 @@ impl PodReaper {
         let (ours, theirs) = socket::pair()?;
         match clone(witness, CloneFlags::CLONE_NEWPID, None)? {
             Clone::Child(child) => {
-                let lender = lender.0.as_fd();
-                let keep: Vec<_> =
-                    pod.descriptors().chain([program.as_fd(), theirs.as_fd(), lender]).collect();
-                let kept = descriptors::keep_only(&child, &keep);
-                let Err(error) = kept
-                    .map_err(|source| failed("closing descriptors", source))
-                    .and_then(|()| wharf_isolation::leave_host(pod, first, lender))
-                    .and_then(|()| execute(&program, &theirs));
+                let Err(error) = be_alone(&child, pod, first, (&program, &theirs, lender.0.as_fd()));
                 wharf_isolation::report_failure(&theirs, &error);
                 process::exit_now(1)
             }
@@ -124,6 +117,20 @@ fn await_ready(who: &str, line: &OwnedFd, patience_ms: u16) -> std::result::Resu
     }
 }
 
+/// Leaves the host and executes this program.
+fn be_alone(
+    child: &Child,
+    pod: PodNamespaces<'_>,
+    first: &Outline,
+    (program, line, lender): (&OwnedFd, &OwnedFd, BorrowedFd<'_>),
+) -> std::result::Result<Infallible, wharf_isolation::Error> {
+    let keep: Vec<_> = pod.descriptors().chain([program.as_fd(), line.as_fd(), lender]).collect();
+    descriptors::keep_only(child, &keep).map_err(|source| failed("closing descriptors", source))?;
+    wharf_isolation::leave_host(pod, first, lender)?;
+    execute(program, line)
+        .map_err(|source| failed("executing the supervisor's program as the reaper", source))
+}
+
 /// A process in a container's cgroups, which has a cgroup namespace for the reaper. The reaper itself must not be in
 /// these: it would die with that container. The cgroup namespace leads nowhere once they are removed.
 struct Lender(OwnedFd);
@@ -136,16 +143,7 @@ impl Lender {
         let supervisor = std::process::id();
         match clone(witness, CloneFlags::empty(), cgroup.as_ref().map(AsFd::as_fd))? {
             Clone::Child(child) => {
-                let has_parent = end_with_parent(supervisor).unwrap_or_default();
-                if !has_parent {
-                    process::exit_now(1);
-                }
-                let alone = descriptors::keep_only(&child, &[theirs.as_fd()])
-                    .map_err(|source| failed("closing descriptors", source));
-                let told = alone.and_then(|()| wharf_isolation::enter_cgroups(container)).and_then(|()| {
-                    socket::send(theirs.as_fd(), b"R", &[]).map_err(|source| failed("reporting", source))
-                });
-                if let Err(error) = told {
+                if let Err(error) = lend(&child, supervisor, &theirs, container) {
                     wharf_isolation::report_failure(&theirs, &error);
                     process::exit_now(1);
                 }
@@ -161,6 +159,21 @@ impl Lender {
             }
         }
     }
+}
+
+/// Makes the cgroup namespace, as a child of this supervisor.
+fn lend(
+    child: &Child,
+    supervisor: u32,
+    line: &OwnedFd,
+    container: &Outline,
+) -> std::result::Result<(), wharf_isolation::Error> {
+    if !end_with_parent(supervisor).unwrap_or_default() {
+        process::exit_now(1);
+    }
+    descriptors::keep_only(child, &[line.as_fd()]).map_err(|source| failed("closing descriptors", source))?;
+    wharf_isolation::enter_cgroups(container)?;
+    socket::send(line.as_fd(), b"R", &[]).map_err(|source| failed("reporting", source))
 }
 
 impl Drop for Lender {
@@ -181,12 +194,7 @@ fn failed(stage: &'static str, source: Error) -> wharf_isolation::Error {
 
 /// Executes this program with only the line to the supervisor open. The line stands in for all three standard streams,
 /// which a program's runtime needs to be open.
-fn execute(program: &OwnedFd, line: &OwnedFd) -> std::result::Result<Infallible, wharf_isolation::Error> {
-    execute_here(program, line)
-        .map_err(|source| failed("executing the supervisor's program as the reaper", source))
-}
-
-fn execute_here(program: &OwnedFd, line: &OwnedFd) -> Result<Infallible> {
+fn execute(program: &OwnedFd, line: &OwnedFd) -> Result<Infallible> {
     let onto = |stream: &str| format!("the line to the supervisor, onto {stream}");
     nix::unistd::dup2_stdin(line).named("dup2", || onto("standard input"))?;
     nix::unistd::dup2_stdout(line).named("dup2", || onto("standard output"))?;
