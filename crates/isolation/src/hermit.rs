@@ -28,20 +28,14 @@ pub fn enter_cgroups(of: &Outline) -> Result<(), Error> {
 /// own whose root is an empty directory that cannot be written. Containers see it, so it has the label of their files.
 ///
 /// Its cgroups are the supervisor's. Whoever may enter its cgroup namespace can mount the cgroup file system from the
-/// root of that: it is the one of another process, whose cgroups are the first container's.
+/// root of that: it is the one of another process, the `lender` (a pidfd), whose cgroups are the first container's.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn leave_host(
-    pod: PodNamespaces<'_>,
-    first: &Outline,
-    in_its_cgroups: BorrowedFd<'_>,
-) -> Result<(), Error> {
+pub fn leave_host(pod: PodNamespaces<'_>, first: &Outline, lender: BorrowedFd<'_>) -> Result<(), Error> {
     const STAGE: &str = "leaving the host for an empty root";
     let empty = paths::empty_directory(first.mount_label.as_ref()).stage(STAGE)?;
-    setns(in_its_cgroups, CloneFlags::CLONE_NEWCGROUP)
-        .named("setns", || "CLONE_NEWCGROUP".into())
-        .stage(STAGE)?;
+    setns(lender, CloneFlags::CLONE_NEWCGROUP).named("setns", || "CLONE_NEWCGROUP".into()).stage(STAGE)?;
     let wanted = Namespaces { cgroup: false, ..first.namespaces.clone() };
     pod.enter(&wanted)?;
     pod.leave_files(&wanted)?;

@@ -4,7 +4,6 @@
 //! A pid is never signalled by its number: it is opened first, and signalled if the list still has it. A container may
 //! nest cgroups deeper than any path, so they are listed by descriptor.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -173,10 +172,10 @@ fn thaw(directory: &Path, freezers: &[PathBuf]) {
 /// Thaws a cgroup and those below it, in v1's freezer: a container that may make some may also have frozen them.
 /// It may have made so many that others would wait: the rest is for the daemon, which kills what has not ended in time.
 fn thaw_below(cgroup: &Path) {
-    let left = Cell::new(THAWED_LIMIT);
+    let mut left = THAWED_LIMIT;
     let mut enter = |at: BorrowedFd<'_>| {
         write_if_there(&proc_path(at).join("freezer.state"), "THAWED");
-        left.set(left.get().checked_sub(1).ok_or_else(|| Error::new("walk", "many cgroups", Errno::E2BIG))?);
+        left = left.checked_sub(1).ok_or_else(|| Error::new("walk", "many cgroups", Errno::E2BIG))?;
         Ok::<_, Error>(())
     };
     match deep::walk(cgroup, &mut enter, &mut |_, _| Ok(())) {
