@@ -57,7 +57,7 @@ pub use handover::{Features, OtherRuntime, Workplace};
 pub use key::{ContainerKey, PodKey};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};
-pub use namespaces::{Kind as NamespaceKind, NamespacePlan};
+pub use namespaces::{Kind as NamespaceKind, NamespacePlan, shown as shown_namespaces};
 pub use plan::plan;
 pub use pod::files::{FilesPlan, HostNames, Shm, names_resolved};
 pub use pod::sysctls::{is_in_user_namespace, sysctl_path};
@@ -71,7 +71,7 @@ pub use refuse::{container as check, privilege as check_privilege};
 pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch, Unread,
 };
-pub use saved_spec::{Identity, from_saved, own_namespaces, to_saved};
+pub use saved_spec::{Identity, from_saved, to_saved};
 pub use seccomp::{Filters, fill as fill_seccomp};
 pub use selinux::{Labelling, Labels, Selinux};
 pub use unsupported::refuse_resources;

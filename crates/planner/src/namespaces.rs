@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType};
+use serde_json::{Value, json};
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption};
 use wharf_isolation::{Namespaces, PidNamespace, UserNamespace};
 use wharf_types::{HostPath, IdMaps};
@@ -149,6 +150,21 @@ pub(crate) fn plan(linux: &Linux, shared: &PidNamespace) -> Result<Namespaces, R
     }
 }
 
+/// The namespaces that a pod has of its own, in the form of the spec, for people and tools.
+#[must_use]
+pub fn shown(options: &NamespaceOption, pins: &Pins) -> Vec<Value> {
+    let own = of_pod(options);
+    let has_users = matches!(user_namespace::of(options), Ok(Some(_)));
+    let all = [
+        ("network", &pins.net, own.contains(&Kind::Net)),
+        ("ipc", &pins.ipc, own.contains(&Kind::Ipc)),
+        ("uts", &pins.uts, own.contains(&Kind::Uts)),
+        ("user", &pins.user, has_users),
+    ];
+    let own = all.into_iter().filter(|(.., is_own)| *is_own);
+    own.map(|(kind, path, _)| json!({ "type": kind, "path": path.as_path() })).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +183,20 @@ mod tests {
             let own = of_pod(&options);
             assert_eq!([Kind::Net, Kind::Ipc, Kind::Uts].map(|kind| own.contains(&kind)), expected);
         }
+    }
+
+    #[test]
+    fn the_namespaces_that_a_pod_shares_with_the_host_are_not_its_own() {
+        let pins = Pins {
+            net: crate::tests::host("/n"),
+            ipc: crate::tests::host("/i"),
+            uts: crate::tests::host("/u"),
+            user: crate::tests::host("/s"),
+        };
+        let node = NamespaceMode::Node.into();
+        let own = shown(&NamespaceOption { network: node, ..NamespaceOption::default() }, &pins);
+        assert_eq!(own, [json!({ "type": "ipc", "path": "/i" })]);
+        let kinds = |options: &NamespaceOption| shown(options, &pins).len();
+        assert_eq!(kinds(&NamespaceOption::default()), 3);
     }
 }

@@ -6,12 +6,12 @@
 //! later is filled in: the ids that belong to the user's name, and the present limits.
 
 use oci_spec::runtime::Spec;
-use serde_json::{Value, json};
-use wharf_cri_api::v1::{ContainerConfig, NamespaceMode, NamespaceOption};
+use serde_json::Value;
+use wharf_cri_api::v1::ContainerConfig;
 
 use crate::capabilities::bits_of;
 use crate::seccomp::{Choice, choice, runtime_default};
-use crate::{Pins, Refusal, Seccomp, hooks, limits, user_namespace};
+use crate::{Refusal, Seccomp, hooks, limits};
 
 /// The identity of a container's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,21 +22,6 @@ pub struct Identity<'a> {
     pub gid: u32,
     /// All groups.
     pub groups: &'a [u32],
-}
-
-/// A pod's own namespaces, in the form of the spec.
-#[must_use]
-pub fn own_namespaces(options: &NamespaceOption, pins: &Pins) -> Vec<Value> {
-    let has_users = matches!(user_namespace::of(options), Ok(Some(_)));
-    let users = if has_users { NamespaceMode::Pod } else { NamespaceMode::Node };
-    let all = [
-        ("network", &pins.net, options.network()),
-        ("ipc", &pins.ipc, options.ipc()),
-        ("uts", &pins.uts, options.network()),
-        ("user", &pins.user, users),
-    ];
-    let own = all.into_iter().filter(|(.., mode)| *mode != NamespaceMode::Node);
-    own.map(|(kind, path, _)| json!({ "type": kind, "path": path.as_path() })).collect()
 }
 
 /// The text that is saved of the spec, and that of its hooks, which is empty if it has none.
@@ -104,7 +89,7 @@ pub(crate) fn to_json(spec: &Spec) -> Result<Value, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{Asked, defaults, host, requests::CASES};
+    use crate::tests::{Asked, defaults, requests::CASES};
     use crate::{Description, describe};
 
     const ROOT: Identity<'_> = Identity { uid: 0, gid: 0, groups: &[] };
@@ -114,16 +99,6 @@ mod tests {
         let (text, _hooks) = to_saved(spec.clone(), extra.seccomp).unwrap();
         let shown = from_saved(&text, &asked.container, identity, asked.facts.kernel).unwrap();
         (to_json(&spec).unwrap(), shown)
-    }
-
-    #[test]
-    fn the_namespaces_that_a_pod_shares_with_the_host_are_not_its_own() {
-        let pins = Pins { net: host("/n"), ipc: host("/i"), uts: host("/u"), user: host("/s") };
-        let node = NamespaceMode::Node.into();
-        let own = own_namespaces(&NamespaceOption { network: node, ..NamespaceOption::default() }, &pins);
-        assert_eq!(own, [json!({ "type": "ipc", "path": "/i" })]);
-        let kinds = |options: &NamespaceOption| own_namespaces(options, &pins).len();
-        assert_eq!(kinds(&NamespaceOption::default()), 3);
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Engine {
         // Only the supervisor knows where they are.
         let Ok(supervisor) = pod.connection() else { return Vec::new() };
         match places::pins(&self.parts.layout, pod.id(), &supervisor.held()) {
-            Ok(pins) if pod.is_ready() => planner::own_namespaces(&pod.namespaces(), &pins),
+            Ok(pins) if pod.is_ready() => planner::shown_namespaces(&pod.namespaces(), &pins),
             _ => Vec::new(),
         }
     }
