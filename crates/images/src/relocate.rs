@@ -3,7 +3,9 @@
 //!
 //! Builders that append an archive to an image without reading the image make such layers. Runtimes that unpack layers
 //! one over the other write such a file through the link. Here a copy of the layer is made for this image: its files
-//! are hard links, and those below such paths are put where the links lead.
+//! are hard links, and those below such paths are put where the links lead. What the layer has there under its own name
+//! is merged with them: directories have the contents of both, whiteouts give way to what the layer has itself, and of
+//! two files the one below the link stays, because the order of the archive's entries is not known any more.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -19,7 +21,7 @@ use wharf_snapshots::tree::Usage;
 use wharf_sys::error::Named;
 
 use crate::chain::{self, ChainError, ChainLayer, Copies, Links, attributes, copy_time, open, system, ways};
-use crate::unpack::{Contents, OPAQUE, is_kind, join, look, plain, shown};
+use crate::unpack::{Contents, Effect, OPAQUE, is_kind, is_whiteout, join, look, plain, shown};
 
 /// Makes a relocated copy of a layer in an empty directory.
 ///
@@ -77,6 +79,7 @@ pub(crate) struct Copy<'a> {
     implied: BTreeSet<Vec<u8>>,
     /// How many directories have been made.
     made: u64,
+    effect: Effect,
     copies: &'a Copies<'a>,
 }
 
@@ -88,7 +91,8 @@ impl<'a> Copy<'a> {
         root: &'a OwnedFd,
         copies: &'a Copies<'a>,
     ) -> Result<Self, ChainError> {
-        let mut copy = Self { layer, root, but, implied: BTreeSet::new(), made: 1, copies };
+        let effect = layer.contents.effect;
+        let mut copy = Self { layer, root, but, implied: BTreeSet::new(), made: 1, effect, copies };
         copy.describe(b"", b"")?;
         copy.merge(b"", b"")?;
         Ok(copy)
@@ -112,7 +116,7 @@ impl<'a> Copy<'a> {
             usage: Usage { bytes: self.made * 4096, inodes: self.made },
             implied: self.implied.into_iter().collect(),
             links: Vec::new(),
-            effect: self.layer.contents.effect,
+            effect: self.effect,
         }
     }
 
@@ -120,17 +124,30 @@ impl<'a> Copy<'a> {
     fn merge(&mut self, from: &[u8], to: &[u8]) -> Result<(), ChainError> {
         let source = open(&self.layer.root, from)?;
         let destination = open(self.root, to)?;
+        if wharf_sys::xattr::value(source.as_fd(), OPAQUE).map_err(|source| system(from, source))?.is_some() {
+            self.hide_below(to)?;
+        }
         for name in list_names(source.as_fd()).map_err(|source| system(from, source))? {
             let name = name.as_bytes();
             let (from, to) = (join(from, name), join(to, name));
             if self.but.contains_key(&from) {
                 continue;
             }
-            if look(&source, name).is_some_and(|stat| is_kind(&stat, SFlag::S_IFDIR)) {
+            let stat = look(&source, name);
+            if stat.is_some_and(|stat| is_kind(&stat, SFlag::S_IFDIR)) {
                 self.directory(&from, &to)?;
-            } else {
-                self.copies.take(self.root)?;
-                put(&source, name, &destination, name).map_err(|source| system(&to, source))?;
+                continue;
+            }
+            match look(&destination, name) {
+                Some(own) if stat.is_some_and(|stat| is_whiteout(&stat)) => {
+                    if is_kind(&own, SFlag::S_IFDIR) {
+                        self.hide_below(&to)?;
+                    }
+                }
+                _ => {
+                    self.copies.take(self.root)?;
+                    put(&source, name, &destination, name).map_err(|source| system(&to, source))?;
+                }
             }
         }
         self.stamp(from, to)
@@ -177,9 +194,33 @@ impl<'a> Copy<'a> {
                 self.made += 1;
                 Ok(true)
             }
-            Err(error) if error.errno == Errno::EEXIST => open(self.root, path).map(|_directory| false),
+            Err(error) if error.errno == Errno::EEXIST => self.replace_whiteout(path),
             Err(error) => Err(system(path, error)),
         }
+    }
+
+    /// Makes a directory that is opaque in place of a whiteout; `false` if a directory exists.
+    fn replace_whiteout(&mut self, path: &[u8]) -> Result<bool, ChainError> {
+        let (parent, name) = split(path);
+        let parent = open(self.root, parent)?;
+        if !look(&parent, name).is_some_and(|stat| is_whiteout(&stat)) {
+            return open(self.root, path).map(|_directory| false);
+        }
+        unlinkat(&parent, OsStr::from_bytes(name), UnlinkatFlags::NoRemoveDir)
+            .named("unlinkat", || shown(path))
+            .and_then(|()| chain::make(self.root, path))
+            .map_err(|source| system(path, source))?;
+        self.made += 1;
+        self.hide_below(path).map(|()| true)
+    }
+
+    /// Makes a directory of the copy hide what lower layers have in it.
+    fn hide_below(&mut self, path: &[u8]) -> Result<(), ChainError> {
+        if path.is_empty() {
+            self.effect = Effect::HidesAll;
+        }
+        wharf_sys::xattr::set(open(self.root, path)?.as_fd(), OPAQUE, b"y")
+            .map_err(|source| system(path, source))
     }
 
     /// Gives a directory of the copy the attributes of a directory of the layer.
@@ -187,9 +228,6 @@ impl<'a> Copy<'a> {
         let failed = |source| system(to, source);
         let (source, destination) = (open(&self.layer.root, from)?, open(self.root, to)?);
         attributes(&source, from)?.set(&destination).map_err(failed)?;
-        if let Some(mark) = wharf_sys::xattr::value(source.as_fd(), OPAQUE).map_err(failed)? {
-            wharf_sys::xattr::set(destination.as_fd(), OPAQUE, &mark).map_err(failed)?;
-        }
         if from.is_empty() && self.layer.contents.implies(from) {
             self.implied.insert(Vec::new());
         }

@@ -175,6 +175,67 @@ fn files_below_a_link_of_a_lower_layer_are_where_it_leads() {
 }
 
 #[test]
+fn whiteouts_below_a_link_of_a_lower_layer_hide_what_is_where_it_leads() {
+    let rig = Rig::new();
+    let base = Tar::new()
+        .dir("usr")
+        .dir("usr/tools")
+        .dir("usr/tools/d")
+        .file("usr/tools/d/a", "base")
+        .file("usr/tools/old", "base")
+        .file("usr/other", "base")
+        .symlink("t", "usr/tools")
+        .symlink("r", "/")
+        .end();
+    let table: [(&str, Tar, &'static [&'static str]); 7] = [
+        ("an opaque link", Tar::new().whiteout("t/.wh..wh..opq").file("t/new", ""), &["new"]),
+        (
+            "what is its target's own",
+            Tar::new().file("usr/tools/own", "").whiteout("t/.wh..wh..opq"),
+            &["own"],
+        ),
+        (
+            "a file and its whiteout",
+            Tar::new().file("usr/tools/old", "").whiteout("t/.wh.old"),
+            &["d", "d/a", "old"],
+        ),
+        (
+            "a file after its whiteout",
+            Tar::new().whiteout("usr/tools/.wh.old").file("t/old", ""),
+            &["d", "d/a", "old"],
+        ),
+        (
+            "a directory and its whiteout",
+            Tar::new().file("usr/tools/d/b", "").whiteout("t/.wh.d"),
+            &["d", "d/b", "old"],
+        ),
+        (
+            "a directory after it",
+            Tar::new().whiteout("usr/tools/.wh.d").file("t/d/b", ""),
+            &["d", "d/b", "old"],
+        ),
+        ("a target after its whiteout", Tar::new().whiteout("usr/.wh.tools").file("t/new", ""), &["new"]),
+    ];
+    for (name, top, expected) in table {
+        let image = rig.image("a.b/c:1", &[base.clone(), top.end()]).unwrap();
+        mounted(&rig, image.layers(), move |root| {
+            assert!(root.join("usr/other").exists(), "{name}");
+            let found: Vec<_> = ["d", "d/a", "d/b", "new", "old", "own"]
+                .into_iter()
+                .filter(|path| root.join("usr/tools").join(path).exists())
+                .collect();
+            assert_eq!(found, expected, "{name}");
+        });
+    }
+    let cleared = Tar::new().whiteout("r/.wh..wh..opq").file("r/x", "").end();
+    let image = rig.image("a.b/c:1", &[base, cleared]).unwrap();
+    mounted(&rig, image.layers(), |root| {
+        let found: Vec<_> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(found, ["x"], "a link to the root");
+    });
+}
+
+#[test]
 fn hard_links_to_files_of_lower_layers_are_one_file_with_them() {
     let rig = Rig::new();
     let base = Tar::new()
