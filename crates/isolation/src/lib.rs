@@ -43,7 +43,7 @@ pub use error::{Error, Stage};
 pub use hermit::{enter_cgroups, leave_host};
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
-pub use log_file::{open_log, replace_log};
+pub use log_file::{open_existing_log, open_log, replace_log};
 pub use plan::{
     CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, LogLimits, MountPlan, Namespaces, Outline,
     PidNamespace, Plan, Process, Rootfs, Runtime, Source, Stdio, Traits, User, UserNamespace,

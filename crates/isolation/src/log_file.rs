@@ -65,8 +65,25 @@ fn is_made(stat: &FileStat, made_ns: &Range<i64>) -> bool {
 /// # Errors
 /// Those of [`LogFile::make`].
 pub fn open_log(directory: BorrowedFd<'_>, name: &str) -> wharf_sys::Result<OwnedFd> {
-    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = open_below_mode(directory, name, flags, 0o640, Resolve::BeneathNoLinks)?;
+    open_to_append(directory, name, OFlag::O_CREAT, 0o640)
+}
+
+/// The same for a log that must be there.
+///
+/// # Errors
+/// Those of [`LogFile::make`], and ENOENT.
+pub fn open_existing_log(directory: BorrowedFd<'_>, name: &str) -> wharf_sys::Result<OwnedFd> {
+    open_to_append(directory, name, OFlag::empty(), 0)
+}
+
+fn open_to_append(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    flags: OFlag,
+    mode: u32,
+) -> wharf_sys::Result<OwnedFd> {
+    let flags = flags | OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = open_below_mode(directory, name, flags, mode, Resolve::BeneathNoLinks)?;
     let named = |errno| wharf_sys::Error::new("open", name, errno);
     let stat = nix::sys::stat::fstat(&file).map_err(named)?;
     if stat.st_mode & S_IFMT == S_IFREG { Ok(file) } else { Err(named(Errno::EINVAL)) }
