@@ -134,7 +134,7 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
                 let _turn = turn;
                 work()
             });
-            let ended = told_of((key, &what), pooled).await;
+            let ended = self.told_of((key, &what), pooled).await;
             return ended.map_err(|ended| ThreadError::Thread { what, source: std::io::Error::other(ended) });
         }
         let (done, waiting) = oneshot::channel();
@@ -148,7 +148,25 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
             return Err(ThreadError::NoRoom { what, source });
         }
         let panicked = || std::io::Error::other(format!("the thread {} panicked", self.name));
-        waiting.await.map_err(|_gone| ThreadError::Thread { what, source: panicked() })
+        let ended = self.told_of((key, &what), waiting).await;
+        ended.map_err(|_gone| ThreadError::Thread { what, source: panicked() })
+    }
+
+    /// Waits for work, and logs it once if it takes long and is of a kind that merely might get stuck.
+    async fn told_of<T>(&self, (key, what): (&K, &str), work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        if self.pooled_limit == 0 {
+            return work.await;
+        }
+        if let Ok(done) = timeout(TELL_AFTER, &mut work).await {
+            return done;
+        }
+        tracing::warn!(
+            ?key,
+            what,
+            "this takes long: if it goes on, wharf doctor shows whether a disk or a directory does not respond"
+        );
+        work.await
     }
 
     async fn enter(&self, key: &K) -> Result<Place<K>, Crowded> {
@@ -166,20 +184,6 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
             }
         }
     }
-}
-
-/// Waits for work that may be stuck, and logs it once if that takes long.
-async fn told_of<T>((key, what): (&impl Debug, &str), work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    if let Ok(done) = timeout(TELL_AFTER, &mut work).await {
-        return done;
-    }
-    tracing::warn!(
-        ?key,
-        what,
-        "this takes long: if it goes on, wharf doctor shows whether a disk or a directory does not respond"
-    );
-    work.await
 }
 
 #[cfg(test)]

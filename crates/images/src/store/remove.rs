@@ -106,9 +106,13 @@ impl Shared {
             match self.sweep() {
                 Ok(_removed) => self.sweeps.succeeded(),
                 Err(error) => {
-                    self.sweeps.failed();
                     let error = wharf_types::chain(&error);
-                    tracing::warn!(error, "layers that no image uses could not be removed");
+                    if self.sweeps.failed(&error) {
+                        tracing::warn!(
+                            error,
+                            "layers that no image uses could not be removed; each sweep tries again"
+                        );
+                    }
                 }
             }
             goes_on = self.sweeps.goes_on();
@@ -122,6 +126,8 @@ impl Shared {
 pub(super) struct Sweeps {
     progress: Mutex<Progress>,
     figures: Mutex<SweepFigures>,
+    /// Why the last one failed; empty if it succeeded.
+    failure: Mutex<String>,
 }
 
 /// The sweeps since the store was opened.
@@ -160,12 +166,18 @@ impl Sweeps {
         let mut figures = lock(&self.figures);
         figures.succeeded += 1;
         figures.succeeded_at_ns = wharf_sys::clock::now_ns();
+        lock(&self.failure).clear();
     }
 
-    fn failed(&self) {
+    /// Whether this failure is another one than that of the sweep before.
+    fn failed(&self, error: &str) -> bool {
         let mut figures = lock(&self.figures);
         figures.failed += 1;
         figures.failed_at_ns = wharf_sys::clock::now_ns();
+        let mut last = lock(&self.failure);
+        let is_new = *last != error;
+        error.clone_into(&mut last);
+        is_new
     }
 
     /// Whether the caller is to sweep; otherwise another one does.
@@ -208,9 +220,16 @@ mod tests {
         sweeps.succeeded();
         let SweepFigures { succeeded, failed, succeeded_at_ns, failed_at_ns, freed_bytes } = sweeps.figures();
         assert_eq!((succeeded, failed, failed_at_ns, freed_bytes), (2, 0, 0, 5));
-        sweeps.failed();
+        assert!(sweeps.failed("x"));
         let now = sweeps.figures();
         assert_eq!((now.succeeded_at_ns, now.failed), (succeeded_at_ns, 1));
         assert!(now.failed_at_ns >= succeeded_at_ns && succeeded_at_ns > 0);
+    }
+    #[test]
+    fn a_failure_is_told_of_when_it_is_new() {
+        let sweeps = Sweeps::default();
+        assert_eq!(["x", "x", "y", "x"].map(|error| sweeps.failed(error)), [true, false, true, true]);
+        sweeps.succeeded();
+        assert!(sweeps.failed("x"));
     }
 }
