@@ -10,7 +10,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -95,8 +95,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
 /// The only crates of this workspace that the command line may use.
 const CLI_MAY_USE: &[&str] = &["cri-api", "types"];
 
-/// The only crates that the planner may use. It decides and does nothing: from `sys`, `isolation`, `cgroup` and
-/// `network` it takes only types, and its `clippy.toml` bans files, clocks and the environment.
+/// The only crates that the planner may use. It decides and does nothing: from `sys` it takes only types, from
+/// `isolation`, `cgroup` and `network` those and lists, and its `clippy.toml` bans files, clocks and the environment.
 const PLANNER_MAY_NAME: &[&str] = &[
     "wharf-types",
     "wharf-sys",
@@ -193,6 +193,22 @@ fn planner_beyond_data(edges: &BTreeSet<Edge>) -> Vec<String> {
         .collect()
 }
 
+/// What a source of the planner names of `sys` that is no type, nor belongs to one.
+fn acts_of_sys(source: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for rest in source.split("wharf_sys::").skip(1) {
+        let is_path = |letter: char| letter.is_alphanumeric() || "_:".contains(letter);
+        let path: String = rest.chars().take_while(|letter| is_path(*letter)).collect();
+        let group = rest[path.len()..].strip_prefix('{').and_then(|group| group.split_once('}'));
+        let names = group.map_or(vec![""], |(group, _)| group.split_terminator(',').map(str::trim).collect());
+        let wholes = names.iter().filter(|name| group.is_none() || !name.is_empty());
+        let wholes = wholes.map(|name| format!("{path}{name}"));
+        let is_type = |part: &str| part.starts_with(|first: char| first.is_uppercase());
+        found.extend(wholes.filter(|whole| !whole.split("::").any(is_type)));
+    }
+    found.into_iter().map(|name| format!("the planner names wharf_sys::{name}, which is no type")).collect()
+}
+
 /// Crates that use a third-party crate reserved for others.
 fn wrong_direct(edges: &BTreeSet<Edge>, banned: &str, allowed: &[&str]) -> Vec<String> {
     let users =
@@ -258,6 +274,20 @@ fn async_below(graph: &Graph) -> Vec<String> {
     found
 }
 
+/// Libraries that crates declare and name nowhere in their sources. The libraries are those of each crate, by the names
+/// that its sources know.
+fn unnamed(libraries: &BTreeMap<String, BTreeSet<String>>, sources: impl Fn(&str) -> String) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, libraries) in libraries {
+        let sources = sources(name);
+        let words: BTreeSet<&str> =
+            sources.split(|letter: char| letter != '_' && !letter.is_alphanumeric()).collect();
+        let unnamed = libraries.iter().filter(|library| !words.contains(library.as_str()));
+        found.extend(unnamed.map(|library| format!("{name} declares {library}, and does not use it")));
+    }
+    found
+}
+
 // ---- The workspace as it is ----
 
 fn metadata(options: &[&str]) -> Value {
@@ -312,8 +342,45 @@ fn resolved() -> Graph {
     graph
 }
 
+/// The libraries of each crate of the workspace, and the crate's directory.
+fn libraries() -> (BTreeMap<String, BTreeSet<String>>, BTreeMap<String, PathBuf>) {
+    let metadata = metadata(&["--filter-platform", "x86_64-unknown-linux-gnu"]);
+    let members: BTreeSet<_> = list(&metadata["workspace_members"]).iter().map(text).collect();
+    let (mut names, mut directories) = (BTreeMap::new(), BTreeMap::new());
+    for package in list(&metadata["packages"]) {
+        let (name, manifest) = (text(&package["name"]), text(&package["manifest_path"]));
+        names.insert(text(&package["id"]), name.clone());
+        directories.insert(name, Path::new(&manifest).with_file_name(""));
+    }
+    let nodes =
+        list(&metadata["resolve"]["nodes"]).iter().filter(|node| members.contains(&text(&node["id"])));
+    let of = |node: &Value| list(&node["deps"]).iter().map(|dep| text(&dep["name"])).collect();
+    (nodes.map(|node| (names[&text(&node["id"])].clone(), of(node))).collect(), directories)
+}
+
+/// The text of all Rust files below a directory.
+fn sources(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(directory).expect("a crate can be listed").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            text.push_str(&sources(&path));
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).expect("a source can be read"));
+        }
+    }
+    text
+}
+
 fn assert_none(found: &[String]) {
     assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn what_is_declared_is_used() {
+    let (libraries, directories) = libraries();
+    assert!(libraries["wharf-daemon"].contains("tokio"), "the graph was read");
+    assert_none(&unnamed(&libraries, |name| sources(&directories[name])));
 }
 
 #[test]
@@ -334,6 +401,13 @@ fn the_command_line_knows_only_the_interface() {
 #[test]
 fn the_planner_knows_only_data() {
     assert_none(&planner_beyond_data(&declared().1));
+}
+
+#[test]
+fn the_planner_takes_only_types_from_sys() {
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/planner/src"));
+    assert!(sources.contains("wharf_sys::mount::Propagation"));
+    assert_none(&acts_of_sys(&sources));
 }
 
 #[test]
@@ -382,6 +456,13 @@ fn graph(pairs: &[(&str, &[&str])]) -> Graph {
 }
 
 #[test]
+fn an_unused_library_is_found() {
+    let libraries = BTreeMap::from([("a".to_owned(), ["libc", "nix"].map(str::to_owned).into())]);
+    let found = unnamed(&libraries, |_name| "use nix::libc_like;".to_owned());
+    assert_eq!(found, ["a declares libc, and does not use it"]);
+}
+
+#[test]
 fn an_unplaced_crate_is_found() {
     let crates = BTreeSet::from(["wharf-types".to_owned(), "wharf-novel".to_owned()]);
     assert_eq!(unplaced(&crates).len(), 1);
@@ -408,6 +489,16 @@ fn a_nosy_command_line_is_found() {
 fn an_acting_planner_is_found() {
     let acting = edges(&[("wharf-planner", "oci-spec"), ("wharf-planner", "nix"), ("wharf-pods", "nix")]);
     assert_eq!(planner_beyond_data(&acting).len(), 1);
+}
+
+#[test]
+fn a_planner_that_calls_sys_is_found() {
+    let fine =
+        "use wharf_sys::mount::{\n    Depth, Propagation,\n};\nwharf_sys::scheduling::Scheduling::of(1)";
+    assert_eq!(acts_of_sys(fine), Vec::<String>::new());
+    for acting in ["use wharf_sys::fs;", "wharf_sys::clock::now_ns()", "use wharf_sys::{Error, fs};"] {
+        assert_eq!(acts_of_sys(acting).len(), 1, "{acting}");
+    }
 }
 
 #[test]

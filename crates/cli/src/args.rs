@@ -185,7 +185,7 @@ Examples:
     /// Load the images of an archive
     #[command(after_help = "\
 Reads an OCI image layout or an archive of the form of `docker save`, as docker, podman, ctr, skopeo, BuildKit and wharf write \
-them, plain or compressed with gzip or zstd. Of images for several machines, the one for this machine is loaded. If anything in the \
+them, plain or compressed with gzip or zstd. For a multi-platform image, the variant for this machine is loaded. If anything in the \
 archive is damaged, nothing is loaded.
 
 Examples:
@@ -204,7 +204,7 @@ Examples:
     Save(Save),
     /// Give an image a further name
     #[command(after_help = "\
-The name leaves the image that had it.
+If another image has this name, it loses it.
 
 Example:
   wharf tag busybox registry.example/base:1")]
@@ -218,7 +218,7 @@ Example:
     Images,
     /// Remove images
     #[command(after_help = "\
-Of an image with several tags, only the tag that is named is removed; by its id or digest, the image is removed with all its \
+If an image has several tags, only the named tag is removed; by its id or digest, the image is removed with all its \
 names.
 
 Example:
@@ -350,7 +350,7 @@ pub(crate) struct Run {
     /// Let the container create cgroups below its own
     #[arg(long, help_heading = "Limits and privileges")]
     pub(crate) cgroup_write: bool,
-    /// Give the pod a user namespace, in which root is the unprivileged user ID of this machine
+    /// Give the pod a user namespace, in which root maps to this unprivileged host user ID
     #[arg(long, value_name = "ID[:COUNT]", num_args = 0..=1, require_equals = true, default_missing_value = "any")]
     #[arg(help_heading = "Limits and privileges")]
     pub(crate) userns: Option<Users>,

@@ -18,7 +18,7 @@ pub(crate) enum Error {
     NotRunning { socket: PathBuf },
     #[error(
         "wharfd (pid {pid}) is running, but its socket {} was removed, so nobody can connect\n  \
-         restart it, which makes the socket again: sudo systemctl restart wharfd", socket.display()
+         restart it, to recreate the socket: sudo systemctl restart wharfd", socket.display()
     )]
     SocketRemoved { socket: PathBuf, pid: i32 },
     #[error(
@@ -46,17 +46,17 @@ pub(crate) enum Error {
     #[error("the pod {pod} has no container yet\n  start one in it: wharf run --pod {pod} IMAGE")]
     EmptyPod { pod: String },
     #[error(
-        "how long making {name} took is not known\n  wharfd has been restarted since, or is too old to measure it"
+        "there are no timings for {name}\n  wharfd has been restarted since, or is too old to measure it"
     )]
     Forgotten { name: String },
-    #[error("{name} exists already\n  remove it (wharf rm {name}), or give another --name")]
+    #[error("{name} already exists\n  remove it (wharf rm {name}), or give another --name")]
     NameTaken { name: String },
     #[error("{name} is {state}, not running{advice}")]
     NotRunningYet { name: String, state: &'static str, advice: String },
     #[error("{image} is in use by {}\n  remove them first (wharf rm), or use --force", users.join(", "))]
     ImageInUse { image: String, users: Vec<String> },
     #[error(
-        "a program of this machine has {address}, and would not be reached any more\n  \
+        "a program on this machine uses {address}, and would become unreachable\n  \
          choose another port, or leave out HOST for a free one; `ss -lntup` shows who listens"
     )]
     PortTaken { address: SocketAddr },

@@ -181,7 +181,7 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
             socket.claim().map_err(|unclaimed| Unclaimed::Taken(unclaimed.into()))?;
             tracing::warn!(
                 %error,
-                "cannot write down in {} whose this machine's network is: do not start a wharfd with another `state`",
+                "cannot write down in {} who owns this machine's network: do not start a wharfd with another `state`",
                 run.display()
             );
             return Ok(Network { file: None, socket });

@@ -200,12 +200,7 @@ impl Handlers {
         if let Err(problem) = program::output(&mut command, PATIENCE) {
             let problem = problem.to_string();
             let (runtime, container) = (runtime.program.as_str(), container.short());
-            tracing::warn!(
-                runtime,
-                container,
-                problem,
-                "a runtime has not deleted what it keeps of a container"
-            );
+            tracing::warn!(runtime, container, problem, "a runtime did not delete its state for a container");
         }
     }
 }

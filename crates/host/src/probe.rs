@@ -37,7 +37,7 @@ pub enum Obstacle {
     #[error("this machine cannot give pods user namespaces")]
     Machine(#[source] StageError),
     /// The machine is short of something, or a disk fails: nobody knows yet whether it can.
-    #[error("whether this machine can give pods user namespaces cannot be tried out now")]
+    #[error("whether this machine can give pods user namespaces cannot be tested now")]
     Unknown(#[source] StageError),
 }
 

@@ -1,7 +1,7 @@
 //! The records on disk, separate from the live types.
 //!
-//! They have what cannot be derived from manifests and configs. An older format is still read. While a record is
-//! damaged or in quarantine no layer is swept, because it might name any.
+//! They have what cannot be derived from manifests and configs. An older format is still read. A record that
+//! is damaged or in quarantine might name any layer: then only those of removed images are swept.
 
 use std::path::Path;
 

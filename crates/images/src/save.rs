@@ -46,7 +46,7 @@ pub enum SaveError {
         name: String,
     },
     /// It is not made of archives.
-    #[error("{name} is an artifact, whose files are no layers of an image: only images can be saved")]
+    #[error("{name} is an artifact, and its files are not image layers: only images can be saved")]
     Artifact {
         /// What was asked for.
         name: String,
@@ -85,7 +85,7 @@ pub enum SaveError {
         source: RecordError,
     },
     /// A layer has too many files with several names.
-    #[error("a layer has files with several names, of more than {limit} bytes together")]
+    #[error("the names of a layer's hard links exceed {limit} bytes in total")]
     Names {
         /// How many bytes there may be.
         limit: usize,

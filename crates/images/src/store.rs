@@ -20,7 +20,8 @@
 //! An image exists from the moment its record is renamed into place, and everything that the record names was synced
 //! before. It ceases to exist when the record is unlinked. Layers and content without a record mean nothing: a later
 //! pull may use them, and [`Store::sweep`] removes them unless a container has them mounted. A record that could not be
-//! read or that is in quarantine might name any layer, so nothing is swept while there is one.
+//! read, or that was in quarantine when the store was opened, might name any layer: while there is one, only the layers
+//! of images that were removed since are swept.
 //!
 //! Readers take the index's lock and never wait for the disk. Writers take a second lock in turn, do their work on disk
 //! under it, and change the index at the end.

@@ -130,7 +130,7 @@ pub enum Error {
     },
     /// The filter refuses a call on the way to the program, where that has to be under the filter.
     #[error(
-        "the container's seccomp profile refuses a call without which no program is safe to start where a container has \
+        "the container's seccomp profile forbids a call that is needed to start a program safely beside a container with \
          CAP_SYS_PTRACE: allow capset, prctl, clone, sendmsg, setsid, ioctl, close_range, execve, write and exit_group, \
          or drop that capability"
     )]

@@ -56,6 +56,8 @@ fn run(
     streams: &Streams,
     origin: &mut Origin<'_>,
 ) -> Result<std::convert::Infallible, Error> {
+    // These three write to this process's own files in the host's /proc, which it does not see any more in the
+    // container. The labels have no effect before the program is executed.
     set_oom_score(&plan.process)?;
     apparmor::confine(&plan.process)?;
     selinux::confine(&plan.process)?;
@@ -63,15 +65,23 @@ fn run(
     plan.entries.iter().try_for_each(|entry| write_fd(*entry, "0")).stage(CGROUP_STAGE)?;
     // While this process may still give them away.
     streams.give(plan.identity.on_host(plan.ids)?)?;
+    // Only for a process that is made after everything else has been left: the container must never see this one, whose
+    // root, until the next step, is the host's.
     origin.choose_namespace()?;
+    // All at once: between two of them the container's files would be there with the host's rights, or the reverse.
     let root = enter_namespaces(first, plan.ids)?;
+    // The container may have put a link in its place, and changes it while this runs: so the directory is opened
+    // without links of procfs, entered by that descriptor, and asked for its name from the root.
     let cwd = root::open_cwd(root.as_fd(), &plan.process.cwd)?;
     let inside = root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
+    // In the container's own devpts. The container can replace paths: its end is opened by the descriptor of the other.
     let terminal = open_terminal(plan, &root, origin)?;
     terminal
         .iter()
         .try_for_each(|terminal| streams::give(terminal.peer.as_fd(), plan.identity.uid.number()))?;
+    // From its root, too: an input that nobody asked for is the container's own null device.
     let connected = streams::connect(root.as_fd(), streams, terminal.as_ref())?;
+    // The program must have none of them.
     drop((terminal, cwd, root));
     origin.go_on(inside, connected, Runner { process: &plan.process, identity: &plan.identity })
 }

@@ -88,7 +88,7 @@ pub enum BuiltinError {
     },
     /// This node has no range of the cluster's yet.
     #[error(
-        "the range {subnet} of pods is in none of network.cluster_subnets: wharf waits for the kubelet's pod CIDR, which \
+        "the range {subnet} of pods is not in any of network.cluster_subnets: wharf waits for the kubelet's pod CIDR, which \
          comes when the kubelet starts or the CIDR changes. On a node that gets none, set network.subnets to a part of \
          network.cluster_subnets; if the kubelet has sent this range, correct network.cluster_subnets"
     )]

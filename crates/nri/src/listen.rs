@@ -74,7 +74,7 @@ struct Shared {
 enum Unfit {
     #[error("it did not register within {0:?}")]
     Late(Duration),
-    #[error("its connection ends")]
+    #[error("its connection was closed")]
     Ended,
     #[error("{0}")]
     Name(String),

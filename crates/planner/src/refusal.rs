@@ -1,4 +1,5 @@
-//! Why a container cannot be described or planned.
+//! Why a container cannot be described or planned. The cause is text, so that refusals can be compared, and shared by
+//! the callers that joined one request.
 
 use wharf_types::{ErrorKind, Failure, Subject};
 

@@ -70,8 +70,7 @@ pub fn privilege(config: &ContainerConfig, pods: [&PodSandboxConfig; 2]) -> Resu
 /// The value of an enum from its number. Protobuf accepts any number, and its accessors turn an unknown one into the
 /// default, so that a newer client would get something other than it requested.
 pub(crate) fn known<E: TryFrom<i32>>(field: &'static str, number: i32) -> Result<E, Refusal> {
-    E::try_from(number)
-        .map_err(|_unknown| Refusal::field(field, format!("{number} is not a value that is known")))
+    E::try_from(number).map_err(|_unknown| Refusal::field(field, format!("{number} is an unknown value")))
 }
 
 /// The propagation of a mount.
@@ -101,7 +100,7 @@ fn pods_or_hosts(field: &'static str, mode: NamespaceMode) -> Result<(), Refusal
     match mode {
         NamespaceMode::Pod | NamespaceMode::Node => Ok(()),
         NamespaceMode::Container | NamespaceMode::Target => {
-            Err(Refusal::field(field, "it is the pod's or the host's: ask for POD or NODE"))
+            Err(Refusal::field(field, "it must be the pod's or the host's: ask for POD or NODE"))
         }
     }
 }
@@ -116,7 +115,7 @@ fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result
     for (field, own, pods) in fields {
         let mode = known::<NamespaceMode>(field, own)?;
         if mode == NamespaceMode::Node && pods != own {
-            return Err(Refusal::field(field, "the host's is for containers of a pod that has it too"));
+            return Err(Refusal::field(field, "NODE is only allowed if the pod has it, too"));
         }
         if field != "namespace_options.pid" {
             pods_or_hosts(field, mode)?;

@@ -52,7 +52,12 @@ impl Connection {
         let files: Vec<_> = [&file].into_iter().chain(log).map(OwnedFd::as_fd).collect();
         let is_filled = |source: &Source| matches!(source, Source::Volume(_));
         let volumes = plan.mounts.iter().filter(|mount| is_filled(&mount.source)).count();
-        match self.ask_to_create(plan.container.to_string(), volumes, &files).await? {
+        let body = request::Body::Create(v1::Create { container: plan.container.to_string() });
+        let answer = match volumes {
+            0 => self.call(CREATING, body, &files).await,
+            _ => self.call_to_copy(volumes, body, &files).await,
+        };
+        match answer? {
             (reply::Result::Created(created), _) => {
                 note(timings, &created.stages);
                 Ok(created)
@@ -62,14 +67,13 @@ impl Connection {
     }
 
     /// Has a container created in which so many of the image's volumes are to be filled.
-    async fn ask_to_create(
+    async fn call_to_copy(
         &self,
-        container: String,
         volumes: usize,
+        body: request::Body,
         files: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
-        let body = request::Body::Create(v1::Create { container });
-        if volumes == 0 || self.is_silent() {
+        if self.is_silent() {
             return self.call(CREATING, body, files).await;
         }
         let answer = self.answer_within(COPY_PATIENCE, CREATING, body, files).await;
@@ -234,21 +238,14 @@ mod tests {
     /// Nobody answers.
     #[tokio::test(start_paused = true)]
     async fn what_is_copied_has_its_own_time_and_is_named_if_that_is_not_enough() {
-        for (volumes, wait_s, message) in [
-            (0, 30, "the pod's supervisor did not respond within 30s"),
-            (
-                2,
-                100,
-                "the container was not created within 100s, in which the content of 2 of the image's volumes is copied",
-            ),
-        ] {
-            let (ours, _theirs) = wharf_sys::socket::pair().unwrap();
-            let (connection, _events) = Connection::new(ours).unwrap();
-            let begin = tokio::time::Instant::now();
-            let error = connection.ask_to_create(container().to_string(), volumes, &[]).await.unwrap_err();
-            assert!(chain(&error.cause).starts_with(message), "{}", chain(&error));
-            assert_eq!((begin.elapsed().as_secs(), error.kind()), (wait_s, ErrorKind::Unavailable));
-        }
+        let message = "the container was not created within 100s, in which the content of 2 of the image's volumes is copied";
+        let (ours, _theirs) = wharf_sys::socket::pair().unwrap();
+        let (connection, _events) = Connection::new(ours).unwrap();
+        let begin = tokio::time::Instant::now();
+        let body = request::Body::Create(v1::Create { container: container().to_string() });
+        let error = connection.call_to_copy(2, body, &[]).await.unwrap_err();
+        assert!(chain(&error.cause).starts_with(message), "{}", chain(&error));
+        assert_eq!((begin.elapsed(), error.kind()), (COPY_PATIENCE, ErrorKind::Unavailable));
     }
 
     #[tokio::test]

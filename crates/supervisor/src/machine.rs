@@ -1,4 +1,5 @@
-//! Every decision of the supervisor, without I/O: events go in, actions come out in order.
+//! Every decision of the supervisor, without I/O: events go in, actions come out in order. One is the driver's, because
+//! it depends on processes: whether a container that may trace can join now (`driver/making.rs`).
 //!
 //! A pod consists of its containers ([`container`]), the execs in them ([`exec`]) and the clients attached to them
 //! ([`client`]). Each is a machine of its own, and this one connects them: it passes a request to the machine that it

@@ -11,7 +11,7 @@ pub enum ErrorKind {
     NotFound,
     /// The request can never work as it stands.
     InvalidArgument,
-    /// An object of that name exists already, and is a different one.
+    /// An object of that name already exists, and is a different one.
     AlreadyExists,
     /// The object is in the wrong state for this call; another call must come first.
     FailedPrecondition,

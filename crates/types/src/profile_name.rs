@@ -26,7 +26,7 @@ pub enum ProfileNameError {
     #[error("it names no profile")]
     Empty,
     /// It is too long.
-    #[error("the name has {bytes} bytes, and the longest has {LIMIT_BYTES}")]
+    #[error("the name is {bytes} bytes long; the maximum is {LIMIT_BYTES}")]
     TooLong {
         /// Its length.
         bytes: usize,

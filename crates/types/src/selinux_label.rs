@@ -35,7 +35,7 @@ pub enum SelinuxLabelError {
         label: String,
     },
     /// It is too long.
-    #[error("the label has {bytes} bytes, and the longest has {LIMIT_BYTES}")]
+    #[error("the label is {bytes} bytes long; the maximum is {LIMIT_BYTES}")]
     TooLong {
         /// Its length.
         bytes: usize,

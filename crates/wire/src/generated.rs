@@ -303,7 +303,7 @@ pub mod container_status {
     }
 }
 /// The plan is in a sealed memory file beside the message, because it may be larger than a datagram. The log's directory
-/// may be beside the message too; then the log file in it exists already.
+/// may be beside the message too; then the log file in it already exists.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Create {
     #[prost(string, tag = "1")]

@@ -190,7 +190,7 @@ fn a_container_that_may_trace_finds_nothing_that_begins_without_its_filter() {
             let begun = async || (world.cgroups("/exec-") > 0).then_some(());
             until("the command is on its way", begun).await;
             let error = client.create(&pod, &tracer).await.unwrap_err();
-            assert!(error.message().contains("is starting without its seccomp profile"), "{error}");
+            assert!(error.message().contains("not under its seccomp profile yet"), "{error}");
             freezer.thaw();
         };
         let (output, ()) = tokio::join!(client.output(&id, "echo whole"), late);

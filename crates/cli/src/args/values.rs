@@ -39,7 +39,7 @@ impl FromStr for ImageName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let name: Reference = text.parse().map_err(|error: ReferenceError| error.to_string())?;
-        name.tagged().map(Self).ok_or_else(|| "an image has the digest that it has: give it a tag".to_owned())
+        name.tagged().map(Self).ok_or_else(|| "an image's digest cannot be chosen: give it a tag".to_owned())
     }
 }
 

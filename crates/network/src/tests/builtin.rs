@@ -54,7 +54,7 @@ fn pods_of_other_nodes_see_who_asks(mode: Mode) {
     let (outsider, pod) = (neighbour(), Pod::new(1));
     outsider.serve(80);
     let error = pod.attach(&network).unwrap_err();
-    assert!(error.to_string().contains("10.88.0.0/24 of pods is in none of"), "{error}");
+    assert!(error.to_string().contains("10.88.0.0/24 of pods is not in any of"), "{error}");
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     assert!(!network.readiness().ready);
     network.set_pod_cidr("10.77.3.0/24").unwrap();

@@ -75,7 +75,7 @@ pub(crate) fn plan(
         let key = dotted(key);
         check(own, &key, value)?;
         if sysctls.insert(key.clone(), value.clone()).is_some() {
-            let problem = format!("{key} is there twice, with dots and with slashes");
+            let problem = format!("{key} is given twice, with dots and with slashes");
             return Err(Refusal::field("sysctls", problem));
         }
     }

@@ -1,5 +1,6 @@
 //! Compares descriptions and plans with the files in `golden/`: the plainest container as a whole, all others by their
-//! differences. `UPDATE=1 cargo test -p wharf-planner golden` rewrites the files; the changes must then be read.
+//! differences. Each topic has a file of its own, so that a change of one is read alone. `UPDATE=1 cargo test -p
+//! wharf-planner golden` rewrites the files; the changes must then be read.
 #![expect(clippy::disallowed_methods, reason = "the files are this test's own")]
 
 use std::collections::BTreeMap;

@@ -167,7 +167,6 @@ impl Engine {
         host::ensure_profile(plan.process.apparmor.as_ref()).await?;
         let log = self.logs.end(log.take()).await?.transpose()?;
         let supervisor = pod.connected().await?;
-        supervisor.features().fit(plan).stage("creating the container")?;
         let creating = supervisor.create(plan, log.as_ref(), timings);
         timings.time_async("first process, until it waits", creating).await.map_err(Error::of_creation)
     }
@@ -211,7 +210,8 @@ impl Engine {
         let of_pod = &*pod.config();
         let given = self.given((pod, of_pod), config, &path);
         let planned = self.options.handlers.plan(&mut description, &given);
-        let planned = planned.map_err(|error| blame(&changes, error))?;
+        let mut planned = planned.map_err(|error| blame(&changes, error))?;
+        asked.supervisor.features().fit(&mut planned.plan).stage("creating the container")?;
         self.selinux.check(&planned.plan)?;
         let mut record =
             ContainerRecord { is_enclosed: planned.is_enclosed, ..intent(config, images, &path) };

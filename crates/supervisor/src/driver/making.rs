@@ -126,8 +126,8 @@ impl Driver {
         });
         unsealed.next().map_or(Ok(()), |(of, _)| {
             Err(Failure::precondition(format!(
-                "a program of container {} is starting without its seccomp profile, which forbids a call on the way to \
-                 it, so no container that may trace it can join it yet: try again",
+                "container {} is starting a program that is not under its seccomp profile yet; a container with \
+                 CAP_SYS_PTRACE can join it only after that: try again",
                 of.plan.container
             )))
         })

@@ -113,7 +113,7 @@ impl LogWriter {
     }
 
     /// Opens a container's log, reports the result later, and returns the log's number. If a directory is given, the
-    /// file exists already, and the first line is what needs a writer.
+    /// file already exists, and the first line is what needs a writer.
     pub(crate) fn open(&mut self, file: LogFile, directory: Option<OwnedFd>, container: ContainerId) -> u64 {
         let log = self.next_number();
         let directory = directory.map(Rc::new);

@@ -76,7 +76,7 @@ impl Machine {
     ) -> Result<Vec<Action>, Failure> {
         self.check_life()?;
         if self.containers.contains_key(&id) {
-            return Err(Failure::precondition(format!("container {id} exists already")));
+            return Err(Failure::precondition(format!("container {id} already exists")));
         }
         // While the target is being created, its first process is the only one in its namespace, and everything may be
         // visible to it.
@@ -130,7 +130,7 @@ impl Machine {
         self.find_running(&id)?;
         self.check_life()?;
         if self.execs.contains_key(&number) {
-            return Err(Failure::precondition(format!("command {number} exists already")));
+            return Err(Failure::precondition(format!("command {number} already exists")));
         }
         if self.execs.values().filter(|exec| exec.container == id).count() >= EXEC_LIMIT {
             return Err(Failure::new(
@@ -182,7 +182,7 @@ impl Machine {
         actions.extend(live.map(|(id, _)| Action::Container(id.clone(), container::Action::Kill)));
         actions.push(Action::EndReaper);
         if let Life::Ending(request) = std::mem::replace(&mut self.life, Life::Ending(request)) {
-            let failure = Failure::precondition("the end of the pod was requested again");
+            let failure = Failure::precondition("the end of the pod was already requested");
             actions.push(Action::ReplyFailure { request, failure });
         }
         actions
