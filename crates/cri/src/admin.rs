@@ -150,14 +150,15 @@ impl AdminService for Admin {
         let TagRequest { image, name } = request.into_inner();
         let name: Reference = name.parse().map_err(|error: ReferenceError| status::of(error))?;
         let found = image.clone();
-        let tagged = change(&self.store, move |store| store.tag(&found, &name)).await?;
+        let tagged = change(&self.store, "naming an image", move |store| store.tag(&found, &name)).await?;
         if tagged { Ok(Response::new(TagResponse {})) } else { Err(no_image(&image)) }
     }
 
     async fn untag(&self, request: Request<UntagRequest>) -> Result<Response<UntagResponse>, Status> {
         let text = request.into_inner().name;
         let name: Reference = text.parse().map_err(|error: ReferenceError| status::of(error))?;
-        let untagged = change(&self.store, move |store| store.untag(&name)).await?;
+        let untagged =
+            change(&self.store, "removing a name of an image", move |store| store.untag(&name)).await?;
         if untagged { Ok(Response::new(UntagResponse {})) } else { Err(no_image(&text)) }
     }
 }

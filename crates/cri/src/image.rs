@@ -1,7 +1,7 @@
 //! ImageService.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tokio_stream::iter;
 use tonic::{Request, Response, Status};
@@ -17,12 +17,22 @@ use wharf_cri_api::v1::{
 use wharf_images::{Image, ImageUser, Store, StoreError};
 use wharf_pods::Engine;
 use wharf_registry::{AuthFields, Credentials, Puller};
+use wharf_snapshots::tree::Usage;
+use wharf_tasks::{CrowdLimits, Threads, pool};
 use wharf_types::{Reference, ReferenceError};
 
 use crate::batches::batches;
 use crate::profiles;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
+
+/// How much waits for the store's disk at a time, of each kind of call and in all: the disk may not respond, and
+/// clients give up their calls and come back.
+const LIMITS: CrowdLimits = CrowdLimits { of_one: 8, of_all: 32 };
+
+/// Threads for what waits for the store's disk, by kind of call.
+static DISK: LazyLock<Threads<&'static str>> =
+    LazyLock::new(|| Threads::with_pool("store", LIMITS, pool::IMAGES));
 
 /// The service over an image store and a registry client.
 #[derive(Debug, Clone)]
@@ -49,14 +59,16 @@ impl Images {
     }
 }
 
-/// Changes the store, or reads from its disk, on the thread pool.
+/// Changes the store, or reads from its disk, in a thread that may wait for it; `what` is that, for people.
 pub(crate) async fn change<T: Send + 'static>(
     store: &Arc<Store>,
+    what: &'static str,
     change: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Status> {
+    let told = format!("{what} in {}", store.root().display());
     let store = Arc::clone(store);
-    let changed = tokio::task::spawn_blocking(move || change(&store)).await;
-    changed.map_err(|_panic| status::of(Fault::Panicked))?.map_err(status::of)
+    let changed = DISK.run_in_time(&what, told, move || change(&store)).await;
+    changed.map_err(status::of)?.map_err(status::of)
 }
 
 fn item(image: &Image, pinned: &[String]) -> ImageItem {
@@ -161,7 +173,7 @@ impl ImageService for Images {
         // The response does not depend on the name that was used, except for the annotations.
         image.spec.get_or_insert_default().annotations = spec.annotations;
         let info = match request.verbose {
-            true => change(&self.store, move |store| info(store, &found)).await?,
+            true => change(&self.store, "reading an image", move |store| info(store, &found)).await?,
             false => BTreeMap::new(),
         };
         Ok(Response::new(ImageStatusResponse { image: Some(image), info }))
@@ -185,7 +197,7 @@ impl ImageService for Images {
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
         let spec = request.into_inner().image.ok_or_else(|| status::of(Fault::missing("image")))?;
-        change(&self.store, move |store| store.remove(&spec.image)).await?;
+        change(&self.store, "removing an image", move |store| store.remove(&spec.image)).await?;
         Ok(Response::new(RemoveImageResponse {}))
     }
 
@@ -200,7 +212,8 @@ impl ImageService for Images {
         &self,
         _request: Request<ListSecurityProfilesRequest>,
     ) -> Result<Response<ListSecurityProfilesResponse>, Status> {
-        change(&self.store, |store| Ok(profiles::list(store))).await.map(Response::new)
+        let list = change(&self.store, "listing security profiles", |store| Ok(profiles::list(store)));
+        list.await.map(Response::new)
     }
 
     async fn remove_security_profile(
@@ -208,7 +221,8 @@ impl ImageService for Images {
         request: Request<RemoveSecurityProfileRequest>,
     ) -> Result<Response<RemoveSecurityProfileResponse>, Status> {
         let digest = profiles::digest(&request.into_inner().digest)?;
-        change(&self.store, move |store| store.profiles().remove(&digest)).await?;
+        let what = "removing a security profile";
+        change(&self.store, what, move |store| store.profiles().remove(&digest)).await?;
         Ok(Response::new(RemoveSecurityProfileResponse {}))
     }
 
@@ -216,24 +230,34 @@ impl ImageService for Images {
         &self,
         _request: Request<ImageFsInfoRequest>,
     ) -> Result<Response<ImageFsInfoResponse>, Status> {
-        let usage = self.store.usage();
-        let mountpoint = self.store.root().to_string_lossy().into_owned();
-        let filesystem = FilesystemUsage {
-            timestamp: wharf_sys::clock::now_ns(),
-            fs_id: Some(FilesystemIdentifier { mountpoint }),
-            used_bytes: Some(UInt64Value { value: usage.bytes }),
-            inodes_used: Some(UInt64Value { value: usage.inodes }),
-        };
-        Ok(Response::new(ImageFsInfoResponse {
-            image_filesystems: vec![filesystem],
-            container_filesystems: Vec::new(),
-        }))
+        self.engine.want_written().await;
+        let containers = self.engine.containers();
+        let written = containers.iter().filter_map(|container| self.engine.written(container)).sum();
+        Ok(Response::new(filesystems(&self.store.root().to_string_lossy(), self.store.usage(), written)))
+    }
+}
+
+/// The usage of the file system with the images, and of the one with the containers' writable layers, which is the same
+/// one: so both have the same name, and a kubelet does not ask its cAdvisor for a second one, of which that knows
+/// nothing.
+fn filesystems(mountpoint: &str, images: Usage, written: Usage) -> ImageFsInfoResponse {
+    let timestamp = wharf_sys::clock::now_ns();
+    let filesystem = |used: Usage| FilesystemUsage {
+        timestamp,
+        fs_id: Some(FilesystemIdentifier { mountpoint: mountpoint.to_owned() }),
+        used_bytes: Some(UInt64Value { value: used.bytes }),
+        inodes_used: Some(UInt64Value { value: used.inodes }),
+    };
+    ImageFsInfoResponse {
+        image_filesystems: vec![filesystem(images)],
+        container_filesystems: vec![filesystem(written)],
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
     use wharf_images::manifest::digest_of;
     use wharf_images::{Form, LayerSource, NewImage};
 
@@ -302,6 +326,18 @@ mod tests {
     }
 
     #[test]
+    fn writable_layers_are_on_the_file_system_of_the_images() {
+        let written = [Usage { bytes: 5, inodes: 2 }, Usage { bytes: 7, inodes: 1 }];
+        let images = Usage { bytes: 100, inodes: 10 };
+        let found = filesystems("/var/lib/wharf", images, written.into_iter().sum());
+        let [image] = found.image_filesystems.as_slice() else { panic!("{found:?}") };
+        let [container] = found.container_filesystems.as_slice() else { panic!("{found:?}") };
+        assert_eq!(image.fs_id, container.fs_id, "a kubelet takes other names for separate disks");
+        let used = |of: &FilesystemUsage| (of.used_bytes.unwrap().value, of.inodes_used.unwrap().value);
+        assert_eq!((used(image), used(container)), ((100, 10), (12, 3)));
+    }
+
+    #[test]
     fn a_pattern_is_a_name_with_stars() {
         let name = "registry.k8s.io/pause:3.10";
         for pattern in [name, "*", "registry.k8s.io/*", "*pause*", "registry*/pause:*", "*.10", "r*.*.*:*"] {
@@ -312,6 +348,35 @@ mod tests {
         {
             assert!(!matches(pattern, name), "{pattern}");
         }
+    }
+
+    #[test]
+    fn calls_that_are_given_up_leave_the_pool_to_others() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build();
+        let (_image, store, _directory) = image(&serde_json::json!({}));
+        runtime.unwrap().block_on(async {
+            let (store, mut ends) = (Arc::new(store), Vec::new());
+            for _retry in 0..16 {
+                let (end, until) = std::sync::mpsc::channel::<()>();
+                ends.push(end);
+                let stuck = change(&store, "waiting", move |_store| Ok(until.recv().is_ok()));
+                assert!(Box::pin(stuck).as_mut().now_or_never().is_none());
+            }
+            let other = tokio::task::spawn_blocking(|| 7);
+            let other = tokio::time::timeout(std::time::Duration::from_secs(20), other).await;
+            assert_eq!(other.expect("the pool is stuck").unwrap(), 7);
+            change(&store, "reading", |_store| Ok(())).await.expect("another kind is not held up");
+            tokio::time::pause();
+            let mut late = Box::pin(change(&store, "waiting", |_store| Ok(())));
+            assert!(late.as_mut().now_or_never().is_none());
+            // Time does not pass by itself while a thread of the pool is at work.
+            tokio::time::advance(std::time::Duration::from_secs(91)).await;
+            let late = late.await.unwrap_err();
+            assert_eq!(late.code(), tonic::Code::Unavailable);
+            let named = format!("waiting in {}: no ", store.root().display());
+            assert!(late.message().contains(&named), "{late}");
+        });
     }
 
     #[test]

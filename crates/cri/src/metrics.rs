@@ -15,7 +15,7 @@ use wharf_cri_api::v1::{
 };
 use wharf_pods::{Container, Engine, Pod, Traffic};
 
-use reading::{Disk, Reading};
+use reading::{Allowance, Disk, Reading};
 
 /// The labels that every sample has, before those of its family.
 const BASE_KEYS: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
@@ -118,8 +118,8 @@ pub(crate) fn descriptors(engine: &Engine) -> Vec<MetricDescriptor> {
     of_containers.chain(interfaces::FAMILIES.iter().map(Family::descriptor)).collect()
 }
 
-/// The samples of every pod and of its running containers, gathered now. Blocking, because it reads about every
-/// process.
+/// The samples of every pod and of its running containers, gathered now. Blocking, because it reads about processes: as
+/// many as it is allowed to, whatever containers do.
 pub(crate) fn gather(engine: &Engine) -> Vec<PodSandboxMetrics> {
     let gathering = Gathering {
         engine,
@@ -127,6 +127,7 @@ pub(crate) fn gather(engine: &Engine) -> Vec<PodSandboxMetrics> {
         disk: Disk::of(engine.root()),
         traffic: engine.traffic(),
         now_ns: wharf_sys::clock::now_ns(),
+        allowance: Allowance::new(),
     };
     engine.pods().iter().map(|pod| gathering.pod(pod)).collect()
 }
@@ -138,6 +139,7 @@ struct Gathering<'a> {
     disk: Option<Disk>,
     traffic: Traffic,
     now_ns: i64,
+    allowance: Allowance,
 }
 
 impl Gathering<'_> {
@@ -159,7 +161,7 @@ impl Gathering<'_> {
     }
 
     fn container(&self, pod: &Pod, container: &Container) -> Option<ContainerMetrics> {
-        let reading = Reading::take(self.engine, container, self.disk.clone(), self.now_ns)?;
+        let reading = Reading::take(self.engine, container, self.disk.clone(), self.now_ns, &self.allowance)?;
         let name = container.with_config(|config| config.metadata.clone()).unwrap_or_default().name;
         let base = labels(pod, &name, container.id().as_str(), &container.image_ref());
         let metrics = self.families.iter().flat_map(|family| family.metrics(&base, self.now_ns, &reading));

@@ -1,12 +1,12 @@
-//! Responses that are read from the kernel on request: on a few threads of the pool that all share, with slow readings
-//! taken once for all callers that wait.
+//! Responses that are read from the kernel on request: statistics on a few threads of the pool ([`Readings`]), and what
+//! may be slow or stuck in a thread of its own, once for all who ask meanwhile ([`Shared`]).
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Mutex, Semaphore};
 use tonic::Status;
-use wharf_cri_api::v1::PodSandboxMetrics;
+use wharf_tasks::{CrowdLimits, ThreadError, Threads};
 
 use crate::status::{self, Fault};
 
@@ -15,31 +15,35 @@ const THREADS: usize = 4;
 /// How many items of a list are worth a thread.
 const SHARE: usize = 16;
 
-/// The threads and the shared readings.
+/// The threads for statistics.
 #[derive(Debug, Clone)]
 pub(crate) struct Readings {
     /// Permits for threads of the pool.
     turns: Arc<Semaphore>,
     /// How many threads share the items of one list: more threads than CPUs would only wait.
     at_once: usize,
-    /// The metrics that were gathered last. Held while they are gathered: who comes meanwhile shares the result.
-    metrics: Arc<Mutex<Option<Gathered>>>,
+}
+
+/// A reading that goes on at most once at a time, and that all who ask meanwhile share. It goes on if they leave: so a
+/// slow one is not taken again beside itself, and a stuck one takes one thread, however often it is asked for.
+#[derive(Debug)]
+pub(crate) struct Shared<T> {
+    what: &'static str,
+    threads: Threads<()>,
+    /// The last result. Locked by a reading until it ends.
+    last: Arc<Mutex<Option<Ended<T>>>>,
 }
 
 #[derive(Debug)]
-struct Gathered {
-    begun: Instant,
-    metrics: Vec<PodSandboxMetrics>,
+struct Ended<T> {
+    at: Instant,
+    found: T,
 }
 
 impl Readings {
     pub(crate) fn new() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            turns: Arc::new(Semaphore::new(THREADS)),
-            at_once: processors.min(THREADS),
-            metrics: Arc::default(),
-        }
+        Self { turns: Arc::new(Semaphore::new(THREADS)), at_once: processors.min(THREADS) }
     }
 
     /// Reads on a thread of the pool, in turn. A reading for which nobody waits any more keeps its turn until it ends.
@@ -74,22 +78,29 @@ impl Readings {
         }
         Ok(futures_util::future::try_join_all(shares).await?.into_iter().flatten().collect())
     }
+}
 
-    /// The metrics of all pods, for which every process of theirs is examined. Callers that arrive while others are
-    /// being served share one gathering, which begins after the last of them arrived.
-    pub(crate) async fn metrics(
-        &self,
-        gather: impl FnOnce() -> Vec<PodSandboxMetrics> + Send + 'static,
-    ) -> Result<Vec<PodSandboxMetrics>, Status> {
-        let came = Instant::now();
-        let mut last = self.metrics.lock().await;
-        if let Some(gathered) = last.as_ref().filter(|gathered| gathered.begun >= came) {
-            return Ok(gathered.metrics.clone());
+impl<T: Clone + Send + 'static> Shared<T> {
+    /// `what` is the reading, for people.
+    pub(crate) fn new(what: &'static str) -> Self {
+        let threads = Threads::new("reading", CrowdLimits { of_one: 1, of_all: 1 });
+        Self { what, threads, last: Arc::default() }
+    }
+
+    /// Reads, or waits for the reading that goes on.
+    pub(crate) async fn take(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, ThreadError> {
+        let asked = Instant::now();
+        let mut last = Arc::clone(&self.last).lock_owned().await;
+        if let Some(ended) = last.as_ref().filter(|ended| ended.at >= asked) {
+            return Ok(ended.found.clone());
         }
-        let begun = Instant::now();
-        let metrics = self.take(gather).await?;
-        *last = Some(Gathered { begun, metrics: metrics.clone() });
-        Ok(metrics)
+        // The lock goes with the reading: its caller may leave.
+        let read = move || {
+            let found = read();
+            *last = Some(Ended { at: Instant::now(), found: found.clone() });
+            found
+        };
+        self.threads.run(&(), self.what, read).await
     }
 }
 
@@ -137,27 +148,57 @@ mod tests {
         assert_eq!(readings.take(|| 7).await.unwrap(), 7);
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn callers_that_waited_share_one_gathering() {
-        let (readings, count) = (Readings::new(), Arc::new(AtomicUsize::new(0)));
-        let (finish, finished) = std::sync::mpsc::channel::<()>();
-        let gather = |until: Option<std::sync::mpsc::Receiver<()>>| {
-            let count = Arc::clone(&count);
-            move || {
-                count.fetch_add(1, Ordering::SeqCst);
-                until.map(|until| until.recv()).transpose().unwrap();
-                Vec::new()
-            }
+    /// A reading that ends when it is told to; the count is that of readings.
+    fn slow(
+        count: &Arc<AtomicUsize>,
+    ) -> (std::sync::mpsc::Sender<()>, impl FnOnce() -> usize + Send + 'static) {
+        let (finish, finished) = std::sync::mpsc::channel();
+        let count = Arc::clone(count);
+        let read = move || {
+            finished.recv().unwrap();
+            count.fetch_add(1, Ordering::SeqCst)
         };
-        let mut first = Box::pin(readings.metrics(gather(Some(finished))));
+        (finish, read)
+    }
+
+    #[tokio::test]
+    async fn who_asks_while_a_reading_goes_on_shares_it() {
+        let (shared, count) = (Shared::new("counting"), Arc::new(AtomicUsize::new(0)));
+        let (finish, read) = slow(&count);
+        let mut first = Box::pin(shared.take(read));
         assert!((&mut first).now_or_never().is_none());
-        let mut others: Vec<_> = (0..10).map(|_| Box::pin(readings.metrics(gather(None)))).collect();
+        let mut others: Vec<_> = (0..10).map(|_| Box::pin(shared.take(|| 100))).collect();
         for other in &mut others {
             assert!(other.now_or_never().is_none(), "it waits for the one that is under way");
         }
         finish.send(()).unwrap();
-        first.await.unwrap();
-        futures_util::future::try_join_all(others).await.unwrap();
-        assert_eq!(count.load(Ordering::SeqCst), 2);
+        assert_eq!(first.await.unwrap(), 0);
+        assert_eq!(futures_util::future::try_join_all(others).await.unwrap(), [0; 10]);
+        assert_eq!(shared.take(|| 100).await.unwrap(), 100, "who asks later gets what is there now");
+    }
+
+    #[tokio::test]
+    async fn a_reading_whose_caller_has_left_goes_on_and_is_shared() {
+        let (shared, count) = (Shared::new("counting"), Arc::new(AtomicUsize::new(0)));
+        let (finish, read) = slow(&count);
+        assert!(shared.take(read).now_or_never().is_none(), "its caller leaves");
+        for _ in 0..2 * THREADS {
+            assert!(shared.take(|| panic!("beside itself")).now_or_never().is_none());
+        }
+        let mut waiting = Box::pin(shared.take(|| 100));
+        assert!((&mut waiting).now_or_never().is_none());
+        finish.send(()).unwrap();
+        assert_eq!(waiting.await.unwrap(), 0);
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_shared_reading_that_panics_is_an_error_and_the_next_is_taken() {
+        let shared = Shared::new("reading");
+        for _ in 0..2 {
+            let failed = shared.take(|| -> u8 { panic!("on purpose") }).await.unwrap_err();
+            assert_eq!(status::of(failed).code(), tonic::Code::Internal);
+        }
+        assert_eq!(shared.take(|| 7).await.unwrap(), 7);
     }
 }

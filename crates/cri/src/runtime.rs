@@ -22,9 +22,10 @@ use wharf_streaming::Urls;
 use wharf_types::chain;
 
 use crate::batches::batches;
-use crate::readings::Readings;
+use crate::conditions::Conditions;
+use crate::readings::{Readings, Shared};
 use crate::status::Fault;
-use crate::{conditions, filter, metrics, stats, status, streams, view};
+use crate::{filter, metrics, stats, status, streams, view};
 
 /// A stream of responses.
 pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -40,10 +41,9 @@ pub struct Runtime {
     handlers: Vec<RuntimeHandler>,
     config: String,
     readings: Readings,
+    metrics: Arc<Shared<Vec<PodSandboxMetrics>>>,
+    conditions: Arc<Conditions>,
 }
-
-/// How long Status waits for each part that has to read files.
-const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Runtime {
     /// Makes the service. `urls` issues the URLs of the streaming server; `config` is the daemon's configuration as
@@ -51,7 +51,9 @@ impl Runtime {
     #[must_use]
     pub fn new(engine: Arc<Engine>, network: Arc<Network>, urls: Urls, config: String) -> Self {
         let handlers = runtime_handlers(&engine);
-        Self { engine, network, urls, handlers, config, readings: Readings::new() }
+        let metrics = Arc::new(Shared::new("gathering metrics"));
+        let (readings, conditions) = (Readings::new(), Arc::new(Conditions::new()));
+        Self { engine, network, urls, handlers, config, readings, metrics, conditions }
     }
 
     /// Ends the streams of events, which otherwise end only when their clients leave.
@@ -117,7 +119,7 @@ impl Runtime {
     async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
         self.engine.want_written().await;
         let engine = Arc::clone(&self.engine);
-        self.readings.metrics(move || metrics::gather(&engine)).await
+        self.metrics.take(move || metrics::gather(&engine)).await.map_err(status::of)
     }
 
     /// The handlers, with user namespaces as long as this machine can make them.
@@ -132,8 +134,7 @@ impl Runtime {
 
     async fn conditions(&self) -> Vec<RuntimeCondition> {
         let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));
-        let network = self.ask(move || network.readiness()).await;
-        conditions::of(network, self.ask(move || engine.unready()).await)
+        self.conditions.read(move || network.readiness(), move || engine.unready()).await
     }
 
     /// The additions of a verbose pod status. If a log cannot be read, the reason is shown in its place.
@@ -145,15 +146,6 @@ impl Runtime {
             info.insert("supervisorLog".to_owned(), serde_json::json!(log).to_string());
         }
         info
-    }
-
-    /// Runs a reading of files, and returns the reason if it does not respond in time.
-    async fn ask<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-        let asked = tokio::time::timeout(STATUS_PATIENCE, self.readings.take(read)).await;
-        match asked {
-            Ok(answer) => answer.map_err(|failed| failed.message().to_owned()),
-            Err(_elapsed) => Err(format!("its file system does not respond within {STATUS_PATIENCE:?}")),
-        }
     }
 }
 

@@ -6,6 +6,8 @@
 //! cores it has one to itself. The queues between the stages are short and their buffers are reused, so a layer of any
 //! size needs a few megabytes. A stage that fails closes its queues; the others notice and stop.
 
+mod frames;
+
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::thread::scope;
@@ -14,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use wharf_sys::thread;
 use wharf_types::Digest;
 
+use self::frames::{Frames, NoWindow, SMALL_WINDOW_BYTES};
 use crate::limits::Limits;
 use crate::unpack::{Form, LayerSource, UnpackError};
 
@@ -137,7 +140,7 @@ fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -
         Form::Archive => input.fill_buf().map_or(Compression::None, Compression::of),
         Form::File(_) => Compression::None,
     };
-    let failed = |source| UnpackError::Decompress { compression, source };
+    let failed = |source| not_decompressed(compression, source);
     let mut decoder = Decoder::new(compression, input, limits).map_err(failed)?;
     let mut total = 0_u64;
     loop {
@@ -155,11 +158,19 @@ fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -
     }
 }
 
+fn not_decompressed(compression: Compression, source: io::Error) -> UnpackError {
+    if source.get_ref().is_some_and(|error| error.is::<NoWindow>()) {
+        let what = "bytes of a window (Zstandard), and other layers have the memory for such windows: try again later";
+        return UnpackError::Limit { what, limit: SMALL_WINDOW_BYTES };
+    }
+    UnpackError::Decompress { compression, source }
+}
+
 /// Decompresses what is read.
 pub(crate) enum Decoder<R: BufRead> {
     None(R),
     Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
-    Zstd(zstd::Decoder<'static, R>),
+    Zstd(Frames<R>),
 }
 
 impl<R: BufRead> Decoder<R> {
@@ -167,11 +178,7 @@ impl<R: BufRead> Decoder<R> {
         Ok(match compression {
             Compression::None => Self::None(input),
             Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
-            Compression::Zstd => {
-                let mut decoder = zstd::Decoder::with_buffer(input)?;
-                decoder.window_log_max(limits.zstd_window_bytes.checked_ilog2().unwrap_or(0))?;
-                Self::Zstd(decoder)
-            }
+            Compression::Zstd => Self::Zstd(Frames::new(input, limits.zstd_window_bytes)?),
         })
     }
 
@@ -180,7 +187,7 @@ impl<R: BufRead> Decoder<R> {
         let mut input = match self {
             Self::None(input) => input,
             Self::Gzip(decoder) => decoder.into_inner(),
-            Self::Zstd(decoder) => decoder.finish(),
+            Self::Zstd(frames) => frames.into_input(),
         };
         if !input.fill_buf()?.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "something follows the compressed data"));
@@ -194,7 +201,7 @@ impl<R: BufRead> Read for Decoder<R> {
         match self {
             Self::None(input) => input.read(into),
             Self::Gzip(decoder) => decoder.read(into),
-            Self::Zstd(decoder) => decoder.read(into),
+            Self::Zstd(frames) => frames.read(into),
         }
     }
 }
@@ -306,6 +313,19 @@ mod tests {
     use wharf_types::{ErrorKind, Failure, chain};
 
     use super::*;
+
+    #[test]
+    fn a_layer_without_memory_for_its_window_is_told_from_a_damaged_one() {
+        let refused = not_decompressed(Compression::Zstd, io::Error::other(NoWindow));
+        assert_eq!(refused.kind(), ErrorKind::ResourceExhausted);
+        let told = refused.to_string();
+        assert!(
+            told.contains("8388608 bytes of a window (Zstandard)") && told.contains("try again"),
+            "{told}"
+        );
+        let damaged = not_decompressed(Compression::Zstd, io::Error::other("damaged"));
+        assert_eq!(damaged.kind(), ErrorKind::DataLoss);
+    }
 
     #[test]
     fn without_room_for_its_threads_a_layer_is_not_unpacked() {

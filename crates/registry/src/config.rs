@@ -26,7 +26,7 @@ pub struct Config {
 pub struct Limits {
     /// How many layers of one pull are downloaded at a time.
     pub layers_per_pull: usize,
-    /// How many layers of all pulls together are downloaded at a time, beside one of each pull.
+    /// How many layers of all pulls together are downloaded at a time, beside the one that a pull has of its own.
     pub layers_in_all: usize,
     /// How long a connection may take, unless `hosts.toml` says otherwise.
     pub dial_timeout: Duration,

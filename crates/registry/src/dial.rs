@@ -68,10 +68,11 @@ struct ProxyFailure {
 }
 
 impl Dial {
-    pub(crate) fn new(route: &Route) -> Self {
+    /// `patience` is that with lookups of names.
+    pub(crate) fn new(route: &Route, patience: Duration) -> Self {
         let connector = |reach| {
-            let mut connector =
-                HttpConnector::new_with_resolver(Resolver { reach, registry: Arc::clone(&route.registry) });
+            let registry = Arc::clone(&route.registry);
+            let mut connector = HttpConnector::new_with_resolver(Resolver { reach, registry, patience });
             connector.set_connect_timeout(Some(route.dial_timeout));
             connector.set_nodelay(true);
             connector.enforce_http(false);
@@ -202,6 +203,7 @@ impl Write for DialedStream {
 struct Resolver {
     reach: Reach,
     registry: Arc<str>,
+    patience: Duration,
 }
 
 impl Service<Name> for Resolver {
@@ -214,9 +216,9 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let (reach, registry) = (self.reach, Arc::clone(&self.registry));
+        let (reach, registry, patience) = (self.reach, Arc::clone(&self.registry), self.patience);
         Box::pin(async move {
-            let mut found = lookup::addresses(name.as_str(), &registry).await?;
+            let mut found = lookup::addresses(name.as_str(), &registry, patience).await?;
             if reach == Reach::Outside {
                 found.retain(|address| !is_inside(address.ip()));
                 if found.is_empty() {

@@ -123,8 +123,9 @@ impl Endpoint {
     pub(crate) async fn foreign(&self, config: &Config) -> &Transport {
         let make = || async {
             // A host behind a proxy is outside, and its name may not resolve here.
-            let inside =
-                self.proxies.to(&self.root).is_none() && resolves_inside(&self.root, &self.registry).await;
+            let patience = config.limits.dial_timeout;
+            let inside = self.proxies.to(&self.root).is_none()
+                && resolves_inside(&self.root, &self.registry, patience).await;
             let route = Route {
                 reach: if inside { Reach::Anywhere } else { Reach::Outside },
                 registry: Arc::clone(&self.registry),

@@ -370,12 +370,12 @@ pub enum PullError {
         #[source]
         source: UnpackError,
     },
-    /// There is no thread to unpack a layer.
+    /// There is no thread for what may take long, or it is stuck.
     #[error("pulling {reference}: {stage}")]
     Thread {
         /// The image.
         reference: Reference,
-        /// Which layer.
+        /// What was about to be done.
         stage: Stage,
         /// Why.
         #[source]

@@ -3,7 +3,6 @@
 //!
 //! The mirrors come first, in the order of the file, then the registry itself (`server`, or the image's host). Each
 //! pull reads the files anew: they are small, and an edit takes effect at once.
-#![expect(clippy::disallowed_methods, reason = "only `spawn_blocking` leads here")]
 
 mod certificates;
 mod file;
@@ -13,11 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderMap;
+use wharf_sys::fs::read_regular;
 use wharf_types::{ErrorKind, Failure, Reference};
 
 use crate::proxy::Proxies;
 use crate::tls::{TlsError, TlsFiles, Trust};
 use crate::url::{Url, Wire};
+
+/// The longest `hosts.toml`, in bytes.
+const FILE_LIMIT_BYTES: usize = 1 << 20;
 
 /// Why the settings of a registry cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +144,7 @@ pub(crate) struct HostSpec {
 pub(crate) fn load(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
     for directory in certs_dirs.iter().flat_map(|dir| candidates(dir, reference.host())) {
         let path = directory.join("hosts.toml");
-        match std::fs::read_to_string(&path) {
+        match read_text(&path) {
             Ok(text) if !text.trim().is_empty() => return file::parse(&path, &text, reference),
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(HostsError::Read { path, source });
@@ -153,6 +156,11 @@ pub(crate) fn load(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Vec<
         }
     }
     Ok(direct(reference.host()))
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let text = read_regular(path, FILE_LIMIT_BYTES)?;
+    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Parses the text of a registry's `hosts.toml` and returns the number of hosts to ask.
@@ -214,8 +222,10 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files, and have nothing else to do")]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd as _;
 
     fn roots(reference: &str) -> Vec<String> {
         let specs = load(&[], &reference.parse().unwrap()).unwrap();
@@ -286,6 +296,27 @@ mod tests {
         for (reference, want) in [("a.b/x", "first.x"), ("c.d/x", "other.x"), ("e.f/x", "e.f")] {
             assert_eq!(load(&dirs, &reference.parse().unwrap()).unwrap()[0].root.host(), want);
         }
+    }
+
+    #[test]
+    fn what_has_no_end_is_an_error_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a.b")).unwrap();
+        let path = dir.path().join("a.b/hosts.toml");
+        let fails = || {
+            let error = load(&[dir.path().to_owned()], &"a.b/c".parse().unwrap()).unwrap_err();
+            assert!(matches!(error, HostsError::Read { .. }), "{error}");
+            std::error::Error::source(&error).unwrap().to_string()
+        };
+        // It is open for writing, and nothing is ever written.
+        let (reader, _writer) = io::pipe().unwrap();
+        std::os::unix::fs::symlink(format!("/proc/self/fd/{}", reader.as_raw_fd()), &path).unwrap();
+        assert_eq!(fails(), "it is not a regular file");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "#".repeat(FILE_LIMIT_BYTES + 1)).unwrap();
+        assert_eq!(fails(), "it is longer than 1024 KiB");
+        std::fs::write(&path, [b'#', 0xff]).unwrap();
+        assert!(fails().contains("utf-8"), "{}", fails());
     }
 
     #[test]

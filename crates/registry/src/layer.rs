@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 use wharf_images::manifest::Descriptor;
 use wharf_images::{Form, LayerSource, Store, UnpackError, UnpackedLayer};
-use wharf_tasks::Threads;
+use wharf_tasks::{ThreadError, Threads};
 use wharf_types::{Digest, Reference};
 
 use crate::blob::{Blob, Exhausted};
@@ -51,6 +51,10 @@ impl Job {
         Stage::Layer { number: self.at + 1, count: self.count, digest }
     }
 
+    pub(crate) fn threadless(&self, source: ThreadError) -> PullError {
+        PullError::Thread { reference: self.reference.clone(), stage: self.stage(), source }
+    }
+
     pub(crate) fn lost(&self) -> PullError {
         PullError::Lost { reference: self.reference.clone(), stage: self.stage() }
     }
@@ -71,10 +75,7 @@ impl Job {
             };
             let unpacking = self.unpacking.run(&(), "unpacking the layer", unpack);
             let (pumped, unpacked) = tokio::join!(self.pump(&mut blob, sender), unpacking);
-            let unpacked = unpacked.map_err(|source| {
-                let (reference, stage) = (self.reference.clone(), self.stage());
-                PullError::Thread { reference, stage, source }
-            })?;
+            let unpacked = unpacked.map_err(|source| self.threadless(source))?;
             let rejected = match (pumped, unpacked) {
                 (_, Ok(layer)) => return Ok(layer),
                 (Err(Exhausted), Err(_cut_off)) => Err(Exhausted),

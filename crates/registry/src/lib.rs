@@ -12,8 +12,8 @@
 //! The modules: `hosts` decides which hosts to ask; `proxy`, `dial`, `tls` and `transport` connect to one; `endpoint`
 //! is the state of one host during a pull; `request` and `auth` make one request with its credentials; `session`
 //! fetches documents; `profile` pulls a security profile; `blob` streams a layer across broken connections; `layer`
-//! passes it to the store; `flights` and `puller` share work between pulls; `progress` and `totals`
-//! show what pulls do and have done.
+//! passes it to the store; `flights` and `puller` share work between pulls; `disks` and `lookup`
+//! bound what may be stuck; `progress` and `totals` show what pulls do and have done.
 
 mod auth;
 mod blob;
@@ -22,6 +22,7 @@ mod config;
 mod credentials;
 pub mod decode;
 mod dial;
+mod disks;
 mod endpoint;
 mod error;
 mod flights;

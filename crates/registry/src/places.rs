@@ -2,25 +2,28 @@
 //!
 //! A registry may send each layer just fast enough not to be given up, for hours. So the downloads that all pulls share
 //! may all be taken by such registries. Because each pull has one that no other can take, it goes on all the same.
+//!
+//! One registry's pulls have no more of these than are left for those of others. What all share, one registry may have
+//! alone; of several that wait, the one that has the fewest gets the next.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use wharf_types::lock::lock;
 
 use crate::config::Limits;
 
 /// How many pulls have a download of their own at a time; more pulls than that share the rest. A kubelet pulls one
 /// image at a time, or, if it is told to, one for each pod that waits for one. A download takes three threads, 1 MiB
-/// for what has arrived, and what its compression needs.
+/// for what has arrived, and what its compression needs: up to 8 MiB, or more that is limited for all together.
 const OWN_LIMIT: usize = 64;
 
 /// The room of all pulls.
 #[derive(Debug)]
 pub(crate) struct Room {
-    shared: Arc<Semaphore>,
+    state: Arc<Mutex<State>>,
     shared_limit: usize,
-    /// Permits for pulls with a download of their own.
-    owners: Arc<Semaphore>,
 }
 
 /// The room of one pull.
@@ -30,22 +33,62 @@ pub(crate) struct Places {
     of_pull: Arc<Semaphore>,
     /// The one that no other pull can take.
     own: Arc<Semaphore>,
-    shared: Arc<Semaphore>,
-    _owner: Option<OwnedSemaphorePermit>,
+    state: Arc<Mutex<State>>,
+    registry: Arc<str>,
+    _owner: Option<Held>,
 }
 
 /// Room for one download, as long as this exists.
 #[derive(Debug)]
 pub(crate) struct Place {
     _of_pull: OwnedSemaphorePermit,
-    _own_or_shared: OwnedSemaphorePermit,
+    _own: Option<OwnedSemaphorePermit>,
+    _shared: Option<Held>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Pulls with a download of their own.
+    owners: Taken,
+    /// Shared downloads.
+    shared: Taken,
+    /// Who waits for a shared one, the longest first. Nobody does while one is free.
+    waiting: VecDeque<Waiting>,
+}
+
+/// What is taken of something that is limited, by registry.
+#[derive(Debug)]
+struct Taken {
+    free: usize,
+    of_each: HashMap<Arc<str>, usize>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    registry: Arc<str>,
+    turn: oneshot::Sender<Held>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Owner,
+    Shared,
+}
+
+/// One that a registry has taken, as long as this exists.
+#[derive(Debug)]
+struct Held {
+    state: Arc<Mutex<State>>,
+    registry: Arc<str>,
+    kind: Kind,
 }
 
 impl Room {
     pub(crate) fn new(limits: &Limits) -> Self {
         let shared_limit = limits.layers_in_all.clamp(1, Semaphore::MAX_PERMITS);
-        let shared = Arc::new(Semaphore::new(shared_limit));
-        Self { shared, shared_limit, owners: Arc::new(Semaphore::new(OWN_LIMIT)) }
+        let [owners, shared] = [OWN_LIMIT, shared_limit].map(|free| Taken { free, of_each: HashMap::new() });
+        let state = Mutex::new(State { owners, shared, waiting: VecDeque::new() });
+        Self { state: Arc::new(state), shared_limit }
     }
 
     /// The most downloads at a time.
@@ -53,15 +96,17 @@ impl Room {
         self.shared_limit.saturating_add(OWN_LIMIT)
     }
 
-    /// Room for a pull that has so many downloads at a time.
-    pub(crate) fn of_pull(&self, limits: &Limits) -> Places {
-        let owner = Arc::clone(&self.owners).try_acquire_owned().ok();
+    /// Room for a pull from this registry that has so many downloads at a time.
+    pub(crate) fn of_pull(&self, limits: &Limits, registry: &str) -> Places {
+        let (state, registry) = (&self.state, Arc::from(registry));
+        let has_own = lock(state).owners.take_at_most_half(&registry);
         let limit = limits.layers_per_pull.clamp(1, Semaphore::MAX_PERMITS);
         Places {
             of_pull: Arc::new(Semaphore::new(limit)),
-            own: Arc::new(Semaphore::new(owner.iter().count())),
-            shared: Arc::clone(&self.shared),
-            _owner: owner,
+            own: Arc::new(Semaphore::new(usize::from(has_own))),
+            state: Arc::clone(state),
+            _owner: has_own.then(|| Held::new(state, &registry, Kind::Owner)),
+            registry,
         }
     }
 }
@@ -71,20 +116,102 @@ impl Places {
     pub(crate) fn try_take(&self) -> Option<Place> {
         let now = |room: &Arc<Semaphore>| Arc::clone(room).try_acquire_owned().ok();
         let of_pull = now(&self.of_pull)?;
-        let own_or_shared = now(&self.own).or_else(|| now(&self.shared))?;
-        Some(Place { _of_pull: of_pull, _own_or_shared: own_or_shared })
+        let own = now(&self.own);
+        let shared = if own.is_none() { Some(self.try_share()?) } else { None };
+        Some(Place { _of_pull: of_pull, _own: own, _shared: shared })
     }
 
     /// Room for a download, as soon as there is some; `None` never, because no room is closed.
     pub(crate) async fn take(&self) -> Option<Place> {
         let wait = |room: &Arc<Semaphore>| Arc::clone(room).acquire_owned();
         let of_pull = wait(&self.of_pull).await.ok()?;
-        let own_or_shared = tokio::select! {
+        let (own, shared) = tokio::select! {
             biased;
-            own = wait(&self.own) => own,
-            shared = wait(&self.shared) => shared,
+            own = wait(&self.own) => (Some(own.ok()?), None),
+            shared = self.share() => (None, Some(shared?)),
         };
-        Some(Place { _of_pull: of_pull, _own_or_shared: own_or_shared.ok()? })
+        Some(Place { _of_pull: of_pull, _own: own, _shared: shared })
+    }
+
+    fn try_share(&self) -> Option<Held> {
+        let has_one = lock(&self.state).shared.take(&self.registry);
+        has_one.then(|| Held::new(&self.state, &self.registry, Kind::Shared))
+    }
+
+    async fn share(&self) -> Option<Held> {
+        let turn = {
+            let mut state = lock(&self.state);
+            if state.shared.take(&self.registry) {
+                return Some(Held::new(&self.state, &self.registry, Kind::Shared));
+            }
+            let (turn, come) = oneshot::channel();
+            state.waiting.push_back(Waiting { registry: Arc::clone(&self.registry), turn });
+            come
+        };
+        turn.await.ok()
+    }
+}
+
+impl State {
+    /// Who gets the shared download that came free: of those whose registry has the fewest, who waits longest.
+    fn next(&mut self) -> Option<Waiting> {
+        self.waiting.retain(|waiting| !waiting.turn.is_closed());
+        let all = self.waiting.iter().enumerate();
+        let (at, _) = all.min_by_key(|(_, waiting)| self.shared.of(&waiting.registry))?;
+        let next = self.waiting.remove(at)?;
+        self.shared.take(&next.registry).then_some(next)
+    }
+}
+
+impl Taken {
+    fn of(&self, registry: &Arc<str>) -> usize {
+        self.of_each.get(registry).copied().unwrap_or(0)
+    }
+
+    /// Takes one, if one is free.
+    fn take(&mut self, registry: &Arc<str>) -> bool {
+        let has_one = self.free > 0;
+        if has_one {
+            self.free -= 1;
+            *self.of_each.entry(Arc::clone(registry)).or_default() += 1;
+        }
+        has_one
+    }
+
+    /// The same, but a registry gets no more than it leaves to others.
+    fn take_at_most_half(&mut self, registry: &Arc<str>) -> bool {
+        self.of(registry) < self.free && self.take(registry)
+    }
+
+    fn give_back(&mut self, registry: &Arc<str>) {
+        self.free += 1;
+        if let Some(count) = self.of_each.get_mut(registry) {
+            *count -= 1;
+        }
+        self.of_each.retain(|_registry, count| *count > 0);
+    }
+}
+
+impl Held {
+    fn new(state: &Arc<Mutex<State>>, registry: &Arc<str>, kind: Kind) -> Self {
+        Self { state: Arc::clone(state), registry: Arc::clone(registry), kind }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        match self.kind {
+            Kind::Owner => return state.owners.give_back(&self.registry),
+            Kind::Shared => state.shared.give_back(&self.registry),
+        }
+        let next = state.next();
+        drop(state);
+        if let Some(Waiting { registry, turn }) = next
+            && turn.send(Self::new(&self.state, &registry, Kind::Shared)).is_err()
+        {
+            tracing::trace!("nobody waits for it any more, so it came free again");
+        }
     }
 }
 
@@ -105,7 +232,7 @@ mod tests {
     async fn each_pull_has_one_of_its_own_beside_the_shared_ones() {
         let limits = limits(4, 3);
         let room = Room::new(&limits);
-        let [first, second, third] = [(); 3].map(|()| room.of_pull(&limits));
+        let [first, second, third] = [(); 3].map(|()| room.of_pull(&limits, "a"));
         let mut of_first = take_all(&first);
         let of_second = take_all(&second);
         assert_eq!((of_first.len(), of_second.len()), (4, 1));
@@ -124,7 +251,7 @@ mod tests {
     async fn a_pull_has_so_many_and_may_wait_for_its_own() {
         let limits = limits(2, 9);
         let room = Room::new(&limits);
-        let places = room.of_pull(&limits);
+        let places = room.of_pull(&limits, "a");
         let mut taken = take_all(&places);
         assert_eq!(taken.len(), 2);
         let mut waiting = std::pin::pin!(places.take());
@@ -137,14 +264,61 @@ mod tests {
     fn so_many_pulls_have_one_of_their_own() {
         let limits = limits(1, 1);
         let room = Room::new(&limits);
-        let pulls: Vec<_> = (0..=OWN_LIMIT).map(|_| room.of_pull(&limits)).collect();
+        let pulls: Vec<_> = (0..=OWN_LIMIT).map(|n| room.of_pull(&limits, &n.to_string())).collect();
         let mut taken: Vec<_> = pulls.iter().filter_map(Places::try_take).collect();
         assert_eq!((taken.len(), room.limit()), (OWN_LIMIT + 1, OWN_LIMIT + 1));
-        let late = room.of_pull(&limits);
+        let late = room.of_pull(&limits, "late");
         assert!(late.try_take().is_none());
         taken.pop();
         assert!(late.try_take().is_some(), "it shares");
         drop(pulls);
-        assert!(room.of_pull(&limits).try_take().is_some());
+        assert!(room.of_pull(&limits, "late").try_take().is_some());
+    }
+
+    #[test]
+    fn one_registry_leaves_places_to_others() {
+        let limits = limits(2, 3);
+        let room = Room::new(&limits);
+        let pulls_of = |registry| (0..80).map(|_| room.of_pull(&limits, registry)).collect::<Vec<_>>();
+        let taken_by = |pulls: &[Places]| pulls.iter().flat_map(take_all).collect::<Vec<_>>();
+        let slow = pulls_of("slow");
+        let of_slow = taken_by(&slow);
+        assert_eq!(of_slow.len(), OWN_LIMIT / 2 + 3, "alone it has all shared ones");
+        let (other, third) = (pulls_of("other"), pulls_of("third"));
+        assert_eq!([&other, &third].map(|pulls| taken_by(pulls).len()), [OWN_LIMIT / 4, OWN_LIMIT / 8]);
+        drop((slow, of_slow));
+        let again = room.of_pull(&limits, "third");
+        assert_eq!(take_all(&again).len(), 2);
+        drop((other, third, again));
+        assert!(lock(&room.state).owners.of_each.is_empty() && lock(&room.state).shared.of_each.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_comes_free_goes_to_the_registry_that_has_the_fewest() {
+        let limits = limits(4, 4);
+        let room = Room::new(&limits);
+        let slow = [(); 40].map(|()| room.of_pull(&limits, "slow"));
+        let mut taken: Vec<_> = slow.iter().flat_map(take_all).collect();
+        assert_eq!(taken.len(), OWN_LIMIT / 2 + 4);
+        // Those of the slow registry wait first, and the very first is given up.
+        let other = room.of_pull(&limits, "other");
+        let waiting = [&slow[37], &slow[38], &slow[39], &other, &other, &other];
+        let [mut gone, mut first, mut second, mut one, mut two, mut three] =
+            waiting.map(|pull| Box::pin(pull.share()));
+        for wait in [&mut gone, &mut first, &mut second, &mut one, &mut two, &mut three] {
+            assert!(wait.now_or_never().is_none());
+        }
+        drop(gone);
+        // The first pull has its own and three that are shared.
+        drop(taken.drain(1..3));
+        let of_other = [&mut one, &mut two].map(|wait| wait.now_or_never().flatten().unwrap());
+        assert!((&mut first).now_or_never().is_none() && (&mut three).now_or_never().is_none());
+        taken.remove(1);
+        let of_slow = (&mut first).now_or_never().flatten().unwrap();
+        assert!((&mut second).now_or_never().is_none() && (&mut three).now_or_never().is_none());
+        drop(of_other);
+        let rest = [second, three].map(|wait| wait.now_or_never().flatten().unwrap());
+        drop((of_slow, rest));
+        assert_eq!(lock(&room.state).shared.free, 3);
     }
 }

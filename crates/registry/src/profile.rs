@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 use wharf_images::manifest::{ManifestError, PROFILE_MANIFEST_LIMIT_BYTES, parse_profile};
 use wharf_images::{PROFILE_LIMIT_BYTES, StoreError};
 use wharf_planner::seccomp::{self, Profile};
+use wharf_tasks::ThreadError;
 use wharf_types::{ErrorKind, Failure, Reference};
 
 use crate::credentials::Credentials;
@@ -90,11 +90,14 @@ pub enum ProfileError {
         #[source]
         source: StoreError,
     },
-    /// A thread of the pull ended without a result: a bug in wharf, or the daemon is shutting down.
-    #[error("pull of the security profile {reference}: its task ended without a result")]
-    Lost {
+    /// There is no thread for what may take long, or it is stuck.
+    #[error("pull of the security profile {reference}")]
+    Thread {
         /// The reference.
         reference: Reference,
+        /// Why.
+        #[source]
+        source: ThreadError,
     },
 }
 
@@ -125,7 +128,7 @@ impl Failure for ProfileError {
             Self::Manifest { source, .. } => source.kind(),
             Self::Content { source, .. } => source.kind(),
             Self::Store { source, .. } => source.kind(),
-            Self::Lost { .. } => ErrorKind::Internal,
+            Self::Thread { source, .. } => source.kind(),
         }
     }
 }
@@ -147,7 +150,7 @@ impl ProfileError {
                 }
                 _ => None,
             },
-            Self::Hosts { .. } | Self::Store { .. } | Self::Lost { .. } => None,
+            Self::Hosts { .. } | Self::Store { .. } | Self::Thread { .. } => None,
         }
     }
 }
@@ -166,7 +169,8 @@ impl Puller {
     ) -> Result<ProfileOrigin, Arc<ProfileError>> {
         let shared = &self.shared;
         let (store, own) = (shared.store.clone(), reference.clone());
-        let noted = in_store(reference, move || store.profiles().refer(&own)).await.map_err(Arc::new)?;
+        let noted = in_store(shared, reference, move || store.profiles().refer(&own));
+        let noted = noted.await.map_err(Arc::new)?;
         if noted {
             return Ok(ProfileOrigin::Store);
         }
@@ -182,11 +186,13 @@ impl Puller {
 
 /// Changes the store.
 async fn in_store<T: Send + 'static>(
+    shared: &PullerShared,
     reference: &Reference,
     change: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, ProfileError> {
-    let changed = spawn_blocking(change).await;
-    let changed = changed.map_err(|_ended| ProfileError::Lost { reference: reference.clone() })?;
+    let what = ("keeping security profiles", shared.store.root());
+    let changed = shared.disks.images(reference.host(), what, change).await;
+    let changed = changed.map_err(|source| ProfileError::Thread { reference: reference.clone(), source })?;
     changed.map_err(|source| ProfileError::Store { reference: reference.clone(), source })
 }
 
@@ -207,15 +213,14 @@ impl Pull {
         Profile::parse_artifact(text.as_bytes())
             .map_err(|source| ProfileError::Content { reference: reference(), source })?;
         let (store, own) = (self.shared.store.clone(), reference());
-        in_store(&self.reference, move || store.profiles().keep(&own, text)).await
+        in_store(&self.shared, &self.reference, move || store.profiles().keep(&own, text)).await
     }
 
     async fn session(&self, credentials: Option<Credentials>) -> Result<Session, ProfileError> {
-        let (shared, reference) = (Arc::clone(&self.shared), self.reference.clone());
-        let open = move || Session::open(&shared.config, &reference, credentials.as_ref(), shared.roots());
-        let lost = |_ended| ProfileError::Lost { reference: self.reference.clone() };
-        let opened = spawn_blocking(open).await.map_err(lost)?;
-        opened.map_err(|source| ProfileError::Hosts { reference: self.reference.clone(), source })
+        let reference = || self.reference.clone();
+        let opened = self.shared.session(&self.reference, credentials).await;
+        let opened = opened.map_err(|source| ProfileError::Thread { reference: reference(), source })?;
+        opened.map_err(|source| ProfileError::Hosts { reference: reference(), source })
     }
 
     /// The profile's bytes. All that can be checked is checked before they are fetched.

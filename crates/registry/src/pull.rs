@@ -13,9 +13,11 @@ use wharf_images::manifest::{
     Document, INDEX_NESTING_LIMIT, Manifest, ManifestError, Platform, select_platform,
 };
 use wharf_images::{Image, Layer, NewImage, parse_config};
+use wharf_tasks::ThreadError;
 use wharf_types::{Digest, Reference};
 
 use crate::credentials::Credentials;
+use crate::disks::Disks;
 use crate::error::{Failures, PullError, Stage};
 use crate::flights::Flight;
 use crate::layer::Job;
@@ -58,7 +60,7 @@ impl Pull {
         let known = self.known();
         let mut resolved = session.resolve(&self.reference, &known).await;
         if let Ok(Resolved::Known(digest)) = &resolved {
-            if let Some(image) = self.whole(digest).await {
+            if let Some(image) = self.whole(digest).await? {
                 return Ok(image);
             }
             // It was removed in the meantime, or is damaged.
@@ -68,7 +70,7 @@ impl Pull {
             Resolved::Fetched(top) => top,
             Resolved::Known(_) => return Err(self.lost(Stage::Resolve)),
         };
-        if let Some(image) = self.whole(&top.digest).await {
+        if let Some(image) = self.whole(&top.digest).await? {
             return Ok(image);
         }
         let plan = Arc::new(self.plan(&session, top).await?);
@@ -78,10 +80,8 @@ impl Pull {
     }
 
     async fn session(&self) -> Result<Session, PullError> {
-        let (shared, reference) = (Arc::clone(&self.shared), self.reference.clone());
-        let credentials = self.credentials.clone();
-        let open = move || Session::open(&shared.config, &reference, credentials.as_ref(), shared.roots());
-        let opened = spawn_blocking(open).await.map_err(|_ended| self.lost(Stage::Resolve))?;
+        let opened = self.shared.session(&self.reference, self.credentials.clone()).await;
+        let opened = opened.map_err(self.threadless(Stage::Resolve))?;
         opened.map_err(|source| PullError::Hosts { reference: self.reference.clone(), source })
     }
 
@@ -106,9 +106,12 @@ impl Pull {
     }
 
     /// The same, unless it is damaged on disk: then the pull goes on, and stores it again.
-    async fn whole(&self, resolved: &Digest) -> Option<Arc<Image>> {
-        let (image, store) = (self.present(resolved)?, self.shared.store.clone());
-        spawn_blocking(move || store.is_whole(&image).then_some(image)).await.ok().flatten()
+    async fn whole(&self, resolved: &Digest) -> Result<Option<Arc<Image>>, PullError> {
+        let Some(image) = self.present(resolved) else { return Ok(None) };
+        let (registry, store) = (self.reference.host(), self.shared.store.clone());
+        let what = ("reading the image", self.shared.store.root());
+        let read = self.shared.disks.images(registry, what, move || store.is_whole(&image).then_some(image));
+        read.await.map_err(self.threadless(Stage::Resolve))
     }
 
     async fn plan(&self, session: &Session, top: Fetched) -> Result<Plan, PullError> {
@@ -157,7 +160,7 @@ impl Pull {
         session: &Arc<Session>,
         plan: &Plan,
     ) -> Result<Vec<(Layer, Arc<Flight>)>, PullError> {
-        let places = Arc::new(self.shared.room.of_pull(&self.shared.config.limits));
+        let places = Arc::new(self.shared.room.of_pull(&self.shared.config.limits, self.reference.host()));
         let mut seen = HashSet::new();
         let mut tasks = JoinSet::new();
         for (at, diff_id) in plan.diff_ids.iter().enumerate() {
@@ -199,11 +202,8 @@ impl Pull {
         plan: &Arc<Plan>,
         layers: Vec<(Layer, Arc<Flight>)>,
     ) -> Result<Arc<Image>, PullError> {
-        let permit = Arc::clone(&self.shared.commits).acquire_owned().await;
-        let permit = permit.map_err(|_closed| self.lost(Stage::Commit))?;
         let (store, plan, reference) = (self.shared.store.clone(), Arc::clone(plan), self.reference.clone());
         let commit = move || {
-            let _one_of_a_few = permit;
             // Other pulls can find a flight until its layer is in the store. Dropping the last reference may wait for
             // the disk.
             let (layers, _flights): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
@@ -217,7 +217,7 @@ impl Pull {
                 pinned: false,
             })
         };
-        let committed = spawn_blocking(commit).await.map_err(|_ended| self.lost(Stage::Commit))?;
+        let committed = self.shared.disks.commit(commit).await.map_err(self.threadless(Stage::Commit))?;
         let (reference, stage) = (self.reference.clone(), Stage::Commit);
         committed.map_err(|source| PullError::Store { reference, stage, source })
     }
@@ -232,6 +232,11 @@ impl Pull {
         move |source| PullError::Manifest { reference, stage, source }
     }
 
+    fn threadless(&self, stage: Stage) -> impl FnOnce(ThreadError) -> PullError {
+        let reference = self.reference.clone();
+        move |source| PullError::Thread { reference, stage, source }
+    }
+
     fn lost(&self, stage: Stage) -> PullError {
         PullError::Lost { reference: self.reference.clone(), stage }
     }
@@ -241,12 +246,14 @@ impl Pull {
 struct Fetch {
     places: Arc<Places>,
     flight: Arc<Flight>,
+    disks: Arc<Disks>,
     job: Job,
 }
 
 impl Fetch {
     fn new(shared: &PullerShared, places: &Arc<Places>, job: Job) -> Self {
-        Self { places: Arc::clone(places), flight: shared.flights.join(job.key()), job }
+        let flight = shared.flights.join(job.key());
+        Self { places: Arc::clone(places), flight, disks: Arc::clone(&shared.disks), job }
     }
 
     async fn run(self) -> Result<(Layer, Arc<Flight>), PullError> {
@@ -256,7 +263,7 @@ impl Fetch {
                 place = None;
                 continue;
             };
-            if let Some(layer) = self.present().await {
+            if let Some(layer) = self.present().await? {
                 self.job.enter(Phase::Exists);
                 return Ok((layer, self.flight));
             }
@@ -288,15 +295,18 @@ impl Fetch {
     }
 
     /// The layer, if it need not be downloaded.
-    async fn present(&self) -> Option<Layer> {
+    async fn present(&self) -> Result<Option<Layer>, PullError> {
         if let Some(layer) = self.job.store.stored_layer(&self.job.diff_id) {
-            return Some(layer);
+            return Ok(Some(layer));
         }
         if let Some(layer) = self.flight.landed() {
-            return Some(Layer::Unpacked(layer));
+            return Ok(Some(Layer::Unpacked(layer)));
         }
         let (store, source) = (self.job.store.clone(), self.job.source());
-        let kept = spawn_blocking(move || store.kept_layer(&source)).await.ok().flatten()?;
-        Some(Layer::Unpacked(self.flight.land(kept)))
+        let what = ("looking for a layer that was kept", self.job.store.root());
+        let registry = self.job.reference.host();
+        let kept = self.disks.images(registry, what, move || store.kept_layer(&source)).await;
+        let kept = kept.map_err(|source| self.job.threadless(source))?;
+        Ok(kept.map(|kept| Layer::Unpacked(self.flight.land(kept))))
     }
 }

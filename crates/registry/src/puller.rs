@@ -5,25 +5,24 @@
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use tokio::sync::Semaphore;
 use wharf_images::{Image, Store};
-use wharf_tasks::{Call, CrowdLimits, Joins, Threads};
+use wharf_tasks::{Call, CrowdLimits, Joins, ThreadError, Threads};
 use wharf_types::Reference;
 use wharf_types::lock::lock;
 
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::disks::Disks;
 use crate::error::PullError;
 use crate::flights::Flights;
+use crate::hosts::HostsError;
 use crate::places::Room;
 use crate::profile::ProfileError;
 use crate::progress::{PullProgress, Tracker};
 use crate::pull::Pull;
+use crate::session::Session;
 use crate::tls::system_roots;
 use crate::totals::{PullFigures, Totals};
-
-/// How many images are assembled and made durable at a time.
-const COMMITS_LIMIT: usize = 8;
 
 pub(crate) type PullResult = Result<Arc<Image>, Arc<PullError>>;
 type Key = (Reference, Option<Credentials>);
@@ -45,8 +44,8 @@ pub(crate) struct PullerShared {
     /// Threads that unpack layers while they arrive. A slow registry keeps its layer's for hours, so that they are not
     /// those of the pool, which everything else needs. The room for downloads bounds them.
     pub(crate) unpacking: Arc<Threads<()>>,
-    /// Permits for commits: an image whose layers take long to assemble must not hold up the others.
-    pub(crate) commits: Arc<Semaphore>,
+    /// Threads for what waits for a disk.
+    pub(crate) disks: Arc<Disks>,
     roots: OnceLock<rustls::RootCertStore>,
     pulls: Joins<Key, PullResult>,
     pub(crate) profiles: Joins<Key, Result<(), Arc<ProfileError>>>,
@@ -73,7 +72,7 @@ impl Puller {
             flights: Flights::default(),
             room,
             unpacking: Arc::new(Threads::new("unpack", threads)),
-            commits: Arc::new(Semaphore::new(COMMITS_LIMIT)),
+            disks: Arc::default(),
             roots: OnceLock::new(),
             pulls: Joins::default(),
             profiles: Joins::default(),
@@ -133,8 +132,19 @@ impl PullerShared {
         pull
     }
 
+    /// Reads the settings of an image's registry, and opens a session with its hosts.
+    pub(crate) async fn session(
+        self: &Arc<Self>,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Result<Session, HostsError>, ThreadError> {
+        let (shared, own) = (Arc::clone(self), reference.clone());
+        let open = move || Session::open(&shared.config, &own, credentials.as_ref(), shared.roots());
+        self.disks.settings(reference.host(), &self.config.certs_dirs, open).await
+    }
+
     /// The system's root certificates, read once: there are hundreds of them. Blocking.
-    pub(crate) fn roots(&self) -> &rustls::RootCertStore {
+    fn roots(&self) -> &rustls::RootCertStore {
         self.roots.get_or_init(system_roots)
     }
 }

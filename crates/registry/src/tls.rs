@@ -10,9 +10,13 @@ use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use verifier::{OrNamed, Unverified, is_of_an_authority};
+use wharf_sys::fs::read_regular;
+
+/// The longest file of certificates or keys, in bytes: all CAs of a system together have a tenth of that.
+const PEM_LIMIT_BYTES: usize = 4 << 20;
 
 /// Why the TLS files of a registry cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -161,10 +165,15 @@ struct Authorities {
     named: Vec<CertificateDer<'static>>,
 }
 
+/// Reads a file, and waits for nothing that has no end, such as a FIFO in its place.
+fn read_pem(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let read = read_regular(path, PEM_LIMIT_BYTES);
+    read.map_err(|source| TlsError::Pem { path: path.to_owned(), source: pem::Error::Io(source) })
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(pem)?.collect();
-    let found = found.map_err(pem)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read_pem(path)?).collect();
+    let found = found.map_err(|source| TlsError::Pem { path: path.to_owned(), source })?;
     if found.is_empty() { Err(TlsError::Empty { path: path.to_owned() }) } else { Ok(found) }
 }
 
@@ -174,8 +183,8 @@ fn certified_key(
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(certificate)?;
-    let der =
-        PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
+    let der = PrivateKeyDer::from_pem_slice(&read_pem(key)?);
+    let der = der.map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
     CertifiedKey::from_der(chain, der, provider)
         .map_err(|source| TlsError::Unusable { path: key.to_owned(), source })
 }
@@ -224,5 +233,32 @@ impl ResolvesClientCert for Keys {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test makes files, and has nothing else to do")]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn what_has_no_end_is_an_error_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        // It is open for writing, and nothing is ever written.
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let pipe = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        std::os::unix::fs::symlink(pipe, path("pipe.pem")).unwrap();
+        std::fs::write(path("long.pem"), "\n".repeat(PEM_LIMIT_BYTES + 1)).unwrap();
+        for (name, why) in [("pipe.pem", "not a regular file"), ("long.pem", "longer than 4096 KiB")] {
+            let ca = TlsFiles { ca: vec![path(name)], ..TlsFiles::default() };
+            let client = TlsFiles { client: vec![(path(name), path(name))], ..TlsFiles::default() };
+            for files in [ca, client] {
+                let error = load(&files, &RootCertStore::empty()).unwrap_err();
+                let text = wharf_types::chain(&error);
+                assert!(text.contains(name) && text.contains(why), "{text}");
+            }
+        }
     }
 }

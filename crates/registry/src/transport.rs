@@ -37,11 +37,12 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(tls: ClientConfig, route: Route, stall_timeout: Duration) -> Self {
+        let patience = lookup::patience(route.dial_timeout, stall_timeout);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Dial::new(&route));
+            .wrap_connector(Dial::new(&route, patience));
         let client = HyperClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
@@ -227,12 +228,12 @@ fn carried(v6: Ipv6Addr) -> Option<Ipv4Addr> {
 }
 
 /// Whether a registry's own host has such an address, so that the hosts that it names may have one, too.
-pub(crate) async fn resolves_inside(url: &Url, registry: &Arc<str>) -> bool {
+pub(crate) async fn resolves_inside(url: &Url, registry: &Arc<str>, patience: Duration) -> bool {
     let host = url.host();
     if let Ok(address) = host.parse::<IpAddr>() {
         return is_inside(address);
     }
-    lookup::addresses(&host, registry)
+    lookup::addresses(&host, registry, patience)
         .await
         .is_ok_and(|all| all.iter().any(|address| is_inside(address.ip())))
 }

@@ -142,8 +142,7 @@ impl Snapshots {
         let snapshot = self.at(container);
         let half = OsString::from(format!(".{container}"));
         let made = self.make_half(&half, top, ids).and_then(|usage| {
-            let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
-            match nix::fcntl::renameat2(&self.root, half.as_os_str(), &self.root, container.as_str(), flags) {
+            match wharf_sys::fs::rename_new(&self.root, &half, &self.root, container.as_str()) {
                 Ok(()) => {
                     let activity = Activity::Unknown;
                     self.remember(container, Measured { usage, at: Instant::now(), activity, rest: None });

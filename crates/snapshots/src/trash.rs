@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use wharf_sys::Result;
 use wharf_sys::error::Named;
-use wharf_sys::fs::{Resolve, open_below};
+use wharf_sys::fs::{Resolve, open_below, rename_new};
 
 use crate::tree::remove_tree_while;
 
@@ -85,8 +85,7 @@ impl Trash {
     pub fn discard(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         loop {
             let target = OsString::from(self.serial.fetch_add(1, Ordering::Relaxed).to_string());
-            let flags = RenameFlags::RENAME_NOREPLACE;
-            match renameat2(parent, name, &*self.directory, target.as_os_str(), flags) {
+            match rename_new(parent, name, &*self.directory, &target) {
                 Ok(()) => self.queue(target),
                 // Left by an earlier run.
                 Err(Errno::EEXIST) => continue,

@@ -45,6 +45,22 @@ pub fn is_program(path: &Path) -> std::io::Result<bool> {
     Ok(file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
+/// Renames an entry of a directory to one of another that does not exist. Here and not in `nix`, which has it for glibc
+/// alone.
+///
+/// # Errors
+/// The kernel's error: EEXIST if there is one of the new name.
+pub fn rename_new(
+    from: impl AsFd,
+    name: impl AsRef<Path>,
+    to: impl AsFd,
+    new_name: impl AsRef<Path>,
+) -> nix::Result<()> {
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    rustix::fs::renameat_with(from, name.as_ref(), to, new_name.as_ref(), flags)
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
 /// Opens `path` below `dir` (close-on-exec).
 ///
 /// # Errors

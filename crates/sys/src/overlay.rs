@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::FsOpenFlags;
 
-use crate::error::{Named, Result};
+use crate::error::{Error, Named, Result};
 use crate::fs::{open, proc_path};
 use crate::mount::{self, Attributes, Depth, Propagation};
 
@@ -55,9 +55,16 @@ impl Overlay<'_> {
     /// overlay is first mounted over the directory `place`, in a mount namespace of this thread's own.
     ///
     /// # Errors
-    /// The kernel's error.
+    /// The kernel's error, and ENOSPC if nothing can be written to it: if the kernel cannot make a directory in the
+    /// work directory, whatever the reason, it mounts the overlay read-only.
     pub fn detached(&self, place: &Path) -> Result<OwnedFd> {
-        self.parts().detached(place)
+        let made = self.parts().detached(place)?;
+        let named = || "the overlay: its disk is full, or takes no writes".to_owned();
+        let flags = rustix::fs::fstatvfs(&made).named("fstatvfs", named)?.f_flag;
+        if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            return Err(Error::new("mount", named(), Errno::ENOSPC));
+        }
+        Ok(made)
     }
 
     fn parts(&self) -> Parts<'_> {
@@ -297,6 +304,27 @@ mod tests {
     #[test]
     fn layers_are_merged_in_order() {
         assert_eq!(merged(|overlay, place| overlay.detached(place)), ("a,:\\b".into(), vec!["new".into()]));
+    }
+
+    #[test]
+    fn an_overlay_that_could_not_be_written_is_an_error() {
+        let temp = tempfile::tempdir().unwrap();
+        let [lower, full] = ["lower", "full"].map(|name| temp.path().join(name));
+        [&lower, &full].into_iter().for_each(|path| fs::create_dir(path).unwrap());
+        let full_disk = std::thread::spawn(move || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+            let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+            // For its own root, and two directories.
+            let options = Some("nr_inodes=3");
+            nix::mount::mount(Some("tmpfs"), &full, Some("tmpfs"), MsFlags::empty(), options).unwrap();
+            let [upper, work] = ["upper", "work"].map(|name| full.join(name));
+            [&upper, &work].into_iter().for_each(|path| fs::create_dir(path).unwrap());
+            let overlay =
+                Overlay { lowers: &[&lower], upper: &upper, work: &work, user_namespace: None, label: None };
+            overlay.detached(&upper).unwrap_err()
+        });
+        assert_eq!(full_disk.join().unwrap().errno, Errno::ENOSPC);
     }
 
     /// Those of a container are longer than those of layers: with some data roots only they are too long.

@@ -233,7 +233,7 @@ pub fn await_end_or(
 }
 
 /// Reaps every dead child that `known` does not claim, and returns how many. A claimed one stays a zombie until its
-/// exit is recorded, and until then hides those after it.
+/// exit is recorded, and until then hides those after it: whoever reaps it has to look again.
 pub fn reap_strays(known: impl Fn(i32) -> bool) -> usize {
     let mut count = 0;
     while let Some(pid) = dead_child(libc::P_ALL, 0, libc::WNOWAIT).filter(|pid| !known(*pid)) {

@@ -3,16 +3,18 @@
 //! stuck uses a few threads of the pool first.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use wharf_types::lock::lock;
 use wharf_types::{ErrorKind, Failure, failure};
 
-use crate::crowd::{Crowd, CrowdLimits, Crowded, Member};
+use crate::crowd::{CrowdLimits, Crowded};
 
 /// How long work waits for other work: within the two minutes for which the kubelet waits for a call.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -20,15 +22,22 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// After how long work that may be stuck is logged.
 const TELL_AFTER: Duration = Duration::from_secs(5);
 
+/// Where to look if work is stuck, unless its kind says otherwise.
+const DISK: &str = "wharf doctor shows whether a disk or a directory does not respond";
+
 /// Threads for work of one kind: so many at a time for each key, and for all.
 #[derive(Debug)]
 pub struct Threads<K: Eq + Hash + Clone> {
     name: &'static str,
-    working: Crowd<K>,
-    ended: Arc<Notify>,
+    limits: CrowdLimits,
+    /// The places of each key, as long as somebody has one or waits for one.
+    of_each: Mutex<HashMap<K, Weak<Semaphore>>>,
+    of_all: Arc<Semaphore>,
     /// Threads of the pool that this work may have, because one that begins costs time.
     pooled: Arc<Semaphore>,
     pooled_limit: usize,
+    /// What people can do if it takes long; `None` for work of a kind that may.
+    advice: Option<&'static str>,
 }
 
 /// Why work was not done in a thread.
@@ -41,6 +50,14 @@ pub enum ThreadError {
         what: Cow<'static, str>,
         /// Of which there are too many.
         crowded: Crowded,
+    },
+    /// It has no end.
+    #[error("{what}: no result within {} s: {advice}", PATIENCE.as_secs())]
+    Stuck {
+        /// The work.
+        what: Cow<'static, str>,
+        /// Where to look.
+        advice: &'static str,
     },
     /// The kernel has no more threads.
     #[error("{what}: no thread can be started: {}", failure::PROCESSES)]
@@ -63,7 +80,7 @@ pub enum ThreadError {
 impl Failure for ThreadError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Busy { .. } => ErrorKind::Unavailable,
+            Self::Busy { .. } | Self::Stuck { .. } => ErrorKind::Unavailable,
             Self::NoRoom { source, .. } | Self::Thread { source, .. } => Failure::kind(source),
         }
     }
@@ -76,37 +93,71 @@ fn others(crowded: Crowded) -> String {
     }
 }
 
-/// A place among those that work, as long as this exists.
-struct Place<K: Eq + Hash + Clone> {
-    member: Option<Member<K>>,
-    ended: Arc<Notify>,
+/// A place among those that work, as long as this exists. The next in line gets it when it is dropped.
+struct Place {
+    _of_one: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
-impl<K: Eq + Hash + Clone> Drop for Place<K> {
-    fn drop(&mut self) {
-        self.member = None;
-        self.ended.notify_waiters();
-    }
+/// So many places; a semaphore refuses absurd numbers.
+fn places(limit: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)))
+}
+
+/// One of these places, first come, first served; `None` if there is none in time.
+async fn take(places: Arc<Semaphore>, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+    timeout_at(deadline, places.acquire_owned()).await.ok()?.ok()
 }
 
 impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
     /// Threads with this name for people. Whoever finds too many of them at work waits.
     #[must_use]
     pub fn new(name: &'static str, limits: CrowdLimits) -> Self {
-        Self::with_pool(name, limits, 0)
+        Self { advice: None, ..Self::with_pool(name, limits, 0) }
     }
 
-    /// The same for work that changes nothing of its thread: so much of it at a time is done on the pool.
+    /// The same for work that changes nothing of its thread, and merely might get stuck on a disk: so much of it at a
+    /// time is done on the pool. If it takes long, it is logged.
     #[must_use]
     pub fn with_pool(name: &'static str, limits: CrowdLimits, pooled: usize) -> Self {
-        let (pooled, pooled_limit) = (Arc::new(Semaphore::new(pooled)), pooled);
-        Self { name, working: Crowd::new(limits), ended: Arc::default(), pooled, pooled_limit }
+        Self {
+            name,
+            limits,
+            of_each: Mutex::default(),
+            of_all: places(limits.of_all),
+            pooled: places(pooled),
+            pooled_limit: pooled,
+            advice: Some(DISK),
+        }
+    }
+
+    /// The same for work that waits for something else than a disk: what is so if it takes long, for people.
+    #[must_use]
+    pub fn advising(self, advice: &'static str) -> Self {
+        Self { advice: Some(advice), ..self }
     }
 
     /// How much of it is on the pool.
     #[must_use]
     pub fn pooled(&self) -> usize {
         self.pooled_limit.saturating_sub(self.pooled.available_permits())
+    }
+
+    /// Does work in a thread as [`Threads::run`] does, but gives up the wait if it takes too long. The work goes on and
+    /// has its place until it ends, so that it can be stuck only as often as it has places.
+    ///
+    /// # Errors
+    /// [`ThreadError`].
+    pub async fn run_in_time<T: Send + 'static>(
+        &self,
+        key: &K,
+        what: impl Into<Cow<'static, str>>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ThreadError> {
+        let what = what.into();
+        let advice = self.advice.unwrap_or(DISK);
+        let done = timeout(PATIENCE, self.run(key, what.clone(), work)).await;
+        done.unwrap_or(Err(ThreadError::Stuck { what, advice }))
     }
 
     /// Does work in a thread; `what` is that work, for people.
@@ -155,34 +206,34 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
     /// Waits for work, and logs it once if it takes long and is of a kind that merely might get stuck.
     async fn told_of<T>(&self, (key, what): (&K, &str), work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
-        if self.pooled_limit == 0 {
-            return work.await;
-        }
+        let Some(advice) = self.advice else { return work.await };
         if let Ok(done) = timeout(TELL_AFTER, &mut work).await {
             return done;
         }
-        tracing::warn!(
-            ?key,
-            what,
-            "this takes long: if it goes on, wharf doctor shows whether a disk or a directory does not respond"
-        );
+        tracing::warn!(?key, what, "this takes long: if it goes on, {advice}");
         work.await
     }
 
-    async fn enter(&self, key: &K) -> Result<Place<K>, Crowded> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let ended = self.ended.notified();
-            let crowded = match self.working.enter(key) {
-                Ok(member) => {
-                    return Ok(Place { member: Some(member), ended: Arc::clone(&self.ended) });
-                }
-                Err(crowded) => crowded,
-            };
-            if timeout_at(deadline, ended).await.is_err() {
-                return Err(crowded);
-            }
+    /// The places of a key.
+    fn of_one(&self, key: &K) -> Arc<Semaphore> {
+        let mut of_each = lock(&self.of_each);
+        if let Some(places) = of_each.get(key).and_then(Weak::upgrade) {
+            return places;
         }
+        of_each.retain(|_, places| places.strong_count() > 0);
+        let places = places(self.limits.of_one);
+        of_each.insert(key.clone(), Arc::downgrade(&places));
+        places
+    }
+
+    /// Waits for a place among those of the key, and then among all: who has waited longest is next.
+    async fn enter(&self, key: &K) -> Result<Place, Crowded> {
+        let deadline = Instant::now() + PATIENCE;
+        let of_one = take(self.of_one(key), deadline).await;
+        let of_one = of_one.ok_or(Crowded::One(self.limits.of_one))?;
+        let of_all = take(Arc::clone(&self.of_all), deadline).await;
+        let of_all = of_all.ok_or(Crowded::All(self.limits.of_all))?;
+        Ok(Place { _of_one: of_one, _of_all: of_all })
     }
 }
 
@@ -190,6 +241,8 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
 mod tests {
     use super::*;
     use std::sync::mpsc::{Sender, channel};
+
+    use futures_util::FutureExt as _;
 
     fn threads(of_one: usize, of_all: usize) -> Arc<Threads<char>> {
         Arc::new(Threads::new("apart", CrowdLimits { of_one, of_all }))
@@ -250,6 +303,57 @@ mod tests {
         let panicked = threads.run(&'a', "work", || -> u8 { panic!("on purpose") }).await.unwrap_err();
         assert!(format!("{panicked:?}").contains("on purpose"), "{panicked:?}");
         assert!(!threads.run(&'a', "work", is_apart).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_has_waited_longest_is_next() {
+        for (of_one, of_all) in [(1, 9), (9, 1)] {
+            let threads = threads(of_one, of_all);
+            let stuck = hang(&threads, 'a').await;
+            let (order, done) = channel();
+            let late = |number: u8| {
+                let order = order.clone();
+                Box::pin(threads.run(&'a', "work", move || order.send(number).unwrap()))
+            };
+            let mut waiting: Vec<_> = (1..5).map(late).collect();
+            assert!(waiting.iter_mut().all(|work| work.now_or_never().is_none()));
+            stuck.end().await;
+            let mut newcomer = late(5);
+            assert!((&mut newcomer).now_or_never().is_none(), "it is not its turn");
+            // Whoever is asked first has not waited longest.
+            waiting.reverse();
+            let (last, others) = tokio::join!(newcomer, futures_util::future::join_all(waiting));
+            assert!(last.is_ok() && others.iter().all(Result::is_ok));
+            assert_eq!(done.try_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+            assert_eq!(lock(&threads.of_each).len(), 1, "one key");
+            threads.run(&'b', "work", || ()).await.unwrap();
+            assert!(!lock(&threads.of_each).contains_key(&'a'), "who has no work is forgotten");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_gets_stuck_is_given_up_in_time_and_keeps_its_place() {
+        let limits = CrowdLimits { of_one: 1, of_all: 1 };
+        let disk = Threads::with_pool("disk", limits, 0);
+        for (threads, advice) in
+            [(disk, DISK), (Threads::with_pool("names", limits, 0).advising("ask them"), "ask them")]
+        {
+            let (end, until) = channel::<()>();
+            tokio::time::pause();
+            let begin = Instant::now();
+            let stuck =
+                threads.run_in_time(&'a', "reading", move || until.recv().unwrap_err()).await.unwrap_err();
+            assert_eq!(
+                (begin.elapsed().as_secs(), stuck.kind()),
+                (PATIENCE.as_secs(), ErrorKind::Unavailable)
+            );
+            assert_eq!(stuck.to_string(), format!("reading: no result within 90 s: {advice}"));
+            let next = threads.run_in_time(&'a', "reading", || ()).await.unwrap_err();
+            assert!(next.to_string().starts_with("reading: no "), "{next}");
+            tokio::time::resume();
+            drop(end);
+            threads.run_in_time(&'a', "reading", || ()).await.unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use wharf_cri_api::v1::{ContainerState, NamespaceMode};
+use wharf_cri_api::v1::{
+    ContainerState, ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, NamespaceMode, StatusRequest,
+};
 
 use crate::client::{Client, pod_security, security};
 use crate::daemon::process_with;
@@ -288,6 +290,44 @@ fn a_daemon_whose_directory_does_not_respond_says_which_it_waits_for() {
         }
         fs::write(&file, config).unwrap();
         world.start_again().await;
+    });
+}
+
+/// The conditions that a node's Status shows: whether each holds, and why not.
+async fn conditions(client: &Client) -> Vec<(bool, String)> {
+    let status = client.runtime.clone().status(StatusRequest::default()).await.unwrap();
+    let conditions = status.into_inner().status.unwrap().conditions;
+    conditions.into_iter().map(|condition| (condition.status, condition.reason)).collect()
+}
+
+#[test]
+fn a_network_configuration_that_does_not_respond_makes_nothing_else_unready() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("counted")).await.unwrap();
+        client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let well = [(true, String::new()), (true, String::new())];
+        assert_eq!(conditions(client).await, well);
+        let silent = Silent::mount(world.dir.join("net.d"));
+        let calls: Vec<_> = (0..12)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { conditions(&client).await })
+            })
+            .collect();
+        for call in calls {
+            let stuck = (false, "NetworkConfigStuck".to_owned());
+            assert_eq!(call.await.unwrap(), [(true, String::new()), stuck]);
+        }
+        let mut runtime = client.runtime.clone();
+        let stats = runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest::default()).await.unwrap();
+        assert_eq!(stats.into_inner().stats.len(), 1);
+        let metrics = runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.unwrap();
+        assert_eq!(metrics.into_inner().pod_metrics.len(), 1);
+        drop(silent);
+        fs::remove_dir(world.dir.join("net.d")).unwrap();
+        let is_well = async || (conditions(&world.client).await == well).then_some(());
+        until("it is ready again", is_well).await;
     });
 }
 

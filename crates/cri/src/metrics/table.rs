@@ -42,8 +42,8 @@ fn positive(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-fn processes(reading: &Reading, total: fn(&Processes) -> u64) -> Option<u64> {
-    reading.processes.as_ref().map(total)
+fn processes(reading: &Reading, total: fn(&Processes) -> Option<u64>) -> Option<u64> {
+    reading.processes.as_ref().and_then(total)
 }
 
 fn on_disk(reading: &Reading, value: fn(&Disk) -> u64) -> Vec<Sample> {
@@ -229,7 +229,7 @@ pub(super) const FAMILIES: &[Family<Reading>] = &[
     pressure("container_pressure_memory_stalled_seconds_total", "Time all tasks waited for memory", |r| {
         full(r.stats.memory.pressure.as_ref())
     }),
-    family(Gauge, "container_processes", "Processes", &[], |r| one(processes(r, |all| all.count))),
+    family(Gauge, "container_processes", "Processes", &[], |r| one(processes(r, |all| Some(all.count)))),
     family(Gauge, "container_threads", "Threads", &[], |r| one(r.stats.pids.current)),
     family(Gauge, "container_threads_max", "Threads there may be; 0 for no limit", &[], |r| {
         one(tasks_limit(r))
@@ -239,7 +239,7 @@ pub(super) const FAMILIES: &[Family<Reading>] = &[
     }),
     family(Gauge, "container_sockets", "Open sockets", &[], |r| one(processes(r, |all| all.sockets))),
     family(Gauge, "container_ulimits_soft", "Soft limits of the first process", &["ulimit"], |r| {
-        labelled(["max_open_files"], r.processes.as_ref().and_then(|all| all.open_files_limit))
+        labelled(["max_open_files"], processes(r, |all| all.open_files_limit))
     }),
     family(Gauge, "container_spec_cpu_period", "The quota's period in microseconds", &[], |r| {
         one(Some(match r.limits.cpu_period {
@@ -351,6 +351,18 @@ mod tests {
             assert_eq!(values.collect::<Vec<_>>(), Vec::from_iter(shown));
         }
         assert_eq!(values("container_pressure_io_waiting_seconds_total"), []);
+    }
+
+    #[test]
+    fn too_many_to_be_counted_are_not_known() {
+        let mut reading = reading();
+        reading.processes = Some(Processes { count: 9, descriptors: Some(7), ..Processes::default() });
+        let one = |name| {
+            let family = FAMILIES.iter().find(|family| family.name == name).unwrap();
+            (family.samples)(&reading).first().map(|sample| sample.value.whole())
+        };
+        let names = ["container_processes", "container_file_descriptors", "container_sockets"];
+        assert_eq!(names.map(one), [Some(9), Some(7), None]);
     }
 
     #[test]

@@ -127,8 +127,9 @@ impl Pack<'_> {
     }
 }
 
+/// Opens what was a regular file a moment ago. A FIFO that has taken its place is not waited for.
 fn open(parent: &OwnedFd, name: &OsStr, path: &[u8]) -> Result<OwnedFd, SaveError> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     open_below(parent.as_fd(), name, flags, Resolve::BeneathNoLinks).map_err(|source| system(path, source))
 }
 

@@ -4,17 +4,16 @@
 //! into place. A crash in between leaves things without a record, which mean nothing and are removed by a sweep.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
-use wharf_sys::fs::{Resolve, open_below};
+use wharf_sys::fs::{Resolve, open_below, rename_new};
 use wharf_types::{Digest, Reference};
 
 use super::{Shared, Store, StoreError, system};
@@ -341,8 +340,7 @@ impl Shared {
 
     /// Moves a staged layer into its place. If another pull has put one there already, that one is as good.
     fn show_layer(&self, staged: &str, name: &str, usage: Usage) -> Result<(), StoreError> {
-        let flags = RenameFlags::RENAME_NOREPLACE;
-        match renameat2(&self.staging, OsStr::new(staged), &self.layers, OsStr::new(name), flags) {
+        match rename_new(&self.staging, staged, &self.layers, name) {
             Ok(()) | Err(Errno::EEXIST) => {}
             // It is the same unpacked layer, made visible by the commit of another image.
             Err(Errno::ENOENT) if self.read().has_layer(name) => {}

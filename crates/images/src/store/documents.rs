@@ -17,15 +17,29 @@ use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
 const WITHOUT_WAITING: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
 impl Store {
-    /// What an image says about running it. Blocks for the disk.
+    /// What an image says about running it. Blocks for the disk. A damaged image is removed: as long as it is listed,
+    /// nobody pulls it again.
     ///
     /// # Errors
     /// [`StoreError::Removed`], [`StoreError::Damaged`], [`StoreError::System`] if it cannot be read now, or
     /// [`StoreError::Document`] if an earlier release has stored it and it is beyond a limit of this one.
     pub fn config(&self, image: &Image) -> Result<Untrusted<ImageConfiguration>, StoreError> {
-        let (config, _diff_ids) = parse_config(&self.config_bytes(image)?)
-            .map_err(|source| StoreError::Document { what: "config", source })?;
+        let bytes = self.config_bytes(image).inspect_err(|error| {
+            if let StoreError::Damaged { .. } = error {
+                self.remove_damaged(image, error);
+            }
+        });
+        let (config, _diff_ids) =
+            parse_config(&bytes?).map_err(|source| StoreError::Document { what: "config", source })?;
         Ok(Untrusted::new(config))
+    }
+
+    fn remove_damaged(&self, image: &Image, problem: &StoreError) {
+        let (id, problem) = (image.id().as_str(), wharf_types::chain(problem));
+        tracing::warn!(image = id, problem, "an image is removed, because its config is damaged");
+        if let Err(error) = self.remove(id) {
+            tracing::warn!(image = id, error = wharf_types::chain(&error), "the damaged image stays");
+        }
     }
 
     /// Whether an image is as it was pulled, as far as that can be told without its layers. Blocks for the disk.
@@ -48,7 +62,7 @@ impl Store {
                 StoreError::Removed { id: id() }
             }
             Errno::ENOENT => StoreError::Damaged { id: id(), problem: "missing" },
-            Errno::ENOTDIR | Errno::ELOOP | Errno::EFBIG => {
+            Errno::ENOTDIR | Errno::ELOOP | Errno::EFBIG | Errno::EINVAL | Errno::ENXIO => {
                 StoreError::Damaged { id: id(), problem: "damaged" }
             }
             _ => system("read the config of an image")(error),

@@ -12,10 +12,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
+use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::fstatat;
 use wharf_snapshots::{Trash, list_names};
 use wharf_sys::error::Named;
+use wharf_sys::fs::rename_new;
 use wharf_types::Digest;
 
 use super::{Shared, Store};
@@ -71,8 +72,7 @@ impl Store {
         let shared = &self.shared;
         let staged = whole_name(&shared.next_serial().to_string(), &shared.boot, &source.diff_id);
         let name = source.diff_id.hex();
-        let flags = RenameFlags::RENAME_NOREPLACE;
-        match renameat2(&shared.kept, name, &shared.staging, staged.as_str(), flags) {
+        match rename_new(&shared.kept, name, &shared.staging, &staged) {
             Ok(()) => {}
             Err(Errno::ENOENT) => return None,
             Err(error) => {
@@ -119,8 +119,7 @@ impl Shared {
     pub(crate) fn keep(&self, staged: &str, diff_id: &Digest) {
         let wanted = !self.read().has_layer(diff_id.hex())
             && list_names(self.kept.as_fd()).is_ok_and(|names| names.len() < COUNT_LIMIT);
-        let flags = RenameFlags::RENAME_NOREPLACE;
-        let kept = wanted && renameat2(&self.staging, staged, &self.kept, diff_id.hex(), flags).is_ok();
+        let kept = wanted && rename_new(&self.staging, staged, &self.kept, diff_id.hex()).is_ok();
         if !kept {
             self.discard_staged(staged);
         }

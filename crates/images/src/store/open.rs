@@ -130,8 +130,9 @@ fn may_be_private(root: &OwnedFd) -> wharf_sys::Result<bool> {
 
 /// On a file system that has become read-only, the file of an earlier daemon is locked as it is.
 fn lock(root: &OwnedFd, path: &Path) -> Result<Flock<OwnedFd>, StoreError> {
+    // A FIFO in its place is not waited for.
     let open = |flags| {
-        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         nix::fcntl::openat(root, LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR)
     };
     let opened = open(OFlag::O_RDWR | OFlag::O_CREAT).or_else(|errno| match errno {

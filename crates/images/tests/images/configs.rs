@@ -78,13 +78,14 @@ fn a_start_reads_no_config_and_a_use_finds_its_damage() {
     let rig = rig.reopened();
     assert_eq!((listed(&rig), user(&rig)), (vec!["a.b/x:1".to_owned()], Some(ImageUser::Id(7))));
     let found = rig.store.find("a.b/x:1").unwrap();
+    assert!(!rig.store.is_whole(&found));
+    let error = rig.store.archive(&["a.b/x:1".to_owned()], &mut || Ok(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DataLoss, "{}", shown(&error));
     let error = rig.store.config(&found).unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{}", shown(&error));
     assert_eq!(error.kind(), ErrorKind::DataLoss);
     assert!(error.to_string().ends_with("is damaged on disk: pull or load the image again"), "{error}");
-    assert!(!rig.store.is_whole(&found));
-    let error = rig.store.archive(&["a.b/x:1".to_owned()], &mut || Ok(())).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DataLoss, "{}", shown(&error));
+    assert!(rig.store.list().is_empty(), "a kubelet pulls only what is missing");
     let again = image(&rig, r#"{"User":"7:8"}"#).unwrap();
     assert!(rig.store.is_whole(&again) && again.id() == whole.id());
 }
@@ -105,6 +106,8 @@ fn a_config_that_is_not_there_is_noticed_by_a_start_and_by_a_use() {
         lose(&config_path(&rig, &whole));
         let error = rig.store.config(&whole).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{}", shown(&error));
+        assert!(rig.store.list().is_empty());
+        lose(&config_path(&rig, &image(&rig, "{}").unwrap()));
         let rig = rig.reopened();
         assert!(rig.store.list().is_empty());
         assert_eq!(fs::read_dir(rig.root().join("quarantine")).unwrap().count(), 1);

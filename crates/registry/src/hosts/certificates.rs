@@ -1,6 +1,6 @@
 //! Docker's layout of a host's directory: `*.crt` files are certificate authorities; `*.cert` files are client
 //! certificates, with the key in a `*.key` file beside them or in the same file.
-#![expect(clippy::disallowed_methods, reason = "only `spawn_blocking` leads here")]
+#![expect(clippy::disallowed_methods, reason = "only `Disks::settings` leads here")]
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -39,7 +39,11 @@ fn requested(server: &Server, layers: &[TestLayer]) -> usize {
 
 /// Begins a pull that does not end.
 fn begin(world: &World, server: &Server) -> tokio::task::JoinHandle<()> {
-    let (puller, reference) = (world.puller.clone(), server.reference(":slow"));
+    begin_one(world, server, ":slow")
+}
+
+fn begin_one(world: &World, server: &Server, which: &str) -> tokio::task::JoinHandle<()> {
+    let (puller, reference) = (world.puller.clone(), server.reference(which));
     tokio::spawn(async move { drop(puller.pull(&reference, None).await) })
 }
 
@@ -68,6 +72,22 @@ async fn slow_pulls_take_all_shared_downloads_and_no_other_pulls_own() {
     tokio::time::timeout(Duration::from_secs(20), all).await.expect("the shared downloads are not used");
     pull_beside(&world).await;
     assert_eq!(requested(&server, &layers) + requested(&other, &layers), 4, "two of their own, two shared");
+    stuck.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn slow_pulls_from_one_registry_do_not_hold_up_those_from_others() {
+    // More than there is room for; at most half of the pulls that have a download of their own are of one registry.
+    let (count, most) = (70, 32 + 2);
+    let world = World::with(Limits { layers_in_all: 2, ..patient() }, &[]);
+    let layers = slow_layers(count);
+    let images = layers.iter().enumerate();
+    let images = images.map(|(n, layer)| Content::oci(&format!("slow-{n}"), std::slice::from_ref(layer)));
+    let server = slow(images.fold(Content::default(), Content::with), &layers).await;
+    let stuck: Vec<_> = (0..count).map(|n| begin_one(&world, &server, &format!(":slow-{n}"))).collect();
+    until_requested(&server, &layers, most).await;
+    pull_beside(&world).await;
+    assert_eq!(requested(&server, &layers), most);
     stuck.iter().for_each(tokio::task::JoinHandle::abort);
 }
 

@@ -136,8 +136,7 @@ impl Removal<'_> {
         loop {
             self.lifted += 1;
             let target = OsString::from(format!("{LIFTED}{}", self.lifted));
-            let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
-            match nix::fcntl::renameat2(from, name.as_c_str(), top, target.as_os_str(), flags) {
+            match wharf_sys::fs::rename_new(from, OsStr::from_bytes(name.to_bytes()), top, &target) {
                 Ok(()) | Err(Errno::ENOENT) => return Ok(()),
                 Err(Errno::EEXIST) => {}
                 Err(errno) => {
