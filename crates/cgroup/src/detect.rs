@@ -68,7 +68,7 @@ impl Controller {
     }
 
     /// The controller with this name among the options of a v1 hierarchy's mount.
-    fn of_v1(name: &str) -> Option<Self> {
+    pub(crate) fn of_v1(name: &str) -> Option<Self> {
         Some(match name {
             "cpu" => Self::Cpu,
             "cpuacct" => Self::Cpuacct,

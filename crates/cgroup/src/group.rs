@@ -3,10 +3,9 @@
 //! It is a name, not a handle: the cgroup need not exist, and may be removed by others at any moment. That it is gone
 //! is no error where nothing is left to do.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use wharf_types::ContainerId;
 
 use crate::delegate;
 use crate::detect::{Cgroups, Controller, Hierarchy, Kind, Version};
@@ -16,7 +15,7 @@ use crate::path::CgroupPath;
 use crate::placement::Driver;
 use crate::systemd;
 use crate::systemd::units::{Scope, Slice};
-use crate::tree::{Deadline, Tree};
+use crate::tree::{Deadline, Leftovers, Tree, note};
 
 /// How a new process enters a cgroup. Both parts are needed, each once; together they cover every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +41,15 @@ pub enum Removed {
     All,
     /// Some of the cgroups below it: the next call goes on.
     Some,
+}
+
+/// What becomes of a cgroup in which processes are found that are not its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IfUsed {
+    /// It is removed, and they are moved where they belong.
+    Removed,
+    /// It is kept.
+    Kept,
 }
 
 /// The cgroup of a pod or container, in every hierarchy. Its path and little else: there is one for each container.
@@ -150,30 +158,18 @@ impl Cgroup {
         if !self.is_populated()? {
             return Ok(());
         }
-        self.thaw_by_v1()?;
-        self.thaw_elsewhere()?;
+        // What cannot be thawed is killed all the same, and ends when it thaws.
+        note(self.thaw_by_v1());
+        note(self.gather());
         self.tracker().kill(patience)?;
-        self.thaw_by_v1()
+        note(self.thaw_by_v1());
+        Ok(())
     }
 
-    /// Thaws its processes that are in the freezer of another container, which has lent a descriptor of it: the cgroup
-    /// of each and those around it, up to that container's own.
-    fn thaw_elsewhere(&self) -> Result<(), Error> {
-        let freezer = self.cgroups.home(Controller::Freezer);
-        let Some(freezer) = freezer.filter(|freezer| freezer.kind == Kind::V1) else { return Ok(()) };
-        for pid in self.pids()? {
-            // One that is gone needs nothing.
-            let table = wharf_sys::fs::kernel_text(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            let Some(path) =
-                table.lines().find_map(|line| line.split_once(":freezer:")).map(|(_, path)| path)
-            else {
-                continue;
-            };
-            for cgroup in up_to_container(Path::new(path)) {
-                let directory = freezer.mount.join(cgroup.strip_prefix("/").unwrap_or(cgroup));
-                files::write_if_there(&directory.join("freezer.state"), "THAWED")?;
-            }
-        }
+    /// Moves its processes that are in the freezer of another container, which has lent a descriptor of it, to its own.
+    fn gather(&self) -> Result<(), Error> {
+        let Some((kind, directory)) = self.home(Controller::Freezer) else { return Ok(()) };
+        self.cgroups.gather(&self.tracker().pids()?, &Tree { kind, directory }.pids()?);
         Ok(())
     }
 
@@ -211,6 +207,18 @@ impl Cgroup {
         self.tracker().pids().map(|pids| pids.into_iter().collect())
     }
 
+    /// The same in every hierarchy: on v1 and hybrid hosts, others have processes that are in some of them alone.
+    ///
+    /// # Errors
+    /// Those of [`Cgroup::pids`].
+    pub fn pids_in_all(&self) -> Result<Vec<i32>, Error> {
+        let mut all = BTreeSet::new();
+        for hierarchy in self.cgroups.hierarchies() {
+            all.append(&mut self.tree(hierarchy).pids()?);
+        }
+        Ok(all.into_iter().collect())
+    }
+
     /// Freezes every process until [`Cgroup::thaw`].
     ///
     /// # Errors
@@ -228,13 +236,23 @@ impl Cgroup {
     }
 
     /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process
-    /// where its processes are looked for, and the scope that it is in. What is left in another hierarchy is killed. A
-    /// slice of systemd's is ended with all that is in it. Success if there is nothing to remove.
+    /// where its processes are looked for, and the scope that it is in. A process of something else that is in it in
+    /// another hierarchy is moved where it belongs. A slice of systemd's is ended with all that is in it. Success if
+    /// there is nothing to remove.
     ///
     /// # Errors
     /// [`Error::Late`] if processes are left after `patience`; [`Error::Systemd`] if a slice cannot be ended.
     pub fn remove(&self, patience: Duration) -> Result<(), Error> {
-        self.remove_counted(patience, &mut 0)
+        self.remove_counted(patience, IfUsed::Removed, &mut 0)
+    }
+
+    /// The same for a cgroup in which others may have theirs: as long as there is a process in any hierarchy, none is
+    /// killed, and it stays.
+    ///
+    /// # Errors
+    /// Those of [`Cgroup::remove`].
+    pub fn remove_unused(&self, patience: Duration) -> Result<(), Error> {
+        self.remove_counted(patience, IfUsed::Kept, &mut 0)
     }
 
     /// The same, but if `patience` ends while the cgroups below are being removed, that is a success, too: where it has
@@ -244,21 +262,30 @@ impl Cgroup {
     /// [`Error::Late`] if processes are left after `patience`, or none of the cgroups was removed.
     pub fn remove_some(&self, patience: Duration) -> Result<Removed, Error> {
         let mut removed = 0;
-        match self.remove_counted(patience, &mut removed) {
+        match self.remove_counted(patience, IfUsed::Removed, &mut removed) {
             Err(Error::Late { .. }) if removed > 0 => Ok(Removed::Some),
             all => all.map(|()| Removed::All),
         }
     }
 
-    fn remove_counted(&self, patience: Duration, removed: &mut usize) -> Result<(), Error> {
+    fn remove_counted(&self, patience: Duration, if_used: IfUsed, removed: &mut usize) -> Result<(), Error> {
         let deadline = Deadline::after(patience);
+        if if_used == IfUsed::Kept {
+            let mut trees = self.cgroups.hierarchies().iter().map(|hierarchy| self.tree(hierarchy));
+            trees.try_for_each(|tree| tree.await_empty(&deadline))?;
+        }
         let slice = Slice::of(&self.path).filter(|_slice| self.cgroups.driver() == Driver::Systemd);
         if let Some(slice) = slice {
             return systemd::end_slice(&self.cgroups, &slice, &self.path, &deadline);
         }
         self.tracker().await_empty(&deadline)?;
         for hierarchy in self.cgroups.hierarchies() {
-            self.tree(hierarchy).remove(&deadline, removed)?;
+            let move_home = |pid| note(self.cgroups.bring_home(pid, hierarchy));
+            let leftovers = match if_used {
+                IfUsed::Removed => Leftovers::Moved(&move_home),
+                IfUsed::Kept => Leftovers::Stay,
+            };
+            self.tree(hierarchy).remove(&deadline, &leftovers, removed)?;
             if hierarchy.is_ours_alone {
                 self.leave_parent(hierarchy);
             }
@@ -342,33 +369,5 @@ impl Cgroup {
     /// What tells of its processes, and reaches them.
     fn tracker(&self) -> Tree {
         self.tree(self.cgroups.tracker())
-    }
-}
-
-/// A cgroup and those around it, up to that of the innermost container; none if it is in no container.
-fn up_to_container(path: &Path) -> Vec<&Path> {
-    let is_containers = |cgroup: &&Path| {
-        let name = cgroup.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        ContainerId::all_in(name).next().is_some()
-    };
-    let around = path.ancestors().position(|cgroup| is_containers(&cgroup));
-    path.ancestors().take(around.map_or(0, |around| around + 1)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_around_a_container_is_somebody_elses() {
-        let (pod, id) = ("1".repeat(64), "2".repeat(64));
-        let container = format!("/wharf/{pod}/{id}");
-        let below = format!("{container}/container/x/y");
-        let found: Vec<String> =
-            up_to_container(Path::new(&below)).iter().map(|cgroup| cgroup.display().to_string()).collect();
-        let expected =
-            ["/container/x/y", "/container/x", "/container", ""].map(|rest| format!("{container}{rest}"));
-        assert_eq!(found, expected);
-        assert!(up_to_container(Path::new("/user.slice/mine")).is_empty());
     }
 }

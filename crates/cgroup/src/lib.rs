@@ -24,6 +24,7 @@ mod error;
 mod files;
 mod find;
 mod group;
+mod home;
 mod limits;
 mod meter;
 mod oom;

@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::files;
 use crate::limits::Limits;
 use crate::path::CgroupPath;
-use crate::tree::{Deadline, TICK, Tree, wait};
+use crate::tree::{Deadline, Leftovers, TICK, Tree, wait};
 use bus::Manager;
 use units::{Scope, Slice};
 
@@ -252,7 +252,13 @@ fn vanishes(directory: &Path, patience: Duration) -> Result<bool, Error> {
 
 /// Removes what systemd has left: it knows only some hierarchies of v1, and may not respond.
 fn remove(cgroups: &Cgroups, path: &CgroupPath, deadline: &Deadline) -> Result<(), Error> {
-    cgroups.hierarchies().iter().try_for_each(|hierarchy| tree(hierarchy, path).remove(deadline, &mut 0))
+    let own = tree(cgroups.tracker(), path);
+    own.thaw_all()?;
+    own.kill(deadline.left())?;
+    cgroups.hierarchies().iter().try_for_each(|hierarchy| {
+        let move_home = |pid| crate::tree::note(cgroups.bring_home(pid, hierarchy));
+        tree(hierarchy, path).remove(deadline, &Leftovers::Moved(&move_home), &mut 0)
+    })
 }
 
 fn tree(hierarchy: &Hierarchy, path: &CgroupPath) -> Tree {

@@ -46,6 +46,14 @@ impl Deadline {
     }
 }
 
+/// What becomes of processes that are in a cgroup that is to be removed.
+pub(crate) enum Leftovers<'a> {
+    /// They are moved where they belong, because its own have ended.
+    Moved(&'a dyn Fn(i32)),
+    /// They may be anybody's, and keep the cgroup.
+    Stay,
+}
+
 /// A directory in one hierarchy and everything below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tree {
@@ -63,8 +71,11 @@ impl Tree {
         let mut pids = BTreeSet::new();
         deep::each(&self.directory, |directory| {
             let file = directory.join("cgroup.procs");
-            if let Some(text) = gone_is_none(files::read_if_there(&file))? {
-                pids.extend(parse_pids(&file, &text)?);
+            match gone_is_none(files::read_if_there(&file)) {
+                Ok(text) => pids.extend(parse_pids(&file, &text.unwrap_or_default())?),
+                // It is threaded: the one around it lists its processes.
+                Err(Error::Io { source, .. }) if errno(&source) == Some(Errno::EOPNOTSUPP) => {}
+                Err(error) => return Err(error),
             }
             Ok(())
         })?;
@@ -252,9 +263,14 @@ impl Tree {
         wait(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], patience)
     }
 
-    /// Removes the tree from the bottom up, and kills what is in it. A missing tree is success. Adds to `removed` how
-    /// many cgroups there were below its top.
-    pub(crate) fn remove(&self, deadline: &Deadline, removed: &mut usize) -> Result<(), Error> {
+    /// Removes the tree from the bottom up. A missing tree is success. Adds to `removed` how many cgroups there were
+    /// below its top.
+    pub(crate) fn remove(
+        &self,
+        deadline: &Deadline,
+        leftovers: &Leftovers<'_>,
+        removed: &mut usize,
+    ) -> Result<(), Error> {
         loop {
             match self.remove_once(deadline, removed) {
                 Ok(()) => return Ok(()),
@@ -265,10 +281,9 @@ impl Tree {
                 return Err(deadline.late(&self.directory, "removed"));
             }
             if self.is_populated()? {
-                // The container's cgroups have none left elsewhere. This one was moved there by somebody to whom
-                // another container has lent a descriptor of its own cgroup, to survive its container.
-                self.thaw_all()?;
-                self.kill(deadline.left())?;
+                if let Leftovers::Moved(move_home) = leftovers {
+                    self.pids()?.into_iter().for_each(move_home);
+                }
                 self.await_event(deadline.left(), |tree| tree.is_populated().map(|populated| !populated))?;
             } else {
                 // Empty but busy: the kernel still holds references, and does not say when it drops them.
@@ -336,7 +351,7 @@ pub(crate) fn wait(descriptors: &mut [PollFd<'_>], patience: Duration) -> Result
 }
 
 /// Logs an error that is not worth failing for.
-fn note(result: Result<(), Error>) {
+pub(crate) fn note(result: Result<(), Error>) {
     if let Err(error) = result {
         tracing::debug!(?error, "best effort write failed");
     }
@@ -364,7 +379,7 @@ mod tests {
             assert!(!tree.is_populated().unwrap());
             assert!(tree.pids().unwrap().is_empty());
             tree.kill(Duration::ZERO).unwrap();
-            tree.remove(&Deadline::after(Duration::ZERO), &mut 0).unwrap();
+            tree.remove(&Deadline::after(Duration::ZERO), &Leftovers::Stay, &mut 0).unwrap();
             assert!(tree.freeze(Duration::ZERO).is_err());
             assert!(tree.thaw(Duration::ZERO).is_err());
         }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
 use wharf_state::Layout;
 use wharf_types::PodId;
@@ -26,6 +27,8 @@ use socket::Socket;
 const RUN: &str = "/run";
 /// The longest text in the file of a claim, in bytes.
 const TEXT_LIMIT_BYTES: u64 = 4096;
+/// A FIFO in the place of that file is not waited for: it has no text.
+const WITHOUT_WAITING: i32 = OFlag::O_NONBLOCK.bits();
 /// What precedes the state directory in that text.
 const STATE: &str = ", state ";
 
@@ -88,6 +91,12 @@ impl Claims {
         KEPT.get_or_init(|| self)
     }
 
+    /// Those of a test, which must not have the machine's network.
+    #[cfg(test)]
+    pub(crate) fn to_pods(layout: &Layout) -> anyhow::Result<Self> {
+        Ok(Self { _pods: pods(layout)?, network: None })
+    }
+
     /// Lets others find out who has the network, as long as this process lives.
     pub(crate) async fn show(&self) {
         let Some(Network { socket, .. }) = &self.network else { return };
@@ -112,7 +121,8 @@ pub(crate) fn check(layout: &Layout) -> anyhow::Result<()> {
 
 /// Finds whose the network is, if it belongs to another state directory.
 fn check_network(run: &Path, state: &Path) -> Result<(), Unclaimed> {
-    let Ok(file) = network_file(run).and_then(File::open) else { return Ok(()) };
+    let open = |path| OpenOptions::new().read(true).custom_flags(WITHOUT_WAITING).open(path);
+    let Ok(file) = network_file(run).and_then(open) else { return Ok(()) };
     let other = text_in(&file);
     let Some(left) = state_in(&other).filter(|left| *left != state) else { return Ok(()) };
     let pods = identity(left);
@@ -130,12 +140,18 @@ fn check_network(run: &Path, state: &Path) -> Result<(), Unclaimed> {
 fn check_own(layout: &Layout) -> anyhow::Result<()> {
     let directory = layout.pods();
     let shown = directory.display();
+    let unread = || {
+        format!(
+            "state: {shown}, which says what pods there are, cannot be read: check its disk, and see the kernel's log \
+             (dmesg); if it has failed, a restart of the machine ends the pods"
+        )
+    };
     let entries = match std::fs::read_dir(&directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.with_context(|| format!("state: reading {shown}"))?,
+        entries => entries.with_context(unread)?,
     };
     for entry in entries {
-        let name = entry.with_context(|| format!("state: reading {shown}"))?.file_name();
+        let name = entry.with_context(unread)?.file_name();
         ensure!(
             name == "lost+found" || name.to_str().is_some_and(|name| name.parse::<PodId>().is_ok()),
             "state: {shown} has {name:?} in it, which is not wharf's: give wharf a `state` of its own, which may be a \
@@ -170,8 +186,9 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
     let socket = Socket::new().context("opening a socket").map_err(Unclaimed::Failed)?;
     let open = || {
         let path = network_file(run)?;
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.custom_flags(WITHOUT_WAITING).open(&path)?;
         std::io::Result::Ok((path, file))
     };
     let (path, file) = match open() {
@@ -355,6 +372,21 @@ mod tests {
     }
 
     #[test]
+    fn a_fifo_in_place_of_a_claims_file_is_not_waited_for() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        // The namespace is this thread's, and a process's is that of its first thread.
+        let fifo = network_file(dir.path()).unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            check_network(dir.path(), Path::new("/s")).unwrap();
+            tell.send(network(dir.path(), Path::new("/s")).is_ok())
+        });
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(20)), Ok(true));
+    }
+
+    #[test]
     fn a_claim_that_cannot_be_written_down_is_a_claim() {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let (nowhere, dir) = (Path::new("/proc/nowhere"), tempfile::tempdir().unwrap());
@@ -386,5 +418,14 @@ mod tests {
                 std::fs::remove_dir(path).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_read_is_named_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned(), dir.path().join("root"));
+        std::fs::write(layout.pods(), "no directory").unwrap();
+        let refused = check_own(&layout).unwrap_err().to_string();
+        assert!(refused.starts_with("state: ") && refused.contains("a restart of the machine"), "{refused}");
     }
 }

@@ -7,12 +7,14 @@
 #![expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 
 use std::collections::{BTreeSet, HashSet};
+use std::fs::DirBuilder;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use nix::mount::{MntFlags, umount2};
 use wharf_cgroup::{CgroupPath, Cgroups, Driver, Placement};
 use wharf_images::StoreError;
@@ -21,13 +23,15 @@ use wharf_state::records::ids;
 use wharf_types::{ContainerId, Failure, POD_LOGS, PodId, chain};
 
 use crate::Node;
-use crate::claims::is_network_claimed;
+use crate::claims::{Claims, is_network_claimed};
 use crate::config::Config;
 use crate::listener::{Listener, program};
-use crate::slow::work_in;
+use crate::slow::{responds, work_in};
 
 /// The directory in the state directory that takes the place of a data root that cannot be used.
 const IN_PLACE_OF_ROOT: &str = "in-place-of-root";
+/// A file system in memory that every machine has.
+const SHARED_MEMORY: &str = "/dev/shm";
 /// How long the last processes may take to leave their cgroups.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -55,21 +59,15 @@ impl Left {
 
 /// Removes everything; a second call finds nothing to remove.
 pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::Result<()> {
-    for (_, socket) in config.sockets() {
-        // Who serves one of `extra_sockets` cannot always be told, and is another runtime more likely than not: what
-        // only one wharfd may have is claimed below.
-        let is_in_use = |listener: &Listener| socket == config.socket || listener.is_wharfd();
-        if let Some(listener) = Listener::at(socket).filter(is_in_use) {
-            bail!("{listener} is serving {}: stop it first", socket.display());
-        }
-    }
-    if !is_anything_left(config)? {
+    check_unserved(config)?;
+    let root = if responds(&config.root) { Root::Responds } else { Root::IsSilent };
+    if root == Root::Responds && !is_anything_left(config)? {
         return tell("there is nothing of wharf on this machine to remove\n");
     }
     // A store that this call itself makes goes with it.
-    arguments.images |= !has_store(&config.root);
+    arguments.images |= root == Root::Responds && !has_store(&config.root);
     let (mut partly, mut left) = (Vec::new(), Left::default());
-    let node = open(config, &mut arguments, &mut left).await?;
+    let node = open(config, root, &mut arguments, &mut left).await?;
     let arguments = &arguments;
     // First, because recovery forgets containers whose records it cannot use.
     let containers = containers(&node.layout).context("listing the containers")?;
@@ -125,30 +123,101 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
     }
 }
 
+/// Refuses to clean under a wharfd that serves.
+fn check_unserved(config: &Config) -> anyhow::Result<()> {
+    for (_, socket) in config.sockets() {
+        // Who serves one of `extra_sockets` cannot always be told, and is another runtime more likely than not: what
+        // only one wharfd may have is claimed later.
+        let is_in_use = |listener: &Listener| socket == config.socket || listener.is_wharfd();
+        if let Some(listener) = Listener::at(socket).filter(is_in_use) {
+            bail!("{listener} is serving {}: stop it first", socket.display());
+        }
+    }
+    Ok(())
+}
+
+/// The data root, as far as it is known before it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    Responds,
+    /// Whatever is done there is waited for in vain.
+    IsSilent,
+}
+
 /// Opens what is there of wharf's. Pods can be ended without the data root, as on a disk that has failed: by force, an
 /// empty directory takes its place.
-async fn open(config: &Config, arguments: &mut Arguments, left: &mut Left) -> anyhow::Result<Node> {
+async fn open(
+    config: &Config,
+    root: Root,
+    arguments: &mut Arguments,
+    left: &mut Left,
+) -> anyhow::Result<Node> {
     let mut config = config.clone();
     // Nothing is labelled, so that the policy need not have anything for containers.
     config.containers.selinux = false;
-    let claims = Node::claim(&config).await?;
-    let error = match Node::open(&config, claims).await {
-        Err(error) => error,
-        opened => return opened,
+    let (error, claims) = match root {
+        Root::IsSilent => (anyhow!("it does not respond: check its disk, or the server that it is on"), None),
+        Root::Responds => {
+            let claims = Node::claim(&config).await?;
+            match Node::open(&config, claims).await {
+                Err(error) => (error, Some(claims)),
+                opened => return opened,
+            }
+        }
     };
     if matches!(error.downcast_ref(), Some(StoreError::InUse { .. } | StoreError::Foreign { .. })) {
         return Err(error);
     }
+    let unusable = format!("the data root {}, which cannot be used", config.root.display());
     if !arguments.force {
-        let is_of_store = error.downcast_ref::<StoreError>().is_some();
+        let is_of_root = root == Root::IsSilent || error.downcast_ref::<StoreError>().is_some();
         let advice = "only --force removes the rest without the data root";
-        return Err(if is_of_store { error.context(advice) } else { error });
+        return Err(if is_of_root { error.context(unusable).context(advice) } else { error });
     }
-    let root = std::mem::replace(&mut config.root, config.state.join(IN_PLACE_OF_ROOT));
-    let Ok(node) = Node::open(&config, claims).await else { return Err(error) };
     arguments.images = true;
-    left.note(Err(error.context(format!("the data root {}, which cannot be used", root.display()))));
-    Ok(node)
+    match open_without_root(config, claims, left).await {
+        Err(problem) => Err(error.context(unusable).context(format!("{problem:#}"))),
+        opened => {
+            left.note(Err(error.context(unusable)));
+            opened
+        }
+    }
+}
+
+/// Opens the rest, with an empty directory in place of the data root: in the state directory, or where there may be
+/// room if there is none.
+async fn open_without_root(
+    mut config: Config,
+    mut claims: Option<&'static Claims>,
+    left: &mut Left,
+) -> anyhow::Result<Node> {
+    let in_state = config.state.join(IN_PLACE_OF_ROOT);
+    // What a call that was interrupted has left.
+    left.note(remove(&in_state, std::fs::remove_dir_all(&in_state)));
+    let elsewhere = format!("{SHARED_MEMORY}/wharf-{IN_PLACE_OF_ROOT}-{}", std::process::id());
+    let mut problems = Vec::new();
+    for place in [in_state, elsewhere.into()] {
+        config.root.clone_from(&place);
+        let claimed = match claims {
+            Some(claims) => claims,
+            None => *claims.insert(Node::claim(&config).await?),
+        };
+        if let Err(error) = make_private(&place) {
+            problems.push(format!("making {}: {error}", place.display()));
+            continue;
+        }
+        match Node::open(&config, claimed).await {
+            Err(error) => problems.push(format!("{error:#}")),
+            opened => return opened,
+        }
+        left.note(remove(&place, std::fs::remove_dir_all(&place)));
+    }
+    bail!("nothing can take the place of the data root ({})", problems.join("; "))
+}
+
+/// Makes a directory that nobody else can have made, or can enter.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new().mode(0o700).create(directory)
 }
 
 /// Whether anything of wharf is on this machine. Whatever it made in the kernel's network, it had claimed that before.
@@ -297,7 +366,7 @@ fn parents(cgroups: &Cgroups, placement: &Placement) -> anyhow::Result<impl Iter
     // An earlier configuration may have had the default. Another wharfd's is not empty as long as it has pods.
     let default = Placement::new(Driver::Cgroupfs, Placement::default_parent(Driver::Cgroupfs));
     let is_empty = |path: &CgroupPath| {
-        cgroups.open(path).is_ok_and(|cgroup| cgroup.is_populated().is_ok_and(|is_populated| !is_populated))
+        cgroups.open(path).is_ok_and(|cgroup| cgroup.pids_in_all().is_ok_and(|pids| pids.is_empty()))
     };
     let default = both(&default.context("cgroup_parent")?)?.into_iter().filter(is_empty);
     Ok(both(placement)?.into_iter().chain(default))
@@ -308,8 +377,8 @@ fn remove_cgroup(cgroups: &Cgroups, path: &CgroupPath) -> anyhow::Result<()> {
         Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => return Ok(()),
         opened => opened.with_context(|| format!("opening the cgroup {path}"))?,
     };
-    cgroup.remove(PATIENCE).with_context(|| {
-        let pids = cgroup.pids().unwrap_or_default();
+    cgroup.remove_unused(PATIENCE).with_context(|| {
+        let pids = cgroup.pids_in_all().unwrap_or_default();
         let of_whom =
             if pids.is_empty() { String::new() } else { format!(", in which there are {}", people(&pids)) };
         format!("removing the cgroup {path}{of_whom}")
@@ -467,6 +536,36 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let shown = people(&[own; 7]);
         assert!(shown.starts_with(&format!("{own} (")) && shown.ends_with("), 2 more"), "{shown}");
+    }
+
+    /// A state directory without room, with what pods have in it.
+    fn full(dir: &Path) -> Config {
+        let of_thread = nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_NEWNET;
+        nix::sched::unshare(of_thread).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let [root, state] = ["root", "state"].map(|name| dir.join(name));
+        std::fs::create_dir(&state).unwrap();
+        mount(Some("state"), &state, Some("tmpfs"), MsFlags::empty(), Some("nr_inodes=8")).unwrap();
+        for kind in ["pods", "leases"] {
+            std::fs::create_dir(state.join(kind)).unwrap();
+        }
+        let full = (0..8).map(|number| std::fs::create_dir(state.join(format!("filler-{number}"))));
+        assert!(full.collect::<Vec<_>>().iter().any(Result::is_err), "it has no room");
+        Config { root, state, supervisor: "/bin/true".into(), socket: dir.join("s"), ..Config::default() }
+    }
+
+    #[tokio::test]
+    async fn without_a_data_root_and_without_room_in_the_state_pods_can_be_ended_by_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = full(dir.path());
+        let layout = Layout::new(config.state.clone(), config.root.clone());
+        let claims = Claims::to_pods(&layout).unwrap().keep();
+        let mut left = Left::default();
+        let node = open_without_root(config.clone(), Some(claims), &mut left).await.unwrap();
+        assert!(node.layout.root().starts_with(SHARED_MEMORY), "{:?}", node.layout);
+        remove_files(&node, &config, &Arguments { force: true, images: true }, &mut left);
+        assert!(left.0.is_empty() && !node.layout.root().exists(), "{left:?}");
     }
 
     #[tokio::test]

@@ -58,6 +58,9 @@ enum Command {
     Config(ConfigCommand),
     /// Remove what wharf left on this machine: pods, network, cgroups and state; stop wharfd first.
     Clean(clean::Arguments),
+    /// For this program alone: see `slow`.
+    #[command(name = slow::TOUCH, hide = true)]
+    Touch { directory: PathBuf },
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,8 +98,13 @@ fn main() -> ExitCode {
 
 fn perform() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    if let Some(Command::Touch { directory }) = &arguments.command {
+        slow::touch(directory);
+        return Ok(ExitCode::SUCCESS);
+    }
     let config = Config::load(arguments.config.as_deref())?;
     if let Some(Command::Config(command)) = &arguments.command {
+        config.check_disks(slow::responds)?;
         config.check_apart(|_path, resolve| resolve())?;
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
@@ -113,14 +121,14 @@ fn perform() -> anyhow::Result<ExitCode> {
     let level = match arguments.command {
         // Somebody waits for it at a terminal.
         Some(Command::Clean(_)) => log::start(&Log { format: LogFormat::Text, ..config.log.clone() }),
-        Some(Command::Config(_)) | None => log::start(&config.log),
+        _ => log::start(&config.log),
     }?;
     let open_files = wharf_sys::open_files::raise().context("raising the limit of open files")?;
     tracing::debug!(open_files, "raised the limit of open files");
     let runtime = runtime::start()?;
     let ended = match arguments.command {
         Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, clean)),
-        Some(Command::Config(_)) | None => runtime.block_on(async {
+        _ => runtime.block_on(async {
             reload::at_hangup(arguments.config, level)?;
             run(config).await
         }),

@@ -1,10 +1,53 @@
-//! Work in a directory whose disk may never respond. It is waited for, but not in silence.
+//! Work in a directory whose disk may never respond. It is waited for, but not in silence; or another process finds out
+//! first whether the disk responds.
+#![expect(clippy::disallowed_methods, reason = "it is this program, for commands that nobody else waits for")]
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-/// How long the work may take until that is logged.
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use wharf_sys::process::{await_end_or, open_pidfd};
+
+/// How long the work may take until that is logged, and how long a disk may take to respond.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The command, for this program alone, that touches a directory.
+pub(crate) const TOUCH: &str = "touch-directory";
+
+/// Whether the disk of a directory responds. Another process touches it: a thread that waits for a disk cannot be
+/// ended, and would keep this process from ending.
+pub(crate) fn responds(directory: &Path) -> bool {
+    let mut touches = Command::new("/proc/self/exe");
+    ends_within(PATIENCE, touches.arg(TOUCH).arg(directory))
+}
+
+/// Whether a process ends in time. One that does not is left behind, without a stream that somebody reads to its end.
+fn ends_within(patience: Duration, command: &mut Command) -> bool {
+    let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    // What keeps it from running, such as a limit, is for others to find.
+    let Ok(mut process) = started else { return true };
+    let deadline = Instant::now() + patience;
+    let ended = open_pidfd(process.id().cast_signed()).and_then(|process| {
+        let process = process.as_fd();
+        await_end_or(process, process, Some(deadline), patience)
+    });
+    match ended {
+        Ok(true) => process.wait().is_ok(),
+        Ok(false) => false,
+        Err(_unwatched) => true,
+    }
+}
+
+/// What the other process does: it looks at a directory, and makes a file without a name in what is there of its path.
+/// What comes of that does not matter, only that something does.
+pub(crate) fn touch(directory: &Path) {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let there = directory.ancestors().find(|there| there.exists());
+    drop(there.map(|there| nix::fcntl::open(there, flags, Mode::S_IRUSR | Mode::S_IWUSR)));
+}
 
 /// Does work in a directory, and logs it if that takes long.
 pub(crate) fn work_in<T>(directory: &Path, work: impl FnOnce() -> T) -> T {
@@ -34,6 +77,28 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+
+    #[test]
+    fn what_does_not_end_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let waits = |patience| ends_within(patience, Command::new("cat").arg(&fifo));
+        assert!(!waits(Duration::from_millis(50)));
+        // It reads to the end.
+        drop(std::fs::File::options().write(true).open(&fifo).unwrap());
+        assert!(ends_within(Duration::from_secs(60), &mut Command::new("true")));
+        assert!(ends_within(Duration::ZERO, &mut Command::new("/no/such/program")));
+    }
+
+    #[test]
+    fn a_touch_leaves_a_directory_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path().to_owned(), dir.path().join("not/there"), "/proc/none".into()] {
+            touch(&path);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn work_that_takes_long_is_told_of_while_it_goes_on() {

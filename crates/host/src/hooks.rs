@@ -2,6 +2,7 @@
 //! state as JSON. No program of the container is running yet when one of them can see the container from inside.
 
 mod inside;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::process::Command;
 use wharf_planner::hooks::{Hook, Kept, Point, State};
 use wharf_types::program::DEFAULT_PATH;
 use wharf_types::{ContainerId, ErrorKind, Failure, Stage as _, StageError, chain};
+
+pub use turns::HooksOf;
 
 use crate::program;
 

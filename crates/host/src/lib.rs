@@ -35,7 +35,7 @@ pub use cgroups::delegate;
 pub use error::Error;
 pub use facts::{Machine, facts, names};
 pub use handlers::{Given, Handler, HandlerConfig, Handlers, Planned, set_rules};
-pub use hooks::Hooked;
+pub use hooks::{Hooked, HooksOf};
 pub use images::{ImageView, Images, check_profile};
 pub use logs::{make_log, remove_unused_log};
 pub use places::{Site, host_path};

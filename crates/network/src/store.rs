@@ -89,8 +89,9 @@ pub(crate) fn take_over(from: &Path, to: &Path) -> Result<(), StoreError> {
             let mut unfinished = name.clone();
             unfinished.push(".new");
             let unfinished = to.join(unfinished);
-            let taken = std::fs::copy(from.join(&name), &unfinished);
-            let taken = taken.and_then(|_bytes| std::fs::rename(&unfinished, to.join(&name)));
+            let lease = record::read_file(&from.join(&name))?;
+            let taken = std::fs::write(&unfinished, lease);
+            let taken = taken.and_then(|()| std::fs::rename(&unfinished, to.join(&name)));
             taken.map_err(|source| {
                 if let Err(error) = std::fs::remove_file(&unfinished)
                     && error.kind() != io::ErrorKind::NotFound
@@ -126,14 +127,16 @@ where
     Ok(whole)
 }
 
-/// Logs a record that cannot be used.
+/// Logs a record that cannot be used; the error says what became of it.
 pub(crate) fn report(name: &str, error: &wharf_state::records::Unusable) {
     let error = wharf_types::chain(error);
-    tracing::warn!(name, error, "a network record cannot be used and is put aside");
+    tracing::warn!(name, error, "a network record cannot be used");
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use serde::Deserialize;
     use wharf_state::record::Durability;
     use wharf_types::PodId;
@@ -147,6 +150,64 @@ mod tests {
 
     impl Kind for Number {
         const NAME: &'static str = "number";
+    }
+
+    /// The last thing that was logged.
+    #[derive(Default)]
+    struct Heard(Arc<Mutex<String>>);
+
+    impl tracing::Subscriber for Heard {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut line = String::new();
+            event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                line += &format!("{field}={value:?} ");
+            });
+            *self.0.lock().unwrap() = line;
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn what_is_logged_of_a_record_is_what_became_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("numbers");
+        let records = open::<Number>(directory.clone()).unwrap();
+        let (id, heard) = (PodId::from_random([1; 32]), Heard::default());
+        let told = Arc::clone(&heard.0);
+        tracing::subscriber::with_default(heard, || {
+            for (text, became, not) in [
+                ("wharf number 9 0 00000000\n", "is left alone", "put aside"),
+                ("{{", "was put aside", "left alone"),
+            ] {
+                std::fs::write(directory.join(id.as_str()), text).unwrap();
+                load::<Number, PodId>(&records, |name| name).unwrap();
+                let told = told.lock().unwrap();
+                assert!(told.contains(became) && !told.contains(not), "{told}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_fifo_among_the_records_of_an_earlier_release_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
+        [&from, &to].into_iter().try_for_each(std::fs::create_dir).unwrap();
+        nix::unistd::mkfifo(&from.join("lease"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(take_over(&from, &to).is_err()));
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(20)), Ok(true));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! It has the values of four sources, each of which replaces those before it. An image's may be any bytes, while the
 //! spec has only text: values that are not UTF-8 travel beside it.
 
+use std::collections::HashMap;
+
 use wharf_cri_api::v1::KeyValue;
 use wharf_types::program::DEFAULT_PATH;
 
@@ -35,7 +37,7 @@ pub(crate) fn describe(
         }
         variables.set(key, value);
     }
-    if !variables.0.iter().any(|(name, _)| *name == "PATH") {
+    if !variables.places.contains_key("PATH") {
         variables.set("PATH", DEFAULT_PATH.as_bytes());
     }
     Ok(variables.split())
@@ -47,36 +49,45 @@ fn variable(text: &str) -> Option<(&str, &str)> {
     text.split_once('=').filter(|(name, _value)| !name.is_empty())
 }
 
-/// Names and their values, in the order in which the names first occurred.
+/// Names and their values, in the order in which the names first occurred. An image may have tens of thousands, so each
+/// is looked up by its name.
 #[derive(Default)]
-struct Variables<'a>(Vec<(&'a str, &'a [u8])>);
+struct Variables<'a> {
+    all: Vec<(&'a str, &'a [u8])>,
+    places: HashMap<&'a str, usize>,
+}
 
 impl<'a> Variables<'a> {
     fn set(&mut self, name: &'a str, value: &'a [u8]) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
+        let place = *self.places.entry(name).or_insert(self.all.len());
+        match self.all.get_mut(place) {
             Some(variable) => variable.1 = value,
-            None => self.0.push((name, value)),
+            None => self.all.push((name, value)),
         }
     }
 
     /// All values as text, and those that are not UTF-8 as bytes.
     fn split(self) -> (Vec<String>, Vec<Vec<u8>>) {
         let is_binary = |value: &[u8]| std::str::from_utf8(value).is_err();
-        let binary = self.0.iter().filter(|(_, value)| is_binary(value));
+        let binary = self.all.iter().filter(|(_, value)| is_binary(value));
         let binary = binary.map(|(name, value)| [name.as_bytes(), b"=", value].concat()).collect();
         let text = |(name, value): &(&str, &[u8])| format!("{name}={}", String::from_utf8_lossy(value));
-        (self.0.iter().map(text).collect(), binary)
+        (self.all.iter().map(text).collect(), binary)
     }
 }
 
 /// The spec's environment, with the bytes of values that are not UTF-8.
 pub(crate) fn plan(environment: &[String], binary: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let name = |variable: &[u8]| variable.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
-    let exact = |text: &String| {
-        let exact = binary.iter().find(|bytes| name(bytes) == name(text.as_bytes()));
-        exact.cloned().unwrap_or_else(|| text.clone().into_bytes())
+    let binary: HashMap<&[u8], &Vec<u8>> = binary.iter().map(|bytes| (name_of(bytes), bytes)).collect();
+    let exact = |text: &String| match binary.get(name_of(text.as_bytes())) {
+        Some(exact) => exact.to_vec(),
+        None => text.clone().into_bytes(),
     };
     environment.iter().map(exact).collect()
+}
+
+fn name_of(variable: &[u8]) -> &[u8] {
+    variable.split(|byte| *byte == b'=').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -90,6 +101,22 @@ mod tests {
         for text in ["NOTHING", "=value", ""] {
             assert_eq!(variable(text), None, "{text:?}");
         }
+    }
+
+    /// With a search for each variable among all the others, this would take minutes.
+    #[test]
+    fn the_time_grows_with_the_number_alone() {
+        let number = 100_000;
+        let names: Vec<String> = (0..number).map(|number| format!("A{number}")).collect();
+        let mut variables = Variables::default();
+        for value in [&b"first"[..], b"\xff"] {
+            names.iter().for_each(|name| variables.set(name, value));
+        }
+        let (texts, binary) = variables.split();
+        assert_eq!((texts.len(), binary.len()), (number, number));
+        let planned = plan(&texts, &binary);
+        assert_eq!(planned[0], b"A0=\xff");
+        assert_eq!(planned.last().unwrap(), b"A99999=\xff");
     }
 
     #[test]

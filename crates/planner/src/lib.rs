@@ -11,6 +11,7 @@
 
 pub mod annotations;
 mod apparmor;
+mod arguments;
 mod block_io;
 mod capabilities;
 mod cgroup_view;
@@ -50,6 +51,7 @@ mod tests;
 
 pub use oci_spec::image::Config as ImageConfig;
 
+pub use arguments::check_command;
 pub use defaults::Defaults;
 pub use description::{Description, Extra, Seccomp, describe};
 pub use enclosure::is_enclosed;
@@ -71,7 +73,7 @@ pub use refuse::{container as check, privilege as check_privilege};
 pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch, Unread,
 };
-pub use saved_spec::{Identity, from_saved, to_saved};
+pub use saved_spec::{Identity, from_saved, kept, to_saved};
 pub use seccomp::{Filters, fill as fill_seccomp};
 pub use selinux::{Labelling, Labels, Selinux};
 pub use unsupported::refuse_resources;

@@ -17,8 +17,8 @@ use crate::{Refusal, devices, hooks, mounts, namespaces, process, selinux, trait
 /// Makes the plan for a description.
 ///
 /// # Errors
-/// [`Refusal`] for what a plan cannot express. Nothing from [`describe`](crate::describe) is refused, except a seccomp
-/// profile that is too long for the kernel.
+/// [`Refusal`] for what a plan cannot express. Nothing from [`describe`](crate::describe) is refused, except what is
+/// too long for the kernel: a seccomp profile, or a program's arguments and environment.
 pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusal> {
     let (spec, extra) = (&description.spec, &description.extra);
     unsupported::refuse(spec)?;

@@ -14,7 +14,7 @@ use crate::capabilities::{self, bits_of, set_of};
 use crate::description::Extra;
 use crate::plan::container_path;
 use crate::request::{HostFacts, Request, Switch};
-use crate::{Refusal, apparmor, environment, seccomp, selinux, user};
+use crate::{Refusal, apparmor, arguments, environment, seccomp, selinux, user};
 
 /// The process of the spec, for a user and an environment.
 pub(crate) fn describe(
@@ -108,9 +108,11 @@ pub(crate) fn plan(
     if args.is_empty() {
         return Err(Refusal::spec("process.args", "it is empty"));
     }
+    let env = environment::plan(process.env().as_deref().unwrap_or_default(), &extra.binary_environment);
+    arguments::check(&args, &env)?;
     Ok(Process {
         args,
-        env: environment::plan(process.env().as_deref().unwrap_or_default(), &extra.binary_environment),
+        env,
         cwd: container_path("working_dir", process.cwd())?,
         user: user::plan(process.user(), &extra.names)?,
         capabilities: process.capabilities().as_ref().map(capabilities_of_plan).unwrap_or_default(),

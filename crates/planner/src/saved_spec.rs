@@ -5,6 +5,8 @@
 //! The runtime's own seccomp profile is left out: it is the longest part, and follows from the rest. What is known only
 //! later is filled in: the ids that belong to the user's name, and the present limits.
 
+use std::borrow::Cow;
+
 use oci_spec::runtime::Spec;
 use serde_json::Value;
 use wharf_cri_api::v1::ContainerConfig;
@@ -12,6 +14,9 @@ use wharf_cri_api::v1::ContainerConfig;
 use crate::capabilities::bits_of;
 use crate::seccomp::{Choice, choice, runtime_default};
 use crate::{Refusal, Seccomp, hooks, limits};
+
+/// The longest text that is kept whole. An environment with the services of a large cluster fits.
+const KEPT_LIMIT_BYTES: usize = 256 << 10;
 
 /// The identity of a container's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +39,31 @@ pub fn to_saved(mut spec: Spec, seccomp: Seccomp) -> Result<(Vec<u8>, String), R
     }
     let fault = |error| Refusal::spec("saved", error);
     Ok((serde_json::to_vec(&spec).map_err(fault)?, hooks::Kept::text_of(&spec).map_err(fault)?))
+}
+
+/// What is kept of a saved text. The state directory is memory of the host, which no limit of a pod holds, and an image
+/// decides how long its environment, its arguments and the paths of its volumes are. Of a text that is too long because
+/// of them, as few as must be are left out. What is no saved text stays as it is.
+#[must_use]
+pub fn kept(text: &[u8]) -> Cow<'_, [u8]> {
+    if text.len() <= KEPT_LIMIT_BYTES {
+        return Cow::Borrowed(text);
+    }
+    let shorter = serde_json::from_slice(text).and_then(shortened);
+    shorter.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+fn shortened(mut spec: Value) -> Result<Vec<u8>, serde_json::Error> {
+    for (part, names) in [("/process", &["env", "args"][..]), ("", &["mounts"])] {
+        if let Some(part) = spec.pointer_mut(part).and_then(Value::as_object_mut) {
+            part.retain(|name, _value| !names.contains(&name.as_str()));
+        }
+        let text = serde_json::to_vec(&spec)?;
+        if text.len() <= KEPT_LIMIT_BYTES {
+            return Ok(text);
+        }
+    }
+    serde_json::to_vec(&spec)
 }
 
 /// The spec from a saved text, for a container that now has this request.
@@ -126,6 +156,37 @@ mod tests {
         let whole = serde_json::to_vec(&spec).unwrap().len();
         let kept = to_saved(spec, extra.seccomp).unwrap().0.len();
         assert!(kept < 4096 && kept * 2 < whole, "{kept} of {whole} bytes");
+    }
+
+    #[test]
+    fn what_an_image_makes_too_long_is_not_kept() {
+        let made = |change: fn(&mut Asked)| {
+            let mut asked = Asked::default();
+            change(&mut asked);
+            let Description { spec, extra } =
+                describe(&asked.request(), &asked.facts, &asked.places).unwrap();
+            let (text, _hooks) = to_saved(spec, extra.seccomp).unwrap();
+            let kept = kept(&text).into_owned();
+            let shown = from_saved(&kept, &asked.container, ROOT, asked.facts.kernel).unwrap();
+            (text, kept, shown)
+        };
+        let (text, kept, _) = made(|_| {});
+        assert_eq!(text, kept);
+        // JSON needs six bytes for this one.
+        let env = |asked: &mut Asked| {
+            let variable = |number| format!("A{number}={}", "\u{1}".repeat(1000));
+            asked.image.set_env(Some((0..2000).map(variable).collect()));
+        };
+        let (text, kept, shown) = made(env);
+        assert!(text.len() > 12_000_000 && kept.len() < 8 << 10, "{} of {}", kept.len(), text.len());
+        let is_there = |part: &str| shown.pointer(part).is_some();
+        assert!(!is_there("/process/env") && is_there("/process/cwd") && is_there("/mounts/0"));
+        let (_, kept, shown) = made(|asked| {
+            let volume = |number| format!("/{number}{}", "/x".repeat(2000));
+            asked.image.set_volumes(Some((0..100).map(volume).collect()));
+        });
+        assert!(kept.len() < 8 << 10, "{}", kept.len());
+        assert!(shown.pointer("/mounts").is_none() && shown.pointer("/linux/resources").is_some());
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::description::{Group, Names};
 use crate::request::Request;
 use crate::{Refusal, annotations};
 
+/// The longest name of a user or a group: `LOGIN_NAME_MAX`. The pod's supervisor keeps it.
+const NAME_LIMIT_BYTES: usize = 255;
+
 /// The request's user and groups, or else the image's.
 pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refusal> {
     let security = request.security();
@@ -27,6 +30,9 @@ pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refu
         None if named => (who(&security.run_as_username), Group::OfUser),
         None => images_user(request),
     };
+    let of_group = if let Group::Named(name) = &images_group { Some(name) } else { None };
+    let of_user = if let Who::Name(name) = &user { Some(name) } else { None };
+    of_user.into_iter().chain(of_group).try_for_each(|name| check_length(name))?;
     let mut spec = oci::User::default();
     spec.set_additional_gids(Some(additional)).set_umask(annotations::umask(request.pod, request.defaults)?);
     let mut names = Names {
@@ -53,6 +59,16 @@ pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refu
 fn id(field: &'static str, value: i64) -> Result<u32, Refusal> {
     let id = u32::try_from(value).ok().and_then(OwnerId::new);
     id.map(OwnerId::number).ok_or_else(|| Refusal::field(field, format!("{value} is out of range")))
+}
+
+fn check_length(name: &str) -> Result<(), Refusal> {
+    match name.len() {
+        0..=NAME_LIMIT_BYTES => Ok(()),
+        length => {
+            let problem = format!("a name with {length} bytes, but it may have at most {NAME_LIMIT_BYTES}");
+            Err(Refusal::field("user", problem))
+        }
+    }
 }
 
 enum Who {

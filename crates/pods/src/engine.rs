@@ -34,7 +34,6 @@ use crate::table::Table;
 mod create;
 mod exec;
 mod exec_sync;
-mod hooks;
 mod housekeeping;
 mod interactive;
 mod lifecycle;
@@ -268,7 +267,7 @@ impl Engine {
             let mut making = pod.making();
             self.table.insert_container(pod, container);
             self.events.tell(ContainerEventType::ContainerCreatedEvent, container.id().as_str(), pod);
-            making.take().and_then(|making| making.exit)
+            making.remove(container.id()).flatten()
         };
         self.parts.plugins.created(container.id());
         if let Some(exit) = early {

@@ -92,6 +92,19 @@ impl Error {
     }
 }
 
+/// The containers with these ids are not made yet.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "still being made: {0}; if that goes on, wharf doctor shows whether a disk or a directory does not respond"
+)]
+pub(crate) struct StillMaking(pub(crate) String);
+
+impl Failure for StillMaking {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Unavailable
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct Fault(Box<dyn std::error::Error + Send + Sync>);

@@ -4,14 +4,15 @@
 //!
 //! Code that needs several takes them in this order:
 //!
-//! 1. `Pod::changing`, which a change of the whole pod holds from beginning to end, except for a stop;
+//! 1. `Pod::changing`, which a change of the whole pod holds from beginning to end, except for a stop. Those that make
+//!    a container share it;
 //! 2. `Pod::ending`, the same for a stop, which does not wait for what is being made: that may be stuck, and must not
 //!    keep the pod running. The pod's removal begins with a stop, and then takes both;
 //! 3. the telling in `Container::stopping`, while the stop signal is sent;
 //! 4. `Container::changing`, for one container what the first is for its pod. Code may wait while it holds these four,
 //!    which are not locks of this module;
 //! 5. `Pod::telling`, while something happens and is reported;
-//! 6. `Pod::making`, the container that is being made;
+//! 6. `Pod::making`, the containers that are being made;
 //! 7. the clients of `Events`, while an event is built from the rest;
 //! 8. any other lock, and no second one below it.
 

@@ -1,12 +1,14 @@
 //! A pod in memory: its request, its containers, and all that the daemon has of it, such as the connection to its
 //! supervisor and those who wait for what the supervisor will report.
 //!
-//! Nothing here changes a pod: the changes are in `engine`, and each runs alone ([`Pod::change`]). A pod is ready from
+//! Nothing here changes a pod: the changes are in `engine`, and each runs alone ([`Pod::change`]), or beside others
+//! that make containers ([`Pod::take_part`]). A pod is ready from
 //! the moment when everything has been set up, until something is torn down or its supervisor is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use wharf_cgroup::Meter;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
@@ -19,8 +21,12 @@ use wharf_supervision::{Connection, Contact, ContactWatch, Process, SupervisorEr
 use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
 
 use crate::container::Container;
-use crate::error::Error;
+use crate::error::{Error, StillMaking};
 use crate::lock::{Mutex, RwLock};
+
+/// How long a change waits for containers that are being made. Its caller tries again, and until then no other can be
+/// made.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A pod. Everything that lists and statuses need is here; a change in flight holds `changing`.
 #[derive(Debug)]
@@ -30,8 +36,9 @@ pub struct Pod {
     config: RwLock<Arc<PodSandboxConfig>>,
     handler: String,
     created_at_ns: i64,
-    /// Held by a change of the whole pod, so that changes come one after another.
-    changing: tokio::sync::Mutex<()>,
+    /// Held by a change of the whole pod, so that changes come one after another, and shared by those that make a
+    /// container.
+    changing: tokio::sync::RwLock<()>,
     /// The same for stops, which wait for no other change. See `lock`.
     ending: tokio::sync::Mutex<()>,
     /// Whether somebody has asked for its end: it gets no further container.
@@ -53,8 +60,8 @@ pub struct Pod {
     contact: ContactWatch,
     /// The process of its supervisor; `None` before it was started and after it has ended.
     supervisor: Mutex<Option<Process>>,
-    /// The container that is being made: what its supervisor reports meanwhile is noted there.
-    making: Mutex<Option<Making>>,
+    /// The containers that are being made, each with its exit if that was reported before the container was known.
+    making: Mutex<BTreeMap<ContainerId, Option<ExitRecord>>>,
     /// Held while something happens and is reported, so that reports are in order.
     telling: Mutex<()>,
     /// Containers whose records cannot be read, now or by this release: they are left alone.
@@ -62,14 +69,6 @@ pub struct Pod {
     timings: Timings,
     /// Its level of SELinux; not set if it was made without labels.
     level: OnceLock<Level>,
-}
-
-/// The container that is being made. There is at most one, because making it is a change of the pod.
-#[derive(Debug)]
-pub(crate) struct Making {
-    pub(crate) id: ContainerId,
-    /// Its exit, if it was reported before the container was known.
-    pub(crate) exit: Option<ExitRecord>,
 }
 
 /// The state of a pod that changes.
@@ -87,7 +86,7 @@ impl Pod {
             config: RwLock::new(Arc::new(config)),
             handler,
             created_at_ns,
-            changing: tokio::sync::Mutex::default(),
+            changing: tokio::sync::RwLock::default(),
             ending: tokio::sync::Mutex::default(),
             ends: AtomicBool::default(),
             state: RwLock::default(),
@@ -161,8 +160,18 @@ impl Pod {
     }
 
     /// Waits for its turn to change the whole pod. See `lock` for the order.
-    pub(crate) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.changing.lock().await
+    ///
+    /// # Errors
+    /// Unavailable if containers are being made for too long: they may be stuck.
+    pub(crate) async fn change(&self) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>, Error> {
+        let turn = tokio::time::timeout(TURN_PATIENCE, self.changing.write()).await;
+        let made = || self.making().keys().map(ContainerId::short).collect::<Vec<_>>().join(", ");
+        turn.map_err(|_late| Error::at("waiting for a turn to change the pod", StillMaking(made())))
+    }
+
+    /// Waits for its turn to make a container, beside others that do.
+    pub(crate) async fn take_part(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.changing.read().await
     }
 
     /// How it was made; nothing if an earlier daemon made it.
@@ -257,7 +266,7 @@ impl Pod {
         container.known().ok_or_else(unknown)
     }
 
-    pub(crate) fn making(&self) -> MutexGuard<'_, Option<Making>> {
+    pub(crate) fn making(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Option<ExitRecord>>> {
         self.making.lock()
     }
 

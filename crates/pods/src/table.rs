@@ -38,7 +38,14 @@ struct Rows {
     /// Pods that are being made or undone: what they have belongs to them, although they are not listed.
     unlisted: BTreeSet<PodId>,
     /// Pods of an earlier daemon that have yet to be undone.
-    left_behind: Vec<Arc<Pod>>,
+    left_behind: Vec<LeftBehind>,
+}
+
+/// A pod of an earlier daemon that nobody can use.
+#[derive(Debug)]
+pub(crate) struct LeftBehind {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) containers: Vec<ContainerId>,
 }
 
 impl Table {
@@ -143,14 +150,14 @@ impl Table {
     }
 
     /// Keeps a pod of an earlier daemon until it is undone.
-    pub(crate) fn leave_behind(&self, pod: Arc<Pod>) {
+    pub(crate) fn leave_behind(&self, left: LeftBehind) {
         let mut rows = self.rows.write();
-        rows.unlisted.insert(pod.id().clone());
-        rows.left_behind.push(pod);
+        rows.unlisted.insert(left.pod.id().clone());
+        rows.left_behind.push(left);
     }
 
     /// Takes the pods that are to be undone; the caller must do that.
-    pub(crate) fn take_left_behind(&self) -> Vec<Arc<Pod>> {
+    pub(crate) fn take_left_behind(&self) -> Vec<LeftBehind> {
         std::mem::take(&mut self.rows.write().left_behind)
     }
 
@@ -163,8 +170,8 @@ impl Table {
     /// The same without those that are to be undone: they have nothing that a new pod could use.
     pub(crate) fn lasting_owners(&self) -> HashSet<PodId> {
         let mut owners = self.owners();
-        for pod in &self.rows.read().left_behind {
-            owners.remove(pod.id());
+        for left in &self.rows.read().left_behind {
+            owners.remove(left.pod.id());
         }
         owners
     }
@@ -247,7 +254,7 @@ mod tests {
     #[test]
     fn what_is_left_behind_is_handed_out_once_and_owns_its_things_until_it_is_gone() {
         let (table, pod) = (Table::default(), pod(1));
-        table.leave_behind(Arc::clone(&pod));
+        table.leave_behind(LeftBehind { pod: Arc::clone(&pod), containers: vec![] });
         assert!(table.owners().contains(pod.id()) && !table.lasting_owners().contains(pod.id()));
         assert_eq!(table.take_left_behind().len(), 1);
         assert!(table.take_left_behind().is_empty());

@@ -3,6 +3,7 @@
 //! The request is recorded as it came, with the limits of later updates. What can be derived from it is not; what
 //! cannot, such as the layers or the user that a name turned out to be, is beside it.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,8 +14,8 @@ use wharf_cgroup::{Cgroup, CgroupPath};
 use wharf_cri_api::v1::ContainerConfig;
 use wharf_state::Layout;
 use wharf_state::record::{self, Durability, Format, Staged};
-use wharf_state::records::{self, Content, ContentError};
-use wharf_types::{ContainerId, Exit, PodId, Stage as _, StageError};
+use wharf_state::records::{self, Content, ContentError, ids};
+use wharf_types::{ContainerId, Exit, PodId, Stage as _, StageError, chain};
 use wharf_wire::v1::Identity;
 
 use crate::{Phase, Unreadable, load};
@@ -183,15 +184,38 @@ pub fn save_spec(path: &Path, text: &[u8]) -> Result<(), StageError> {
     file.and_then(|mut file| file.write_all(text)).stage("keeping the container's runtime spec")
 }
 
-/// Removes all that is kept of a container. Its record goes last, because a new daemon finds everything else from it.
+/// Removes all that is kept of a container. A new daemon finds everything from its record, and as long as that exists,
+/// it must find how the container ended. So the exit record goes last; what a crash leaves of it is removed by
+/// [`recorded_containers`].
 ///
 /// # Errors
 /// The disk's error.
 pub fn remove_container(layout: &Layout, pod: &PodId, id: &ContainerId) -> Result<(), StageError> {
     let files =
-        [layout.exit_record(pod, id), layout.container_spec(pod, id), layout.container_record(pod, id)];
+        [layout.container_spec(pod, id), layout.container_record(pod, id), layout.exit_record(pod, id)];
     let removed = files.iter().try_for_each(|file| record::remove(file));
     removed.stage("removing the container's records")
+}
+
+/// The containers of a pod that have a record. The exit record of any other is removed.
+///
+/// # Errors
+/// The disk's error: the containers cannot be listed.
+pub fn recorded_containers(layout: &Layout, pod: &PodId) -> Result<Vec<ContainerId>, StageError> {
+    const STAGE: &str = "listing the pod's containers";
+    let exits: Vec<ContainerId> = ids(&Layout::exits(&layout.pod(pod))).stage(STAGE)?;
+    let recorded: BTreeSet<ContainerId> =
+        ids(&layout.container_records(pod)).stage(STAGE)?.into_iter().collect();
+    for id in exits.into_iter().filter(|id| !recorded.contains(id)) {
+        if let Err(error) = record::remove(&layout.exit_record(pod, &id)) {
+            tracing::warn!(
+                container = id.short(),
+                error = chain(&error),
+                "a removed container's exit record stays"
+            );
+        }
+    }
+    Ok(recorded.into_iter().collect())
 }
 
 /// Loads what [`save_spec`] has saved; `None` if it was never saved, as by older builds.
@@ -220,6 +244,53 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
         let refused = load_spec(&dir.path().join("socket")).unwrap_err();
         assert!(wharf_types::chain(&refused).contains("not a regular file"), "{refused}");
+    }
+
+    /// A pod in a state directory of its own.
+    fn pod(state: &Path) -> (Layout, PodId) {
+        let layout = Layout::new(state.to_owned(), state.join("root"));
+        let pod = PodId::from_random([1; 32]);
+        let directories = Layout::directories(&layout.pod(&pod));
+        directories.iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
+        (layout, pod)
+    }
+
+    #[test]
+    fn a_container_that_cannot_be_removed_has_ended_as_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, pod) = pod(dir.path());
+        let id = ContainerId::from_random([2; 32]);
+        let exit = layout.exit_record(&pod, &id);
+        std::fs::write(&exit, "").unwrap();
+        let records = layout.container_records(&pod);
+        std::fs::remove_dir(&records).unwrap();
+        std::fs::write(&records, "not a directory").unwrap();
+        remove_container(&layout, &pod, &id).unwrap_err();
+        assert!(exit.exists());
+        std::fs::remove_file(&records).unwrap();
+        remove_container(&layout, &pod, &id).unwrap();
+        assert!(!exit.exists());
+    }
+
+    #[test]
+    fn an_exit_without_its_container_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, pod) = pod(dir.path());
+        let [runs, ended, removed] = [2, 3, 4].map(|byte| ContainerId::from_random([byte; 32]));
+        for id in [&runs, &ended] {
+            std::fs::write(layout.container_record(&pod, id), "").unwrap();
+            std::fs::write(layout.container_spec(&pod, id), "").unwrap();
+        }
+        for id in [&ended, &removed] {
+            std::fs::write(layout.exit_record(&pod, id), "").unwrap();
+        }
+        for _ in 0..2 {
+            assert_eq!(recorded_containers(&layout, &pod).unwrap(), [runs.clone(), ended.clone()]);
+            let exits = ids::<ContainerId>(&Layout::exits(&layout.pod(&pod))).unwrap();
+            assert_eq!(exits, std::slice::from_ref(&ended));
+        }
+        let unknown = PodId::from_random([5; 32]);
+        assert_eq!(recorded_containers(&layout, &unknown).unwrap(), []);
     }
 
     #[test]

@@ -15,7 +15,9 @@ use wharf_state::record;
 use wharf_state::records::Content;
 use wharf_types::StageError;
 
-pub use container::{ContainerRecord, NO_LOG, UNSEEN, UNSTARTED, load_spec, remove_container, save_spec};
+pub use container::{
+    ContainerRecord, NO_LOG, UNSEEN, UNSTARTED, load_spec, recorded_containers, remove_container, save_spec,
+};
 pub use decide::{Recovered, Word, decide, end_of, lost_at};
 pub use exit::{exit_at, exit_or_lost};
 pub use facts::{ContainerFacts, Event, PodFacts};

@@ -142,12 +142,24 @@ pub fn stage(path: &Path, format: Format, content: &[u8], durability: Durability
         return Err(Error::TooLong { path: path.to_owned(), bytes });
     }
     let staged = Staged { path: path.to_owned(), durability, state: Stage::Written };
-    let mut file = fs::File::create(staged.temporary()).map_err(fail("creation"))?;
+    let mut file = create(&staged.temporary()).map_err(fail("creation"))?;
     file.write_all(&[header.as_bytes(), content].concat()).map_err(fail("writing"))?;
     if durability == Durability::Durable {
         file.sync_all().map_err(fail("syncing"))?;
     }
     Ok(staged)
+}
+
+/// Makes a file. What a crash has left in its place goes first, or what somebody has put there: a FIFO would be waited
+/// for.
+fn create(path: &Path) -> io::Result<fs::File> {
+    match fs::File::create_new(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            fs::File::create_new(path)
+        }
+        created => created,
+    }
 }
 
 impl Staged {
@@ -361,6 +373,18 @@ mod tests {
         fs::write(dir.path().join("record.new"), "half").unwrap();
         remove(&path).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_a_half_written_record_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        nix::unistd::mkfifo(&temporary(&path), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let record = path.clone();
+        std::thread::spawn(move || tell.send(save(&record, FORMAT, b"new", Durability::Volatile).is_ok()));
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(20)), Ok(true));
+        assert_eq!(load(&path, FORMAT).unwrap(), b"new");
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! The cgroup of all supervisors, beside those of the pods and of the daemon.
+//! The cgroup of all supervisors, beside those of the pods and of the daemon. Only the unified hierarchy has them
+//! there: in those of v1 they stay in the daemon's. To enter all of these, each supervisor would take 0.2 ms at its
+//! start.
 
 use std::os::fd::OwnedFd;
 

@@ -1,9 +1,11 @@
 //! The last lines of a supervisor's log: what failed without a reply to a request. The supervisor itself keeps it
 //! short.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use wharf_state::Layout;
+use wharf_sys::fs::read_regular;
 use wharf_types::{Stage as _, StageError};
 
 /// More than a supervisor writes in its life.
@@ -14,18 +16,17 @@ const LINES: usize = 20;
 /// The last lines of the log of the supervisor in a pod's directory; usually there are none. Blocking.
 ///
 /// # Errors
-/// The log cannot be read, or is longer than any supervisor makes it.
+/// The log cannot be read, is no regular file, or is longer than any supervisor makes it.
 pub fn last_lines(directory: &Path) -> Result<Vec<String>, StageError> {
     read(&Layout::supervisor_log(directory)).stage("reading the log of the pod's supervisor")
 }
 
-fn read(path: &Path) -> wharf_sys::Result<Vec<String>> {
-    let file = match wharf_sys::fs::open(path, nix::fcntl::OFlag::O_RDONLY) {
+fn read(path: &Path) -> std::io::Result<Vec<String>> {
+    let bytes = match read_regular(path, LIMIT_BYTES) {
         // A pod that was stopped long ago may have none.
-        Err(error) if error.errno == nix::errno::Errno::ENOENT => return Ok(Vec::new()),
-        opened => opened?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read?,
     };
-    let bytes = wharf_sys::fs::read_bounded(&file, LIMIT_BYTES)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(LINES)..].iter().map(ToString::to_string).collect())
@@ -47,5 +48,16 @@ mod tests {
         assert_eq!((lines.len(), &*lines[0], &*lines[19]), (20, "line 10", "line 29"));
         std::fs::write(&path, vec![b'x'; LIMIT_BYTES + 1]).unwrap();
         assert!(read(&path).is_err());
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_the_log_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("log");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(read(&fifo).unwrap_err().to_string()));
+        let error = told.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        assert!(error.contains("not a regular file"), "{error}");
     }
 }

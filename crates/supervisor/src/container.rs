@@ -74,8 +74,10 @@ pub(crate) enum First {
 }
 
 impl Container {
-    pub(crate) fn new(plan: Outline, home: Option<ContainerId>, child: Child, stages: Stages) -> Self {
+    pub(crate) fn new(mut plan: Outline, home: Option<ContainerId>, child: Child, stages: Stages) -> Self {
         let oom_kills_before = oom_kills(&plan);
+        // It has them from the whole plan, and commands have others.
+        plan.process.args = Vec::new();
         Self {
             plan,
             home,
@@ -158,8 +160,15 @@ impl Container {
         }
     }
 
-    /// Kills the other processes of a container whose first process has ended.
-    pub(crate) fn kill_rest(&self) {
+    /// Notes that its first process has ended, and kills all others. No command begins in it any more, so their
+    /// environment goes: it may be large, and a container may stay for as long as its pod.
+    pub(crate) fn end(&mut self) {
+        self.first = First::Ended;
+        self.plan.process.env = Vec::new();
+        self.kill_rest();
+    }
+
+    fn kill_rest(&self) {
         kill::kill_container(&self.plan.cgroup);
     }
 

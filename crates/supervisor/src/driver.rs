@@ -116,8 +116,7 @@ impl Driver {
             Action::Kill => self.containers.get_mut(id).into_iter().for_each(|container| container.kill()),
             Action::Flush => return self.flush(id),
             Action::Record(record) => return Some(self.record(id, &record)),
-            Action::Reap => self.containers.get_mut(id).into_iter().for_each(|container| container.reap()),
-            Action::Unrecord => self.unrecord(id),
+            Action::Reap => self.reap(id),
             Action::Forget => self.forget(id),
         }
         None
@@ -159,11 +158,6 @@ impl Driver {
         event
     }
 
-    fn unrecord(&self, id: &ContainerId) {
-        let removed = wharf_state::record::remove(&self.exit_record(id));
-        removed.or_warn(format_args!("removing the exit record of container {id}"));
-    }
-
     /// Drops everything that is held for a container whose process has been reaped.
     fn forget(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.remove(id) else { return };
@@ -183,6 +177,7 @@ impl Driver {
             Some(container) => container.remove_leaf(exec.leaf),
             None => leaf::discard(&exec.leaf),
         }
+        self.reap_strays();
     }
 }
 

@@ -235,11 +235,11 @@ fn a_hook_that_hangs_is_ended_and_holds_up_no_other_pod() {
 fn hooks_that_hang_in_one_pod_hold_up_no_other_and_no_end() {
     const HANGING: usize = 66;
     run(async |world| {
-        let hang = world.script("hang", "while [ -e $D/hang ]; do sleep 0.2; done");
+        let hang = world.script("hang", "echo hangs >> $D/hanging; while [ -e $D/held ]; do sleep 0.2; done");
         let note = world.script("note", NOTE);
         let client = &world.client;
         world.device(&[("poststart", &hang, json!({"timeout": 600}))]);
-        fs::write(world.place("hang"), "").unwrap();
+        fs::write(world.place("held"), "").unwrap();
         let pod = client.run(&client.pod("hanging")).await.unwrap();
         let mut hanging = Vec::new();
         for n in 0..HANGING {
@@ -253,11 +253,13 @@ fn hooks_that_hang_in_one_pod_hold_up_no_other_and_no_end() {
                 all.iter().all(|one| one.state() == ContainerState::ContainerRunning).then_some(())
             };
             until("all run", all_run).await;
+            let hang = async || (world.read("hanging").lines().count() >= 8).then_some(());
+            until("as many hang as may", hang).await;
             let other = client.run(&client.pod("other")).await.unwrap();
             client.launch(&other, &hooked(client, "main")).await.unwrap();
             client.down(&other).await.unwrap();
             assert_eq!(world.noted(), ["createRuntime", "poststop"]);
-            fs::remove_file(world.place("hang")).unwrap();
+            fs::remove_file(world.place("held")).unwrap();
         };
         let (started, ()) = tokio::join!(starts, other);
         started.into_iter().for_each(Result::unwrap);
@@ -282,6 +284,39 @@ fn hooks_for_the_end_are_executed_by_the_next_daemon() {
         assert_eq!(world.noted(), ["poststop"]);
         let state: Value = serde_json::from_str(&world.read("poststop.state")).unwrap();
         assert_eq!((state["id"].as_str(), state["status"].as_str()), (Some(&*id), Some("stopped")));
+    });
+}
+
+/// Neither what is left of a pod whose record is damaged, nor of a container.
+#[test]
+fn hooks_for_the_end_keep_no_daemon_from_starting() {
+    run(async |world| {
+        let hang = world.script("hang", "echo $1 >> $D/order; while [ -e $D/held ]; do sleep 0.1; done");
+        world.device(&[("poststop", &hang, json!({"timeout": 600}))]);
+        fs::write(world.place("held"), "").unwrap();
+        let client = &world.client;
+        let [pod, other] = [
+            client.run(&client.pod("damaged")).await.unwrap(),
+            client.run(&client.pod("other")).await.unwrap(),
+        ];
+        for name in ["one", "two"] {
+            client.launch(&pod, &hooked(client, name)).await.unwrap();
+        }
+        let id = client.launch(&other, &client.container("damaged", "sleep 1000")).await.unwrap();
+        world.daemon.kill();
+        let pods = world.place("state/pods");
+        for record in [pods.join(&pod).join("record"), pods.join(&other).join("containers").join(&id)] {
+            fs::write(record, "nonsense").unwrap();
+        }
+        world.start_again().await;
+        let both_hang = async || (world.noted().len() == 2).then_some(());
+        until("both hooks hang", both_hang).await;
+        assert_eq!(world.client.pods().await.len(), 1);
+        fs::remove_file(world.place("held")).unwrap();
+        world.client.down(&other).await.unwrap();
+        let undone = async || fs::read_dir(&pods).unwrap().next().is_none().then_some(());
+        until("the pod is undone", undone).await;
+        fs::remove_dir_all(world.place("state/quarantine")).expect("the records were kept");
     });
 }
 

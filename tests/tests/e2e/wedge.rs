@@ -457,6 +457,8 @@ fn a_container_whose_creation_is_stuck_keeps_no_other_one_of_its_pod_running() {
         let client = &world.client;
         let silent = Unresponsive::mount(world.dir.join("silent"));
         let Waiting { pod, runs, creation } = waiting_creation(client, &world.daemon, &silent).await;
+        let sibling = client.launch(&pod, &client.container("sibling", "sleep 1003")).await.unwrap();
+        assert_eq!(client.output(&sibling, "echo runs").await, "runs");
         for _again in 0..2 {
             client.stop(&pod).await.unwrap();
             assert_eq!(client.status(&runs).await.unwrap().state(), ContainerState::ContainerExited);
@@ -467,9 +469,11 @@ fn a_container_whose_creation_is_stuck_keeps_no_other_one_of_its_pod_running() {
         assert!(process_with("sleep 1000").is_none() && process_with(&pod).is_none());
         let refused = client.create(&pod, &client.container("next", "sleep 1002")).await.unwrap_err();
         assert!(refused.code() == Code::FailedPrecondition && !creation.is_finished(), "{refused}");
+        let stuck = client.remove(&pod).await.unwrap_err();
+        assert!(stuck.code() == Code::Unavailable && stuck.message().contains("still being made"), "{stuck}");
         drop(silent);
         creation.await.unwrap().unwrap_err();
-        assert_eq!(client.containers().await.len(), 1, "what came back late was undone");
+        assert_eq!(client.containers().await.len(), 2, "what came back late was undone");
         client.down(&pod).await.unwrap();
         fs::remove_dir(world.dir.join("silent")).unwrap();
         world.is_clean().await;

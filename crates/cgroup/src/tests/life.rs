@@ -1,8 +1,9 @@
 //! Making, entering, killing, freezing, removing.
 
-use super::{Fresh, PATIENCE, Shell};
+use super::{Fresh, PATIENCE, Shell, read};
 use crate::detect::{Hierarchy, Kind};
 use crate::{CgroupPath, Cgroups, Controller, Entry, Error, Version};
+use std::path::Path;
 use std::time::Duration;
 use wharf_types::{ErrorKind, Failure};
 
@@ -114,17 +115,61 @@ fn removal_waits_for_the_last_process_but_not_for_ever() {
 
 /// Another container can lend a descriptor of its own cgroup, into which a process is then moved in one hierarchy.
 #[test]
-fn a_process_that_is_in_one_hierarchy_alone_goes_with_the_cgroup() {
-    let fresh = Fresh::new("lent");
+fn a_process_that_is_in_one_hierarchy_alone_keeps_a_shared_cgroup_and_goes_home_from_anothers() {
+    let (fresh, home) = (Fresh::new("lent"), Fresh::new("home"));
+    let unified = Entry { directory: home.0.entry().directory, tasks: vec![] };
     for tasks in fresh.0.entry().tasks {
-        let cgroups = Cgroups::detect().unwrap();
-        let lent = cgroups.create(fresh.0.path()).unwrap();
-        let mut shell = Shell::idle(&Entry { directory: None, tasks: vec![tasks.clone()] });
-        if lent.pids().unwrap().is_empty() {
-            lent.remove(PATIENCE).unwrap();
-            assert_eq!(shell.end(), Some(9), "{}", tasks.display());
+        let lent = Cgroups::detect().unwrap().create(fresh.0.path()).unwrap();
+        let mut shell =
+            Shell::enter(&Entry { tasks: vec![tasks.clone()], ..unified.clone() }, "read word; echo $word");
+        if !lent.pids().unwrap().is_empty() {
+            continue;
         }
+        assert_eq!(lent.pids_in_all().unwrap(), [shell.pid()]);
+        let shared = lent.remove_unused(Duration::ZERO).unwrap_err();
+        assert!(matches!(shared, Error::Late { .. }), "{shared}");
+        lent.remove(PATIENCE).unwrap();
+        let own = tasks.to_str().unwrap().replace("-lent/", "-home/");
+        assert_eq!(read(Path::new(&own)), shell.pid().to_string(), "{own}");
+        shell.say("lives");
+        assert_eq!(shell.line(), "lives");
     }
+}
+
+/// The same with the other container's freezer.
+#[test]
+fn a_process_that_another_container_has_frozen_can_be_killed() {
+    let (fresh, lender) = (Fresh::new("borrower"), Fresh::new("lender"));
+    let Some((Kind::V1, freezer)) = lender.0.home(Controller::Freezer) else { return };
+    let below = freezer.join("a:freezer:");
+    std::fs::create_dir(&below).unwrap();
+    let mut shell = Shell::enter(&fresh.0.entry(), "read forever");
+    std::fs::write(below.join("cgroup.procs"), shell.pid().to_string()).unwrap();
+    let mut stranger =
+        Shell::enter(&Entry { directory: None, tasks: vec![below.join("tasks")] }, "read word; echo $word");
+    std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+    fresh.0.kill(PATIENCE).unwrap();
+    assert_eq!(shell.end(), Some(9));
+    assert_eq!(read(&freezer.join("freezer.state")), "FROZEN", "it is another's");
+    std::fs::write(freezer.join("freezer.state"), "THAWED").unwrap();
+    stranger.say("lives");
+    assert_eq!(stranger.line(), "lives");
+}
+
+/// A container may do that to the cgroups below its own.
+#[test]
+fn a_cgroup_with_a_threaded_one_below_it_can_be_killed() {
+    let fresh = Fresh::new("threaded");
+    let entry = fresh.0.entry();
+    let Some(directory) = &entry.directory else { return };
+    let below = directory.join("below");
+    std::fs::create_dir(&below).unwrap();
+    let mut shell = Shell::idle(&entry);
+    std::fs::write(below.join("cgroup.type"), "threaded").unwrap();
+    std::fs::write(below.join("cgroup.threads"), shell.pid().to_string()).unwrap();
+    assert_eq!(fresh.0.pids().unwrap(), [shell.pid()]);
+    fresh.0.kill(PATIENCE).unwrap();
+    assert_eq!(shell.end(), Some(9));
 }
 
 #[test]

@@ -102,6 +102,21 @@ impl Config {
         Ok(Some(format!("{held}; wharfd starts without this socket")))
     }
 
+    /// Finds a directory whose disk does not respond: whatever else is done there would wait for it, too.
+    pub(crate) fn check_disks(&self, responds: impl Fn(&Path) -> bool) -> anyhow::Result<()> {
+        let own = [("root", self.root.as_path()), ("state", &self.state)];
+        let of_sockets = self.sockets().map(|(key, path)| (key, path.parent().unwrap_or(path)));
+        let mut seen = BTreeSet::new();
+        for (key, directory) in own.into_iter().chain(of_sockets) {
+            ensure!(
+                !seen.insert(directory) || responds(directory),
+                "{key}: {} does not respond: check its disk, or the server that it is on",
+                directory.display()
+            );
+        }
+        Ok(())
+    }
+
     /// Refuses a directory for one kind of files where everything is of the other kind, whatever it is called. Their
     /// disks may not respond: `look` does what is done on each.
     pub(crate) fn check_apart(
@@ -234,6 +249,35 @@ mod tests {
         let refused = format!("{:#}", bridged.check_machine().unwrap_err());
         assert!(refused.starts_with("network.bridge: "), "{refused}");
         umount2(&in_dir("read-only"), MntFlags::MNT_DETACH).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_does_not_respond_is_named_with_the_key_that_leads_to_it() {
+        let extra_sockets = vec!["/run/other/socket".into(), "/run/other/third".into()];
+        let config = Config { extra_sockets, ..Config::default() };
+        let tried = std::cell::RefCell::new(Vec::new());
+        let refused = |silent: &str| {
+            tried.borrow_mut().clear();
+            let responds = |directory: &Path| {
+                tried.borrow_mut().push(directory.to_owned());
+                directory != Path::new(silent)
+            };
+            config.check_disks(responds).map_err(|error| error.to_string())
+        };
+        for (silent, words) in [
+            ("/var/lib/wharf", "root: /var/lib/wharf does not respond: "),
+            ("/run/wharf", "state: /run/wharf does not respond: "),
+            ("/run/other", "extra_sockets: /run/other does not respond: "),
+        ] {
+            let refused = refused(silent).unwrap_err();
+            assert!(refused.starts_with(words), "{refused}");
+        }
+        assert_eq!(refused("/elsewhere"), Ok(()));
+        assert_eq!(
+            *tried.borrow(),
+            ["/var/lib/wharf", "/run/wharf", "/run/other"].map(Path::new),
+            "each once"
+        );
     }
 
     #[test]

@@ -57,15 +57,18 @@ fn apply_one(description: &mut Description, edits: &Edits) -> Result<(), String>
 
 /// Of a variable whose value was not text, only the new value is left.
 fn set_variable(process: &mut Process, extra: &mut Extra, variable: &str) {
-    let name = |text: &str| text.split('=').next().unwrap_or_default().to_owned();
-    let wanted = name(variable);
+    let wanted = name_of(variable);
     let prefix = format!("{wanted}=").into_bytes();
     extra.binary_environment.retain(|binary| !binary.starts_with(&prefix));
     let all = process.env_mut().get_or_insert_default();
-    match all.iter_mut().find(|known| name(known) == wanted) {
+    match all.iter_mut().find(|known| name_of(known) == wanted) {
         Some(known) => variable.clone_into(known),
         None => all.push(variable.to_owned()),
     }
+}
+
+fn name_of(variable: &str) -> &str {
+    variable.split('=').next().unwrap_or_default()
 }
 
 fn add_groups(process: &mut Process, groups: &[u32]) -> Result<(), String> {

@@ -70,6 +70,14 @@ pub(crate) const CASES: &[Case] = &[
         asked.container.envs = vec![variable("RAW", b"a\xff"), variable("TEXT", b"b")];
     }),
     case("environment", "a pod without a name takes the machine's", |asked| asked.pod.hostname.clear()),
+    case("environment", "a variable of the image that no program can have", |asked| {
+        asked.image.set_env(Some(vec![format!("A={}", "x".repeat(128 << 10))]));
+    }),
+    case("environment", "more of the image than any program can have", |asked| {
+        let variable = |number| format!("A{number}={}", "x".repeat(1000));
+        asked.image.set_env(Some((0..3800).map(variable).collect()));
+    }),
+    case("process", "too many arguments", |asked| asked.container.args = vec!["x".repeat(1000); 3000]),
     // The user.
     case("user", "a number", |asked| asked.security().run_as_user = number(1000)),
     case("user", "a number and a group", |asked| {
@@ -88,6 +96,10 @@ pub(crate) const CASES: &[Case] = &[
     }),
     case("user", "what only looks like a number", |asked| {
         asked.image.set_user(text("+1"));
+    }),
+    case("user", "a name that is too long", |asked| asked.security().run_as_username = "u".repeat(256)),
+    case("user", "a group's name that is too long", |asked| {
+        asked.image.set_user(Some(format!("me:{}", "g".repeat(256))));
     }),
     case("user", "more groups", |asked| asked.security().supplemental_groups = vec![7, 5]),
     case("user", "no groups of the image", |asked| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use wharf_cgroup::{Cgroup, CgroupPath};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
-use wharf_host::{self as host, Given, Hooked, Images, Planned, Site, earlier};
+use wharf_host::{self as host, Given, Hooked, HooksOf, Images, Planned, Site, earlier};
 use wharf_images::LayerLease;
 use wharf_nri::api::Event;
 use wharf_nri::{Changes, ContainerView, Shown};
@@ -21,12 +21,12 @@ use wharf_types::{ContainerId, ContainerState, Timings};
 use wharf_wire::feature;
 use wharf_wire::v1::{self, Created};
 
+use super::Engine;
 use super::plugins::{ASKING, show_pod};
-use super::{Engine, hooks};
 use crate::container::{Belongings, Container, Layers};
 use crate::error::{Error, Stage};
 use crate::places;
-use crate::pod::{Making, Pod};
+use crate::pod::Pod;
 
 /// A container's log while the daemon creates it, so that the supervisor, which waits for no disk, needs no process for
 /// that. If its disk stalls, only the supervisor's log writer waits for it.
@@ -112,10 +112,10 @@ impl Engine {
     ) -> Result<ContainerId, Error> {
         // A creation that is stuck there is not waited for in vain.
         pod.check_lasts()?;
-        let _order = pod.change().await;
+        let _order = pod.take_part().await;
         pod.check_lasts()?;
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
-        *pod.making() = Some(Making { id: id.clone(), exit: None });
+        pod.making().insert(id.clone(), None);
         let mut window = self.parts.plugins.window().await;
         match window.during(Box::pin(self.build_container(&pod, &id, config))).await {
             Ok(container) => {
@@ -128,7 +128,7 @@ impl Engine {
                 Ok(id)
             }
             Err(error) => {
-                *pod.making() = None;
+                pod.making().remove(&id);
                 self.parts.plugins.not_created(&id).await;
                 self.undo_container(&pod, &id).await;
                 Err(pod.end_or(error))
@@ -153,7 +153,7 @@ impl Engine {
         let created = self.first_process(pod, &mut prepared).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);
-        let hooks = hooks::execute(&hooks::FIRST, pod, hooked, Hooked::create);
+        let hooks = hooked.execute(HooksOf::Life, pod.id(), Hooked::create);
         prepared.timings.time_async("hooks", hooks).await?;
         let own = id.clone();
         let container = self.blocking(pod, |engine, pod| engine.complete(pod, own, prepared)).await?;
@@ -293,7 +293,7 @@ impl Engine {
         let layout = &self.parts.layout;
         timings.time("record and spec", || {
             decision.record.save(&layout.container_record(pod.id(), id))?;
-            save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
+            save_spec(&layout.container_spec(pod.id(), id), &planner::kept(&decision.spec))?;
             self.hooked(pod, id, &decision.record, 0).make_bundle(&decision.spec)
         })?;
         let cgroup = timings.time("cgroup and limits", || {

@@ -67,6 +67,7 @@ impl Engine {
         command: Vec<String>,
         streams: ExecStreams<'_>,
     ) -> Result<(Running, Option<OwnedFd>), Error> {
+        wharf_planner::check_command(&command)?;
         let (pod, container) = self.running(id)?;
         let supervisor = pod.connected().await?;
         let number = supervision::number();

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use wharf_cgroup::Cgroup;
 use wharf_snapshots::Activity;
 use wharf_supervision::Contact;
@@ -14,6 +15,7 @@ use super::Engine;
 use crate::container::Container;
 use crate::error::blocking;
 use crate::pod::Pod;
+use crate::table::LeftBehind;
 
 /// The shortest interval between measurements of writable layers while somebody asks for them; the kubelet checks for
 /// full disks as often.
@@ -118,16 +120,17 @@ impl Engine {
                 );
             }
         });
-        futures_util::future::join_all(greetings).await;
+        join_all(greetings).await;
     }
 
     /// Undoes what an earlier daemon left half made, and removes the networks of pods that no longer exist.
     pub async fn tidy(self: &Arc<Self>) {
-        let undoing = self.table.take_left_behind().into_iter().map(|pod| {
-            let engine = Arc::clone(self);
-            async move { engine.undo_pod(&pod).await }
-        });
-        futures_util::future::join_all(undoing).await;
+        let undoing =
+            self.table.take_left_behind().into_iter().map(async |LeftBehind { pod, containers }| {
+                join_all(containers.iter().map(|container| self.undo_container(&pod, container))).await;
+                self.undo_pod(&pod).await;
+            });
+        join_all(undoing).await;
         let owners = self.table.owners();
         let engine = Arc::clone(self);
         let reconciled = blocking(move || Ok(engine.parts.network.reconcile(&owners)));

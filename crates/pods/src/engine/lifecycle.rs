@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use wharf_cgroup::{Cgroup, Limits, OldScores};
 use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_host::HooksOf;
 use wharf_nri::Update;
 use wharf_nri::api::Event;
 use wharf_planner::hooks::Point;
@@ -19,8 +20,8 @@ use wharf_tasks::spawn;
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
 use wharf_wire::v1::Started;
 
+use super::Engine;
 use super::plugins::ASKING;
-use super::{Engine, hooks};
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
@@ -78,7 +79,7 @@ impl Engine {
         }
         self.started(pod, container, started.started_at_ns);
         let hooked = self.hooked(pod, container.id(), &container.record(), container.pid());
-        hooks::execute(&hooks::FIRST, pod, hooked, |hooked| hooked.notify(Point::Poststart)).await?;
+        hooked.execute(HooksOf::Life, pod.id(), |hooked| hooked.notify(Point::Poststart)).await?;
         self.tell(Event::PostStartContainer, pod, Some(container)).await
     }
 

@@ -42,7 +42,7 @@ impl Engine {
     pub async fn update_pod(self: &Arc<Self>, id: &str, resources: Resources) -> Result<(), Error> {
         let (engine, pod) = (Arc::clone(self), self.pod(id)?);
         spawn(async move {
-            let _order = pod.change().await;
+            let _order = pod.change().await?;
             engine.parts.plugins.update_pod(show_pod(&pod), resources.clone()).await.stage(ASKING)?;
             engine.blocking(&pod, |engine, pod| engine.record_update(pod, resources)).await?;
             engine.tell(Event::PostUpdatePodSandbox, &pod, None).await

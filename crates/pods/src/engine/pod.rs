@@ -292,7 +292,7 @@ impl Engine {
         spawn(async move {
             engine.stop_in_turn(&pod).await?;
             // What is being made must have been undone.
-            let _order = (pod.change().await, pod.end().await);
+            let _order = (pod.change().await?, pod.end().await);
             if engine.table.has(pod.id()) { engine.remove_stopped(&pod).await } else { Ok(()) }
         })
         .await

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
 use wharf_planner::ContainerKey;
-use wharf_records::{ContainerRecord, Phase, PodRecord, Unreadable, exit_at};
+use wharf_records::{ContainerRecord, Phase, PodRecord, Unreadable, exit_at, recorded_containers};
 use wharf_state::records::{Quarantine, ids};
 use wharf_types::{ContainerId, ErrorKind, Failure as _, PodId, chain};
 
@@ -20,6 +20,7 @@ use super::Engine;
 use crate::container::{Belongings, Container, Layers};
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
+use crate::table::LeftBehind;
 
 /// A container's record, as it was found.
 type Found = (ContainerId, Result<ContainerRecord, Unreadable>);
@@ -52,7 +53,7 @@ impl Engine {
         match record {
             Ok(record) if record.phase() == Phase::Making => {
                 let pod = Pod::new(id, record.config, record.handler, record.created_at_ns);
-                self.undo_found(&Arc::new(pod), containers).await;
+                self.leave_behind(pod, containers);
             }
             Ok(record) => self.recover_made(id, record, containers).await,
             Err(Unreadable::Damaged(error)) => self.quarantine(id, &error.into(), containers).await,
@@ -147,7 +148,9 @@ impl Engine {
             "removing a container without a usable record"
         );
         self.put_aside(self.parts.layout.container_record(pod.id(), &id), id.to_string()).await;
-        self.undo_container(pod, &id).await;
+        // In the background, because its hooks may take minutes.
+        let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
+        tokio::spawn(async move { engine.undo_container(&pod, &id).await });
     }
 
     /// Lists a container: as exited if its exit record is on disk, otherwise as running until its supervisor reports.
@@ -193,7 +196,7 @@ impl Engine {
     async fn quarantine(self: &Arc<Self>, id: PodId, error: &Error, containers: Vec<Found>) {
         tracing::warn!(pod = id.short(), error = chain(error), "removing a pod without a usable record");
         self.put_aside(self.parts.layout.pod_record(&id), id.to_string()).await;
-        self.undo_found(&Arc::new(Pod::new(id, Default::default(), String::new(), 0)), containers).await;
+        self.leave_behind(Pod::new(id, Default::default(), String::new(), 0), containers);
     }
 
     /// Moves a damaged record to the quarantine. If there is none, the crash came before it was written.
@@ -207,21 +210,18 @@ impl Engine {
         }
     }
 
-    /// Undoes a pod that nobody can use: its containers now, and itself, with its supervisor, in [`Engine::tidy`].
-    async fn undo_found(self: &Arc<Self>, pod: &Arc<Pod>, containers: Vec<Found>) {
-        for (container, _record) in containers {
-            self.undo_container(pod, &container).await;
-        }
-        self.table.leave_behind(Arc::clone(pod));
+    /// Leaves it to [`Engine::tidy`] to undo a pod that nobody can use, with its supervisor and its containers.
+    fn leave_behind(&self, pod: Pod, containers: Vec<Found>) {
+        let containers = containers.into_iter().map(|(container, _record)| container).collect();
+        self.table.leave_behind(LeftBehind { pod: Arc::new(pod), containers });
     }
 
     fn find_containers(&self, pod: &PodId) -> Result<Vec<Found>, Error> {
-        let records = self.parts.layout.container_records(pod);
         let load = |id: ContainerId| {
             let record = ContainerRecord::load(&self.parts.layout.container_record(pod, &id));
             (id, record)
         };
-        Ok(ids(&records).stage("listing the pod's containers")?.into_iter().map(load).collect())
+        Ok(recorded_containers(&self.parts.layout, pod)?.into_iter().map(load).collect())
     }
 
     /// Removes supervisors, leases, links and snapshots that belong to no pod.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
-use wharf_host::{self as host, Hooked};
+use wharf_host::{self as host, Hooked, HooksOf};
 use wharf_nri::api::Event;
 use wharf_planner::hooks::Point;
 use wharf_records::{ContainerRecord, remove_container};
@@ -13,7 +13,7 @@ use wharf_supervision::remove_cgroup;
 use wharf_tasks::{persist, spawn};
 use wharf_types::{ContainerId, ErrorKind, Failure, chain};
 
-use super::{Engine, Parts, hooks};
+use super::{Engine, Parts};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
@@ -99,7 +99,7 @@ impl Engine {
         // Nothing of it is left but files.
         let hooked = self.hooked(pod, id, record, 0);
         let last = |hooked: &Hooked| hooked.notify(Point::Poststop).and_then(|()| hooked.remove_bundle());
-        hooks::execute(&hooks::LAST, pod, hooked, last).await?;
+        hooked.execute(HooksOf::End, pod.id(), last).await?;
         let (engine, of, id) = (Arc::clone(self), pod.id().clone(), id.clone());
         let handler = pod.handler().to_owned();
         blocking(move || {
@@ -109,6 +109,12 @@ impl Engine {
             Ok(remove_container(layout, &of, &id)?)
         })
         .await
+    }
+
+    /// A container's hooks; `pid` is its first process, or 0.
+    pub(super) fn hooked(&self, pod: &Pod, id: &ContainerId, record: &ContainerRecord, pid: i32) -> Hooked {
+        let bundle = self.parts.layout.bundle(pod.id(), id);
+        Hooked { hooks: record.hooks.clone(), id: id.clone(), pid, bundle }
     }
 
     /// Undoes a container that an earlier daemon left half made.

@@ -15,7 +15,7 @@ use wharf_planner::can_make_interfaces;
 use wharf_records::{Recovered, Word, decide, end_of, exit_or_lost};
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{Connection, Contact, KILL_PATIENCE, Process, Signal, SupervisorError, patiently};
-use wharf_tasks::{CrowdLimits, Threads};
+use wharf_tasks::{CrowdLimits, Threads, persist};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body};
@@ -196,7 +196,7 @@ impl Engine {
     /// Disowns a container unless it is listed, or will be.
     pub(super) fn disown_unknown(&self, pod: &Pod, supervisor: &Arc<Connection>, id: &str) {
         // In this order: one that is made is listed before it is no longer in the making.
-        let is_in_the_making = pod.making().as_ref().is_some_and(|making| making.id.as_str() == id);
+        let is_in_the_making = pod.making().keys().any(|made| made.as_str() == id);
         if !is_in_the_making && pod.container(id).is_none() {
             self.disown(pod, supervisor, id);
         }
@@ -254,8 +254,8 @@ impl Engine {
             self.ended(pod, &container, exit);
             return true;
         }
-        let making = making.as_mut().filter(|making| making.id.as_str() == id);
-        making.map(|making| making.exit = Some(exit)).is_some()
+        let early = making.iter_mut().find(|(made, _)| made.as_str() == id);
+        early.map(|(_, early)| *early = Some(exit)).is_some()
     }
 
     /// Notes that a container's program runs.
@@ -343,16 +343,18 @@ impl Engine {
         futures_util::future::join_all(ends.iter().map(|container| self.end_unwatched(pod, container))).await;
     }
 
-    /// Kills what may be left of a container that has no supervisor any more.
+    /// Kills what is left of a container that has no supervisor any more. Until that has ended, it counts as running.
     pub(super) async fn end_unwatched(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
-        if let Err(error) = self.kill_container(container).await {
-            tracing::warn!(
-                container = container.id().short(),
-                error = chain(&error),
-                "processes of a container without a supervisor may be left"
-            );
-        }
-        self.settle(pod, container, Word::Gone).await;
+        let (engine, own, it) = (Arc::clone(self), Arc::clone(pod), Arc::clone(container));
+        persist("a container without a supervisor", container.id().to_string(), move || {
+            let (engine, pod, container) = (Arc::clone(&engine), Arc::clone(&own), Arc::clone(&it));
+            async move {
+                engine.kill_container(&container).await?;
+                engine.settle(&pod, &container, Word::Gone).await;
+                Ok::<_, Error>(())
+            }
+        })
+        .await;
     }
 
     /// Ends a pod's supervisor, by request or else by force.

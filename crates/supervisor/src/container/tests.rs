@@ -42,8 +42,8 @@ fn outline(directory: &Path) -> Outline {
             oom_file: Some(file("oom")),
         },
         process: Process {
-            args: Vec::new(),
-            env: Vec::new(),
+            args: vec![b"sh".to_vec()],
+            env: vec![b"A=b".to_vec()],
             cwd: ContainerPath::new("/").unwrap(),
             user: User::default(),
             capabilities: Capabilities::default(),
@@ -118,6 +118,17 @@ fn a_kill_on_request_is_no_oom_kill_although_one_was_counted_before() {
     rig.oom_kill();
     rig.container.signal(9).unwrap();
     assert_eq!(rig.exit(), Exit::Signal { number: 9, oom: false });
+}
+
+/// It may be as long as an image likes, and the container may stay for as long as its pod.
+#[test]
+fn of_a_container_that_has_ended_no_text_of_its_image_is_kept() {
+    let mut rig = Rig::new("true");
+    let process = &rig.container.plan.process;
+    assert_eq!((process.args.len(), process.env.len()), (0, 1), "commands have arguments of their own");
+    rig.container.end();
+    assert_eq!((rig.container.plan.process.env.capacity(), rig.container.first), (0, First::Ended));
+    rig.exit();
 }
 
 #[test]

@@ -185,8 +185,7 @@ impl Driver {
         let role = Some(container.child.role);
         let maker = role.filter(|role| role.is_maker() && container.first == First::Started);
         let failed = maker.and_then(|role| role.end_of_line().err());
-        container.first = First::Ended;
-        container.kill_rest();
+        container.end();
         self.watch.remove(container.child.pidfd.as_fd(), &owner.exit());
         self.drain_outputs(id);
         let mut events = self.clients_behind(id);
@@ -196,7 +195,14 @@ impl Driver {
         Some(events)
     }
 
-    /// Reaps processes that their own parents have left to this process.
+    /// Reaps the first process of a container, behind which there may be others.
+    pub(super) fn reap(&mut self, id: &ContainerId) {
+        self.containers.get_mut(id).into_iter().for_each(|container| container.reap());
+        self.reap_strays();
+    }
+
+    /// Reaps processes that their own parents have left to this process. A zombie that is claimed hides those after it,
+    /// so they are looked for whenever one has been reaped.
     pub(crate) fn reap_strays(&mut self) {
         self.creators.reap();
         let execs = || self.execs.values().map(|exec| &exec.child);
@@ -224,6 +230,7 @@ impl Driver {
     pub(crate) fn reaper_ended(&mut self) {
         if let Some(reaper) = self.reaper.take_if(|reaper| reaper.has_ended()) {
             self.watch.remove(reaper.pidfd.as_fd(), &Source::Reaper);
+            self.reap_strays();
         }
     }
 }

@@ -9,7 +9,8 @@
 //!                      └─Refused─▶ Unrecorded ─Recorded─▶ Exited
 //! ```
 //!
-//! A removal is accepted in every phase: what is alive is killed first, in `Removing`.
+//! A removal is accepted in every phase: what is alive is killed first, in `Removing`. The exit record stays for the
+//! daemon, which removes it last of all: if it is killed before, the next one must find how the container ended.
 
 use wharf_state::ExitRecord;
 use wharf_types::Exit;
@@ -142,8 +143,6 @@ pub(crate) enum Action {
     NotifyExited(ExitRecord),
     /// Reap the first process.
     Reap,
-    /// Remove the exit record.
-    Unrecord,
     /// Drop everything that is held for it.
     Forget,
 }
@@ -240,9 +239,9 @@ fn expired(phase: Phase) -> (Phase, Vec<Action>) {
 fn remove(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
     let removed = Action::ReplyRemoved { request };
     let pending = match phase {
-        Phase::Exited(_) => return (Phase::Gone, vec![Action::Unrecord, Action::Forget, removed]),
+        Phase::Exited(_) => return (Phase::Gone, vec![Action::Forget, removed]),
         Phase::Ended(_) | Phase::Recording(_) | Phase::Unrecorded(_) => {
-            return (Phase::Gone, vec![Action::Reap, Action::Unrecord, Action::Forget, removed]);
+            return (Phase::Gone, vec![Action::Reap, Action::Forget, removed]);
         }
         Phase::Gone => return (phase, vec![removed]),
         Phase::Creating { request, .. } | Phase::Starting { request } | Phase::Removing { request } => {
@@ -425,7 +424,6 @@ mod tests {
                 Action::Forget => self.forgotten += 1,
                 Action::Flush => self.is_flushing = true,
                 Action::Kill | Action::Start => assert_eq!(self.deaths, 0),
-                Action::Unrecord => self.recorded = 0,
             }
         }
 
@@ -436,7 +434,7 @@ mod tests {
             assert_eq!(self.forgotten == 1, is_gone, "{why:?}");
             // Before its exit is on disk, a process is reaped only for a caller that wants nothing to be left.
             assert!(self.reaped == 0 || self.recorded == 1 || is_gone, "{why:?}");
-            assert!(!is_gone || (self.reaped == 1 && self.recorded == 0 && self.deaths == 1), "{why:?}");
+            assert!(!is_gone || (self.reaped == 1 && self.deaths == 1), "{why:?}");
             let owed: Vec<RequestId> =
                 self.asked.iter().filter(|id| !self.answered.contains(id)).copied().collect();
             let pending = match self.phase {
@@ -494,6 +492,15 @@ mod tests {
         let (_, actions) = step(phase, Event::Flushed);
         let record = ExitRecord { exit: Exit::NotStarted, started_at_ns: 0, finished_at_ns: 7 };
         assert_eq!(actions, vec![Action::Record(record)]);
+    }
+
+    /// The daemon may be killed before it has removed the container, and the next one must find how it ended.
+    #[test]
+    fn the_end_of_a_removed_container_stays_on_disk() {
+        let record = ExitRecord { exit: EXIT, started_at_ns: 1, finished_at_ns: 2 };
+        let request = RequestId::of_test(9);
+        let (phase, actions) = step(Phase::Exited(record), Event::Remove { request });
+        assert_eq!((phase, actions), (Phase::Gone, vec![Action::Forget, Action::ReplyRemoved { request }]));
     }
 
     #[test]

@@ -17,8 +17,11 @@ mod streams;
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 
-use wharf_isolation::{LogFile, LogLimits, Plan, Source};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use wharf_isolation::{LogFile, LogLimits, PidNamespace, Plan, Source};
 use wharf_state::{ExitRecord, Layout};
 use wharf_types::Exit;
 use wharf_wire::exit_of;
@@ -70,8 +73,39 @@ fn a_container_lives_from_its_creation_to_its_removal() {
     let recorded = ExitRecord::load(&record).unwrap();
     assert_eq!((recorded.exit, recorded.finished_at_ns), (Exit::Code(3), exited.finished_at_ns));
     supervisor.done(remove(&plan));
-    assert!(!record.exists() && supervisor.state().containers.is_empty());
+    assert!(supervisor.state().containers.is_empty());
+    assert_eq!(ExitRecord::load(&record).unwrap(), recorded, "the daemon removes it, last of all");
     assert!(supervisor.end().success());
+}
+
+/// Waits until a process is in a state, by its letter in procfs.
+fn is_in_state(pid: i32, wanted: &str) {
+    while wharf_sys::process::stat_field(pid, 3).unwrap().as_deref() != Some(wanted) {
+        std::thread::yield_now();
+    }
+}
+
+/// A zombie whose exit is not on disk yet hides those after it. That they are there is said at the same moment, and
+/// only once.
+#[test]
+fn what_a_container_leaves_is_reaped_with_it() {
+    let mut supervisor = Supervisor::start();
+    let mut plan = container(&supervisor, "true & exec sleep 1000");
+    plan.namespaces.pid = PidNamespace::Host;
+    let first = supervisor.create(&plan).pid;
+    supervisor.start_container(&plan);
+    let children = format!("/proc/{first}/task/{first}/children");
+    has_text(Path::new(&children), " ");
+    let child: i32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    is_in_state(child, "Z");
+    let shim = Pid::from_raw(supervisor.pid().cast_signed());
+    kill(shim, Signal::SIGSTOP).unwrap();
+    is_in_state(shim.as_raw(), "T");
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    is_in_state(first, "Z");
+    kill(shim, Signal::SIGCONT).unwrap();
+    supervisor.exit();
+    assert!(!Path::new(&format!("/proc/{child}")).exists(), "it is a zombie for good");
 }
 
 /// So the text of a panic, too, is found in the log.

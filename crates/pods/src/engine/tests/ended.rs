@@ -193,31 +193,27 @@ fn an_update_changes_limits_and_record_or_neither() {
     });
 }
 
-/// A process that the kernel does not let die as long as this exists: it is also in a cgroup of v1's freezer.
-struct Undead {
-    process: std::process::Child,
-    freezer: PathBuf,
-}
+/// A cgroup that looks, as long as this exists, as if it had a process that the kernel does not let die.
+struct Undead(PathBuf);
 
 impl Undead {
-    fn in_cgroup(directory: &Path) -> Self {
-        let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let freezer = PathBuf::from(format!("/sys/fs/cgroup/freezer/wharf-pods-test-{}", process.id()));
-        std::fs::create_dir(&freezer).expect("this test needs the freezer of cgroup v1");
-        for cgroup in [directory, &freezer] {
-            std::fs::write(cgroup.join("cgroup.procs"), process.id().to_string()).unwrap();
+    fn in_cgroup(directory: &Path, scratch: &Path) -> Self {
+        let seen = scratch.join("undead");
+        std::fs::create_dir(&seen).unwrap();
+        for (file, text) in
+            [("cgroup.events", "populated 1\nfrozen 0\n"), ("cgroup.kill", ""), ("cgroup.procs", "")]
+        {
+            std::fs::write(seen.join(file), text).unwrap();
         }
-        std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
-        Self { process, freezer }
+        nix::mount::mount(Some(&seen), directory, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>)
+            .unwrap();
+        Self(directory.to_owned())
     }
 }
 
 impl Drop for Undead {
     fn drop(&mut self) {
-        std::fs::write(self.freezer.join("freezer.state"), "THAWED").unwrap();
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        std::fs::remove_dir(&self.freezer).unwrap();
+        nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH).unwrap();
     }
 }
 
@@ -229,7 +225,7 @@ fn one_process_that_does_not_die_holds_up_the_end_of_no_other_container() {
         let other = world.try_create(&pod, container_config("other")).await.unwrap();
         world.engine.start_container(other.as_str()).await.unwrap();
         let [first, second] = pod.containers().try_into().unwrap();
-        let undead = Undead::in_cgroup(&first.cgroup().unwrap().kill_directory());
+        let undead = Undead::in_cgroup(&first.cgroup().unwrap().kill_directory(), world.layout().root());
         supervisor.die();
         second.exited().await;
         assert!(!first.is_exited(), "something of it is left");

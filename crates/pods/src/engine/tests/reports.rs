@@ -11,7 +11,7 @@ use wharf_wire::v1::{ContainerStarted, Detached};
 use super::supervisor::{Body, COMMAND_CODE, Supervisor, exited};
 use super::world::{alone, until};
 use crate::container::Container;
-use crate::pod::{Making, Pod};
+use crate::pod::Pod;
 
 fn id(byte: u8) -> ContainerId {
     ContainerId::from_random([byte; 32])
@@ -66,7 +66,7 @@ fn an_end_that_came_while_the_container_was_being_made_and_nobody_listened_is_no
         let (pod, first) = world.pod().await;
         let own = world.create(&pod).await;
         world.engine.table.remove_container(&pod, &own);
-        *pod.making() = Some(Making { id: own.id().clone(), exit: None });
+        pod.making().insert(own.id().clone(), None);
         let (supervisor, socket) = Supervisor::start();
         supervisor.hold_ended(own.id(), Exit::Code(5));
         world.watch(&pod, socket).await;
@@ -156,6 +156,18 @@ fn a_command_gives_its_output_and_its_exit_code() {
         assert_eq!(output.exit_code, i32::from(COMMAND_CODE));
         supervisor.refuse("exec", Kind::Precondition);
         assert_eq!(run().await.unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    });
+}
+
+#[test]
+fn a_command_that_is_too_long_for_the_kernel_is_not_passed_on() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let command = vec!["x".to_owned(); 1 << 20];
+        let refused = world.engine.exec_sync(container.id().as_str(), command, None).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+        assert!(!supervisor.asked().contains(&"exec".to_owned()));
     });
 }
 

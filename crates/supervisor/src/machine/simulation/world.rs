@@ -224,6 +224,8 @@ impl World {
         let (at, dying) = (At::SettingUp, Dying::No);
         let (claim, flushing_since_ns) = (Claim::Unknown, None);
         let process = Process { at, dying, has_log, flushing_since_ns, claim, started: 0, exited: 0 };
+        // The daemon has removed its predecessor's.
+        self.records.remove(&id);
         self.processes.insert(id, process);
         Ok(None)
     }
@@ -255,7 +257,7 @@ impl World {
         match action {
             Action::ReplyFailure { request, .. } => self.answered(request)?,
             Action::ReplyRemoved { request } => {
-                let is_gone = !self.processes.contains_key(id) && !self.records.contains(id);
+                let is_gone = !self.processes.contains_key(id);
                 must!(is_gone, "{id} is said to be removed, and something is left of it");
                 self.answered(request)?;
             }
@@ -271,9 +273,6 @@ impl World {
                 self.succeeded(request)?;
             }
             Action::Record(_) => return self.record(id).map(Some),
-            Action::Unrecord => {
-                self.records.remove(id);
-            }
             Action::Forget => self.forget(id)?,
             action => return self.act_on_process(id, &action),
         }
