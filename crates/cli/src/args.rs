@@ -12,7 +12,7 @@ use crate::credentials::Creds;
 use crate::error::Error;
 pub(crate) use groups::command;
 pub(crate) use values::{
-    Bytes, Cpus, Env, ImageMount, ImageName, Ports, Publish, Socket, User, UserName, Users, Volume,
+    Bytes, Cpus, Env, ImageMount, ImageName, Name, Ports, Publish, Socket, User, UserName, Users, Volume,
 };
 
 /// Run pods and containers on this machine, and inspect them.
@@ -48,9 +48,9 @@ impl Arguments {
     pub(crate) fn failure_code(&self) -> fn(&Error) -> ExitCode {
         match self.command {
             Command::Run(_) | Command::Exec(_) | Command::Attach(_) => {
-                |error| ExitCode::from(error.program_code().unwrap_or(125))
+                |error| ExitCode::from(error.signal_code().or(error.program_code()).unwrap_or(125))
             }
-            _ => |_error| ExitCode::FAILURE,
+            _ => |error| error.signal_code().map_or(ExitCode::FAILURE, ExitCode::from),
         }
     }
 
@@ -80,9 +80,10 @@ pub(crate) enum Command {
     /// Create a pod with one container from an image, and run it
     #[command(after_help = "\
 Exits with the exit code of the container's program: 127 if the program is missing, 126 if it cannot be executed, 125 if wharf \
-itself fails. With --interactive --tty, Control-P Control-Q detaches and leaves the program running.
+itself fails, and 128 plus the number of the signal if a signal cuts it off. With --interactive --tty, Control-P Control-Q \
+detaches and leaves the program running.
 
-On a cluster's node, the kubelet stops what this starts within about a minute: it takes it for a pod that was deleted.
+On a cluster node, the kubelet stops what this starts within about a minute, because it takes it for a deleted pod.
 
 Examples:
   wharf run --rm busybox echo hello
@@ -234,11 +235,7 @@ Example:
     /// Show wharfd's version, state, network and storage
     Info,
     /// Check whether this machine can run containers, and say how to fix what does not work
-    Doctor {
-        /// Used by `wharf doctor` itself
-        #[arg(long, hide = true)]
-        checks_only: bool,
-    },
+    Doctor,
     /// Print the completion script of a shell
     #[command(after_help = "\
 Example:
@@ -276,7 +273,7 @@ pub(crate) struct Run {
     pub(crate) command: Vec<String>,
     /// The name of the pod and the container; derived from the image's name by default
     #[arg(long)]
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<Name>,
     /// Do not wait: print the container's id and return
     #[arg(short, long)]
     pub(crate) detach: bool,

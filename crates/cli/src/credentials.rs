@@ -69,13 +69,8 @@ async fn ask(user: &str) -> Result<String, Error> {
     let mut input = Some(Input::start()?);
     let mut line = Vec::new();
     while !line.contains(&b'\n') && line.len() < LIMIT_BYTES {
-        tokio::select! {
-            piece = terminal::next(&mut input) => match piece {
-                Some(piece) => line.extend_from_slice(&piece),
-                None => break,
-            },
-            _ = tokio::signal::ctrl_c() => return Err(Error::NoPassword),
-        }
+        let Some(piece) = terminal::next(&mut input).await else { break };
+        line.extend_from_slice(&piece);
     }
     let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let password = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();

@@ -39,7 +39,7 @@ pub(crate) async fn patiently<T>(call: impl Future<Output = T>) -> T {
     static IS_TOLD: AtomicBool = AtomicBool::new(false);
     let tell = || {
         if !IS_TOLD.swap(true, Ordering::Relaxed) {
-            report("wharfd is still at it\n  see whether a disk stalls: wharf doctor");
+            report("wharfd is still working on it\n  check whether a disk has stalled: wharf doctor");
         }
     };
     within(SLOW, tell, call).await
@@ -78,14 +78,16 @@ pub(crate) struct Daemon {
     pub(crate) runtime: RuntimeServiceClient<Channel>,
     pub(crate) images: ImageServiceClient<Channel>,
     pub(crate) admin: AdminClient<Channel>,
+    /// The process that listens, if it is known: in another PID namespace it has no number here.
+    pub(crate) pid: Option<i32>,
 }
 
 impl Daemon {
     /// Connects, and waits until wharfd responds. If that takes long, it says so.
     pub(crate) async fn connect(socket: &Socket) -> Result<Self, Error> {
-        let (mut daemon, pid) = Self::reach(socket).await?;
-        if let Err(silence) = daemon.greet(pid).await {
-            report(&format!("{silence}\n  waiting for it"));
+        let mut daemon = Self::reach(socket).await?;
+        if let Err(silence) = daemon.greet().await {
+            report(&format!("{silence}\n  waiting until it does"));
             // What is wrong with the answer, if anything, the command itself will find.
             drop(daemon.runtime.version(VersionRequest::default()).await);
         }
@@ -94,19 +96,20 @@ impl Daemon {
 
     /// Connects to a wharfd that responds.
     pub(crate) async fn connect_now(socket: &Socket) -> Result<Self, Error> {
-        let (mut daemon, pid) = Self::reach(socket).await?;
-        daemon.greet(pid).await?;
+        let mut daemon = Self::reach(socket).await?;
+        daemon.greet().await?;
         Ok(daemon)
     }
 
-    async fn greet(&mut self, pid: Option<i32>) -> Result<(), Error> {
+    async fn greet(&mut self) -> Result<(), Error> {
+        let pid = self.pid;
         let answer = self.runtime.version(VersionRequest::default());
         let answered = tokio::time::timeout(PATIENCE, answer).await;
         answered.map(drop).map_err(|_elapsed| Error::Unresponsive { pid })
     }
 
-    /// Connects to whoever listens, and returns its pid if that is known: in another PID namespace it has none.
-    async fn reach(socket: &Socket) -> Result<(Self, Option<i32>), Error> {
+    /// Connects to whoever listens.
+    async fn reach(socket: &Socket) -> Result<Self, Error> {
         let path = socket.path().to_owned();
         // The transport's errors do not distinguish these from all others.
         let pid = match dial(&path) {
@@ -133,14 +136,14 @@ impl Daemon {
             }
             connected => connected.map_err(unreachable)?,
         };
-        let daemon = Self {
+        Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
             images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
             admin: AdminClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
-        };
-        Ok((daemon, pid))
+            pid,
+        })
     }
 
     /// Every pod and container.
@@ -213,8 +216,18 @@ impl Daemon {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+
+    /// A wharfd that responds to nothing, as long as its socket exists.
+    pub(crate) async fn silent() -> (Daemon, UnixListener) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wharf.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        (Daemon::reach(&path.to_str().unwrap().parse().unwrap()).await.unwrap(), listener)
+    }
 
     #[tokio::test]
     async fn a_call_that_takes_long_is_waited_for_and_told() {
@@ -238,7 +251,7 @@ mod tests {
         let socket: Socket = path.to_str().unwrap().parse().unwrap();
         let refused = async || Daemon::connect_now(&socket).await.unwrap_err().to_string();
         assert!(refused().await.starts_with("wharfd is not running"));
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let told = refused().await;
         let words = format!("wharfd (pid {}) is running, but its socket", std::process::id());
@@ -251,7 +264,7 @@ mod tests {
     async fn a_wharfd_whose_queue_is_full_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wharf.sock");
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
         let queue: Vec<_> = std::iter::from_fn(|| dial(&path).ok()).collect();
         assert!(!queue.is_empty());

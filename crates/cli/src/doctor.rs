@@ -12,7 +12,7 @@ mod upkeep;
 
 use std::io::Read as _;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use serde::Serialize;
 use wharf_cri_api::admin::{InfoRequest, InfoResponse};
@@ -22,10 +22,10 @@ pub(crate) use driver::KUBELETS;
 use crate::args::Socket;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::output::{Output, Row};
+use crate::output::{self, Output, Row, Stream};
 
-/// The flag of the process that makes the checks.
-const CHECKS_ONLY: &str = "checks-only";
+/// The environment variable of the process that makes the checks.
+const CHECKS_ONLY: &str = "WHARF_DOCTOR_CHECKS_ONLY";
 
 /// wharfd's state directory, unless it says otherwise.
 const STATE: &str = "/run/wharf";
@@ -98,36 +98,60 @@ pub(crate) type DaemonInfo = Result<(Daemon, InfoResponse), Error>;
 
 /// Makes all checks.
 pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
-    match apart() {
-        Ok(code) => Ok(code),
+    if std::env::var_os(CHECKS_ONLY).is_some() {
+        return checks(socket, output).await;
+    }
+    match apart(itself()) {
+        Ok(told) => {
+            output::bytes(Stream::Stderr, &told.stderr)?;
+            output::bytes(Stream::Stdout, &told.stdout)?;
+            Ok(ExitCode::from(told.code))
+        }
         // What keeps another process from running, such as a limit, is to be found all the same.
         Err(_alone) => Ok(ExitCode::from(check_all(socket, output).await?)),
     }
 }
 
-/// Has another process make all checks, and does not wait for it to end: a thread of it that waits for a disk keeps it
-/// from ending.
-fn apart() -> std::io::Result<ExitCode> {
-    let (mut told, tells) = std::io::pipe()?;
+/// What the process that makes the checks has to say.
+#[derive(Debug, Default)]
+struct Told {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    code: u8,
+}
+
+/// This program with the arguments of this process, to make the checks.
+fn itself() -> Command {
     #[expect(clippy::disallowed_methods, reason = "it is this program, by whatever name it was called")]
     let mut checks = Command::new("/proc/self/exe");
-    checks.args(std::env::args_os().skip(1)).arg(format!("--{CHECKS_ONLY}")).stdin(tells);
+    checks.args(std::env::args_os().skip(1)).env(CHECKS_ONLY, "1");
+    checks
+}
+
+/// Has another process make all checks, and does not wait for it to end: a thread of it that waits for a disk keeps it
+/// from ending. It has no stream of this process, which it could keep open.
+fn apart(mut checks: Command) -> std::io::Result<Told> {
+    let (mut code, tells) = std::io::pipe()?;
+    checks.stdin(tells).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = checks.spawn()?;
     // It has the other end of the pipe.
     drop(checks);
-    let mut code = [0];
-    match told.read_exact(&mut code) {
-        Ok(()) => Ok(ExitCode::from(code[0])),
-        // It ended before it had a result, and has said why.
-        Err(_ended) => {
-            let code = process.wait()?.code();
-            Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
-        }
+    let mut told = Told::default();
+    if let (Some(mut stdout), Some(mut stderr)) = (process.stdout.take(), process.stderr.take()) {
+        stdout.read_to_end(&mut told.stdout)?;
+        // A few lines at most, for which the pipe has room.
+        stderr.read_to_end(&mut told.stderr)?;
     }
+    if code.read_exact(std::slice::from_mut(&mut told.code)).is_err() {
+        // It ended before it had a result, and has said why.
+        let code = process.wait()?.code();
+        told.code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    }
+    Ok(told)
 }
 
 /// Makes all checks for [`apart`], which gets the exit code through standard input.
-pub(crate) async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
+async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
     let code = check_all(socket, output).await?;
     // A check that waits for a disk keeps this process, and must not keep whoever reads the output.
     let null = std::fs::File::options().write(true).open("/dev/null");
@@ -143,15 +167,51 @@ pub(crate) async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, 
 async fn check_all(socket: &Socket, output: Output) -> Result<u8, Error> {
     let answer = ask(socket).await;
     let state = answer.as_ref().map_or(Path::new(STATE), |(_daemon, info)| Path::new(&info.state));
-    let mut checks = machine::checks(&state.join("leases"));
+    let pid = answer.as_ref().ok().and_then(|(daemon, _info)| daemon.pid);
+    let mut checks = machine::checks(&state.join("leases"), pid);
     checks.extend(service::checks(answer).await);
     output.rows(&checks)?;
     Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
 }
 
 async fn ask(socket: &Socket) -> DaemonInfo {
+    if bounded::is_silent(socket.path()) {
+        let cause = std::io::Error::new(std::io::ErrorKind::TimedOut, "its file system does not respond");
+        return Err(Error::File { path: socket.path().to_owned(), cause });
+    }
     let mut daemon = Daemon::connect_now(socket).await?;
     let info = daemon.admin.info(InfoRequest {}).await;
     let info = info.map_err(Error::call("asking wharfd about itself"))?.into_inner();
     Ok((daemon, info))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        #[expect(clippy::disallowed_methods, reason = "a test of what any program does")]
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", script]);
+        shell
+    }
+
+    #[test]
+    fn who_makes_the_checks_has_no_stream_of_ours_and_need_not_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let end = dir.path().join("end");
+        nix::unistd::mkfifo(&end, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let script = "printf said; printf told >&2; exec >/dev/null 2>&1; printf '\\007' >&0; read -r end <";
+        let told = apart(shell(&format!("{script}{}", end.display()))).unwrap();
+        std::fs::write(&end, "\n").unwrap();
+        assert_eq!((&*told.stdout, &*told.stderr, told.code), (&b"said"[..], &b"told"[..], 7));
+        let ended = apart(shell("echo why >&2; exit 3")).unwrap();
+        assert_eq!((&*ended.stderr, ended.code), (&b"why\n"[..], 3));
+    }
+
+    #[test]
+    fn who_makes_the_checks_has_the_same_arguments() {
+        let checks = itself();
+        assert!(checks.get_args().eq(std::env::args_os().skip(1)), "also if one is `--`");
+    }
 }

@@ -5,8 +5,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use tokio::signal::unix::SignalKind;
 use tonic::{Code, Status};
-use wharf_types::program;
+use wharf_types::{chain, program};
 
 /// A failed command.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,7 @@ pub(crate) enum Error {
     SocketRemoved { socket: PathBuf, pid: i32 },
     #[error(
         "nothing listens at {}, but wharfd (pid {pid}) is running: it is starting, or has another socket\n  \
-         its log says what it waits for: journalctl -u wharfd\n  \
+         its log says what it is waiting for: journalctl -u wharfd\n  \
          if its configuration has another `socket`, name it: --socket PATH, or WHARF_SOCKET", socket.display()
     )]
     NotListening { socket: PathBuf, pid: i32 },
@@ -46,7 +47,7 @@ pub(crate) enum Error {
     #[error("the pod {pod} has no container yet\n  start one in it: wharf run --pod {pod} IMAGE")]
     EmptyPod { pod: String },
     #[error(
-        "there are no timings for {name}\n  wharfd has been restarted since, or is too old to measure it"
+        "there are no timings for {name}\n  wharfd has been restarted since, or is too old to measure them"
     )]
     Forgotten { name: String },
     #[error("{name} already exists\n  remove it (wharf rm {name}), or give another --name")]
@@ -61,7 +62,7 @@ pub(crate) enum Error {
     )]
     PortTaken { address: SocketAddr },
     #[error(
-        "this machine does not have the address {ip}\n  publish at one that `ip address` shows, or leave it out"
+        "this machine does not have the address {ip}\n  use one that `ip address` shows, or leave the address out"
     )]
     NoAddress { ip: IpAddr },
     #[error("this would remove {what}\n  confirm it: --yes")]
@@ -84,7 +85,7 @@ pub(crate) enum Error {
     #[error("{}, line {line}: {problem}", path.display())]
     Line { path: PathBuf, line: usize, problem: String },
     #[error(
-        "the response of wharfd lacks {what}: check with `wharf doctor` that wharf and wharfd have the same version"
+        "wharfd's response lacks {what}: check with `wharf doctor` that wharf and wharfd have the same version"
     )]
     Incomplete { what: &'static str },
     #[error("the connection to the container was lost")]
@@ -114,7 +115,15 @@ pub(crate) enum Error {
     )]
     ToTerminal,
     #[error("interrupted")]
-    Interrupted,
+    Interrupted { signal: SignalKind },
+    #[error(
+        "interrupted: {name} may be left behind, and may still be running\n  \
+         once wharfd responds, remove it: wharf rm --force {name}"
+    )]
+    LeftBehind { name: String, signal: SignalKind },
+    // No `source`, which the chain of causes would repeat: what to do comes after the cause.
+    #[error("{}\n  {name} may be left ({}): wharf rm --force {name}", chain(first.as_ref()), line(cause))]
+    NotRemoved { first: Box<Self>, name: String, cause: Box<Self> },
     #[error("cannot listen on port {port} of this machine\n  choose another: LOCAL:PORT")]
     Listen { port: u16, source: io::Error },
     #[error("cannot write the output")]
@@ -133,6 +142,17 @@ impl Error {
 }
 
 impl Error {
+    /// The exit code of shells for a command that a signal has ended, if that is what happened.
+    pub(crate) fn signal_code(&self) -> Option<u8> {
+        match self {
+            Self::Interrupted { signal } | Self::LeftBehind { signal, .. } => {
+                u8::try_from(128 + signal.as_raw_value()).ok()
+            }
+            Self::NotRemoved { first, .. } => first.signal_code(),
+            _ => None,
+        }
+    }
+
     /// The exit code of shells for a program that could not be executed, if that is what failed.
     pub(crate) fn program_code(&self) -> Option<u8> {
         let text = self.to_string();
@@ -142,6 +162,23 @@ impl Error {
             _ => None,
         }
     }
+}
+
+impl Error {
+    /// This error, after which what has this name could not be removed.
+    pub(crate) fn but_left(self, name: &str, cause: Self) -> Self {
+        Self::NotRemoved { first: Box::new(self), name: name.to_owned(), cause: Box::new(cause) }
+    }
+
+    /// Whether wharfd was not there for a call, as when it restarts.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Call { status, .. } if status.code() == Code::Unavailable || is_lost(status))
+    }
+}
+
+/// An error with its causes, without what to do about it.
+fn line(error: &Error) -> String {
+    chain(error).lines().next().unwrap_or_default().to_owned()
 }
 
 /// Whether the connection was lost: a status without a source came from wharfd itself, so wharfd is running.
@@ -172,14 +209,17 @@ fn advice(status: &Status) -> &'static str {
         Code::ResourceExhausted => {
             "\n  see what has run out, such as a disk: wharf doctor; and what is in use: wharf info, wharf stats"
         }
-        Code::DataLoss => "\n  the message above says what was damaged; get the image anew",
+        Code::DataLoss => "\n  the message above says what was damaged; pull or load the image again",
         _ => of_supervisor(status.message()),
     }
 }
 
+/// The words of wharfd about a supervisor that is silent. Another error begins with some of them.
+const SILENT: &str = "the pod's supervisor did not respond within ";
+
 /// What the user can do about a supervisor that is silent.
 fn of_supervisor(message: &str) -> &'static str {
-    match message.contains("supervisor did not respond") {
+    match message.contains(SILENT) {
         true => "\n  if it was stopped, wharf doctor names the process to continue (kill -CONT)",
         false => "",
     }
@@ -238,5 +278,24 @@ mod tests {
         let refused = Error::Refused { message: silent.message().to_owned() }.to_string();
         assert!(refused.ends_with("(kill -CONT)"), "{refused}");
         assert!(Error::call("running x")(silent).to_string().ends_with("(kill -CONT)"));
+    }
+
+    #[test]
+    fn only_a_supervisor_that_is_silent_is_to_be_continued() {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../supervision/src/error.rs");
+        let source = std::fs::read_to_string(source).unwrap();
+        let texts =
+            source.lines().filter_map(|line| line.trim().strip_prefix("#[error(\"")?.strip_suffix("\")]"));
+        let advised: Vec<&str> = texts.clone().filter(|text| !of_supervisor(text).is_empty()).collect();
+        assert_eq!(advised, [format!("{SILENT}{{patience:?}}")], "of {:?}", texts.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_signal_is_told_to_shells_and_what_it_leaves_to_people() {
+        let (signal, name) = (SignalKind::terminate(), "web/job".to_owned());
+        let left = Error::LeftBehind { name, signal };
+        assert!(left.to_string().ends_with("wharf rm --force web/job"), "{left}");
+        let codes = [left, Error::Interrupted { signal }, Error::NoPassword].map(|error| error.signal_code());
+        assert_eq!(codes, [Some(143), Some(143), None]);
     }
 }

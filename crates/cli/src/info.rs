@@ -135,7 +135,7 @@ pub(crate) fn network(info: &InfoResponse) -> String {
     match info.builtin.as_str() {
         "on" => how,
         "off" => format!("off: CNI configures the network, from {}", info.cni_conf_dir),
-        _ => format!("{how}; on a node of a cluster CNI, configured in {}", info.cni_conf_dir),
+        _ => format!("{how}; on a cluster node, CNI, configured in {}", info.cni_conf_dir),
     }
 }
 

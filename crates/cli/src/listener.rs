@@ -34,10 +34,15 @@ fn is_daemon(command: &[u8]) -> bool {
 
 /// Whether a process is root's, and sees the files that this one sees.
 fn may_be_wharfd(pid: i32) -> bool {
-    // A thread, not its process, has the namespaces.
-    let files = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     let is_roots = std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == 0);
-    is_roots && files("thread-self").is_some_and(|own| files(&pid.to_string()) == Some(own))
+    is_roots && shares(pid, "mnt") == Some(true)
+}
+
+/// Whether a process is in the namespace of this kind that this thread is in; `None` if that cannot be found out.
+pub(crate) fn shares(pid: i32, kind: &str) -> Option<bool> {
+    // A thread, not its process, has the namespaces.
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/{kind}")).ok();
+    Some(namespace("thread-self")? == namespace(&pid.to_string())?)
 }
 
 /// The number of the socket in a line of `/proc/net/unix`, if it listens and has this path.

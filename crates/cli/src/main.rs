@@ -24,6 +24,7 @@ mod regular;
 mod remove;
 mod run;
 mod save;
+mod signals;
 mod start;
 mod stats;
 mod stop;
@@ -67,8 +68,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
     match arguments.command {
         Command::Completion { shell } => return manual::completion(shell),
         Command::Man { directory } => return manual::pages(&directory),
-        Command::Doctor { checks_only: false } => return doctor::doctor(&arguments.socket, output).await,
-        Command::Doctor { checks_only: true } => return doctor::checks(&arguments.socket, output).await,
+        Command::Doctor => return doctor::doctor(&arguments.socket, output).await,
         _ => {}
     }
     let mut daemon = Daemon::connect(&arguments.socket).await?;
@@ -96,7 +96,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Save(save) => save::save(daemon, output, save).await?,
         Command::Tag { image, name } => images::tag(daemon, output, image, name).await?,
         Command::Info => info::info(daemon, output).await?,
-        Command::Doctor { .. } | Command::Completion { .. } | Command::Man { .. } => {}
+        Command::Doctor | Command::Completion { .. } | Command::Man { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -39,6 +39,14 @@ mod tests {
     }
 
     #[test]
+    fn completion_offers_nothing_that_the_help_hides() {
+        for command in args::command().get_subcommands() {
+            let hidden: Vec<_> = command.get_arguments().filter(|argument| argument.is_hide_set()).collect();
+            assert!(hidden.is_empty(), "{}: {hidden:?}", command.get_name());
+        }
+    }
+
+    #[test]
     fn pages_need_a_directory() {
         let error = pages(Path::new("/proc/no/such")).unwrap_err();
         assert_eq!(wharf_types::chain(&error), "/proc/no/such: No such file or directory (os error 2)");

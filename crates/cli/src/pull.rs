@@ -12,11 +12,10 @@ use wharf_cri_api::admin::{Layer, PullProgressRequest, PullProgressResponse};
 use wharf_cri_api::v1::{AuthConfig, ImageSpec, PullImageRequest};
 
 use crate::args::Pull;
-use crate::credentials;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{self, Output};
-use crate::units;
+use crate::{credentials, signals, units};
 
 /// The template of a progress bar whose end is known.
 pub(crate) const BAR: &str = "  {prefix}  {bar:30}  {msg}";
@@ -29,6 +28,11 @@ struct Pulled<'a> {
 }
 
 pub(crate) async fn command(daemon: &mut Daemon, output: Output, pull: Pull) -> Result<(), Error> {
+    // While a password is typed, a terminal is silent, and must not stay so.
+    signals::or_cut(Box::pin(pull_one(daemon, output, pull))).await
+}
+
+async fn pull_one(daemon: &mut Daemon, output: Output, pull: Pull) -> Result<(), Error> {
     let Pull { image, creds } = pull;
     let auth = match creds {
         Some(creds) => Some(creds.complete().await?),
@@ -141,7 +145,21 @@ fn describe(layer: &Layer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::signal::unix::SignalKind;
+
     use super::*;
+    use crate::daemon;
+    use crate::signals::tests::{end, turn};
+
+    #[tokio::test]
+    async fn a_signal_ends_a_pull_with_a_login() {
+        let _turn = turn().await;
+        let (mut daemon, _socket) = daemon::tests::silent().await;
+        let pull = Pull { image: "busybox".into(), creds: Some("me:secret".parse().unwrap()) };
+        let pulling = command(&mut daemon, Output::new(false), pull);
+        let ended = end(Box::pin(pulling), &[SignalKind::interrupt()]).await;
+        assert!(matches!(ended, Err(Error::Interrupted { .. })), "{ended:?}");
+    }
 
     #[test]
     fn a_layer_is_described() {

@@ -1,46 +1,34 @@
 //! `wharf run`: creates a pod with one container from an image, or adds a container to a running pod.
 
+mod make;
 mod ports;
 mod request;
-mod signals;
+mod undo;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use wharf_cri_api::v1::{
-    AttachRequest, ContainerConfig, ContainerMetadata, CreateContainerRequest, PodSandbox,
-    RunPodSandboxRequest, StartContainerRequest,
-};
+use tokio::signal::unix::SignalKind;
+use wharf_cri_api::v1::{AttachRequest, StartContainerRequest};
 
 use crate::args::Run;
 use crate::daemon::{Daemon, patiently};
 use crate::doctor::KUBELETS;
 use crate::error::Error;
-use crate::find::{Listing, is_ready, pod_name};
 use crate::logs::{self, Reader, Selection};
 use crate::output::{self, Output};
+use crate::signals::Signals;
 use crate::stream::{Ended, LeaveKeys, Sends, Session};
 use crate::terminal::{self, Terminal};
-use crate::{credentials, pull, remove, stop, units, wait};
+use crate::{credentials, pull, stop, units, wait};
 
-use signals::Signals;
+use make::{Created, Plan};
 
 pub(crate) use request::LOGS_ANNOTATION;
 
 /// How long a program may take to exit after Ctrl-C.
 const GRACE_S: u32 = 10;
-
-/// What this run has created.
-#[derive(Debug)]
-struct Created {
-    /// The pod, if this run created it.
-    own_pod: Option<PodSandbox>,
-    pod_name: String,
-    pod_id: String,
-    container_id: String,
-    name: String,
-}
 
 /// What this process is connected to while the container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,13 +56,10 @@ struct Started<'a> {
 }
 
 pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result<ExitCode, Error> {
-    ports::check(run.publish.iter().flat_map(|publish| &publish.0))?;
+    ports::check(daemon.pid, run.publish.iter().flat_map(|publish| &publish.0))?;
     // Before anything is made that would be left if this process were ended.
     let mut signals = Signals::listen()?;
-    tokio::select! {
-        fetched = fetch(daemon, &run) => fetched?,
-        () = signals.next() => return Err(Error::Interrupted),
-    }
+    let plan = signals.cut(Box::pin(prepare(daemon, &run))).await?;
     if let Some(warning) = warning_of_kubelet(&KUBELETS) {
         output::report(&warning);
     }
@@ -82,47 +67,111 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
     if connects == ConnectedTo::Streams && run.interactive && run.tty {
         terminal::check()?;
     }
-    let created = signals.hold(Box::pin(make(daemon, &run))).await?;
-    if signals.has_come {
-        return Err(withdraw(daemon, &created, signals).await);
+    let name = plan.shown();
+    let made = Box::pin(make::make(daemon, &run, plan));
+    let created = signals.hold(&name, "waiting for wharfd, to remove", made).await??;
+    if let Some(signal) = signals.first {
+        return Err(withdraw(daemon, &created, &mut signals, signal).await);
     }
-    let begun = signals.hold(Box::pin(begin(daemon, &run, &created, connects))).await;
-    let session = match begun {
+    let begun = Box::pin(begin(daemon, &run, &created, connects));
+    let session = match signals.hold(&name, "waiting for wharfd, to stop", begun).await? {
         Ok(session) => session,
-        // wharfd may not respond to anything.
-        Err(Error::Interrupted) => return Err(Error::Interrupted),
-        Err(error) => {
-            undo(daemon, &created).await;
-            return Err(error);
-        }
+        Err(error) => return removed(daemon, &created, &mut signals, Err(error)).await,
     };
-    if run.detach && signals.has_come {
-        return Err(withdraw(daemon, &created, signals).await);
+    if !run.detach {
+        return accompany(daemon, &run, &created, (session, &mut signals)).await;
     }
-    if run.detach {
-        let Created { pod_name, pod_id, container_id, name, .. } = &created;
-        let started = Started { name, container_id, pod: pod_name, pod_id };
-        output.result(&started, &format!("{}\n", units::short(container_id)))?;
-        return Ok(ExitCode::SUCCESS);
+    if let Some(signal) = signals.first {
+        return Err(withdraw(daemon, &created, &mut signals, signal).await);
     }
+    let Created { pod_name, pod_id, container_id, name, .. } = &created;
+    let started = Started { name, container_id, pod: pod_name, pod_id };
+    let told = output.result(&started, &format!("{}\n", units::short(container_id)));
+    started_as(&created.shown, told, output::report)
+}
+
+/// The result of a run that leaves its container running. If its id could not be told, its name is.
+fn started_as(name: &str, told: Result<(), Error>, report: impl FnOnce(&str)) -> Result<ExitCode, Error> {
+    told.inspect_err(|_unheard| report(&keeps_running(name)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn keeps_running(name: &str) -> String {
+    format!("{name} keeps running: wharf attach {name}, wharf rm --force {name}")
+}
+
+/// Pulls the images that are missing, and decides what to create.
+async fn prepare(daemon: &mut Daemon, run: &Run) -> Result<Plan, Error> {
+    fetch(daemon, run).await?;
+    make::plan(daemon, run).await
+}
+
+/// Stays with a container until it exits, and then removes or stops what was created.
+async fn accompany(
+    daemon: &mut Daemon,
+    run: &Run,
+    created: &Created,
+    (session, signals): (Option<Session>, &mut Signals),
+) -> Result<ExitCode, Error> {
+    let name = &created.shown;
     let ended = match session {
-        Some(session) => converse(daemon, &run, &created, (session, &mut signals)).await,
-        None => attend(daemon, &created, &mut signals).await.map(Ended::Code),
+        Some(session) => converse(daemon, run, created, (session, signals)).await,
+        None => attend(daemon, created, signals).await.map(Ended::Code),
     };
-    if let Ok(Ended::Left) = ended {
-        output::report(&format!(
-            "{} keeps running: wharf attach {0}, wharf rm --force {0}",
-            created.pod_name
-        ));
-        return Ok(ExitCode::SUCCESS);
+    match ended {
+        Ok(Ended::Left) => {
+            output::report(&keeps_running(name));
+            return Ok(ExitCode::SUCCESS);
+        }
+        // Whoever has lost patience does not wait for the removal either.
+        Err(error @ Error::LeftBehind { .. }) => return Err(error),
+        _ => {}
     }
+    tidy(daemon, run, created, signals, ended.map(Ended::code)).await
+}
+
+/// Removes what was created, or stops what is left of it, after a run with this result.
+async fn tidy(
+    daemon: &mut Daemon,
+    run: &Run,
+    created: &Created,
+    signals: &mut Signals,
+    ended: Result<ExitCode, Error>,
+) -> Result<ExitCode, Error> {
     if run.rm {
-        undo(daemon, &created).await;
-    } else if created.own_pod.is_some() {
-        // Nothing in the pod is running any more; the log and the exit code stay until it is removed.
-        stop::pod_with(daemon, &created.pod_id, &[], GRACE_S).await?;
+        return removed(daemon, created, signals, ended).await;
     }
-    ended.map(Ended::code)
+    if created.own_pod.is_none() {
+        return ended;
+    }
+    // Nothing in the pod is running any more; the log and the exit code stay until it is removed.
+    let stopping = stop::pod_with(daemon, &created.pod_id, &[], GRACE_S);
+    after(ended, signals.hold(&created.shown, "stopping", stopping).await.flatten())
+}
+
+/// Removes what was created, after something with this result.
+async fn removed<T>(
+    daemon: &mut Daemon,
+    created: &Created,
+    signals: &mut Signals,
+    result: Result<T, Error>,
+) -> Result<T, Error> {
+    match signals.hold(&created.shown, "removing", undo::created(daemon, created)).await {
+        Ok(removed) => undo::after(result, &created.shown, removed),
+        Err(cut) => after(result, Err(cut)),
+    }
+}
+
+/// The result of something, and of what was done after it: of two errors, the first is reported.
+fn after<T>(result: Result<T, Error>, later: Result<(), Error>) -> Result<T, Error> {
+    match (result, later) {
+        (result, Ok(())) => result,
+        (Ok(_), Err(later)) => Err(later),
+        (Err(error), Err(later)) => {
+            output::report(&wharf_types::chain(&error));
+            Err(later)
+        }
+    }
 }
 
 /// Pulls the images that are missing.
@@ -140,74 +189,9 @@ pub(crate) fn exit_code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// Creates the container, and the pod unless the container joins one.
-async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
-    let listing = daemon.listing().await?;
-    let env = request::environment(run)?;
-    match &run.pod {
-        Some(name) => {
-            let pod = joined(&listing, name)?;
-            let metadata = request::name_in(&listing, pod, run)?;
-            let name = metadata.name.clone();
-            let log = request::log_in(&name, &request::random()?);
-            let config = request::container(run, env, metadata, log);
-            let container_id = Box::pin(create(daemon, run, &pod.id, config)).await?;
-            let (pod_name, pod_id) = (pod_name(pod).to_owned(), pod.id.clone());
-            Ok(Created { own_pod: None, pod_name, pod_id, container_id, name })
-        }
-        None => {
-            let random = request::random()?;
-            let name = request::pod_name(&listing, run, &random)?;
-            let config = request::pod(run, &name, &random);
-            let asked = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-            let pod = Box::pin(patiently(daemon.runtime.run_pod_sandbox(asked)))
-                .await
-                .map_err(Error::call(failure(run)));
-            let pod_id = pod.inspect_err(|_failed| remove::unused_logs(&config))?.into_inner().pod_sandbox_id;
-            let annotations = config.annotations;
-            let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
-            let metadata = ContainerMetadata { name: name.clone(), attempt: 0 };
-            let container = request::container(run, env, metadata, format!("{name}.log"));
-            match Box::pin(create(daemon, run, &pod_id, container)).await {
-                Ok(container_id) => {
-                    Ok(Created { own_pod: Some(pod), pod_name: name.clone(), pod_id, container_id, name })
-                }
-                Err(error) => {
-                    remove::whole_pod(daemon, &pod).await?;
-                    Err(error)
-                }
-            }
-        }
-    }
-}
-
-fn joined<'a>(listing: &'a Listing, name: &str) -> Result<&'a PodSandbox, Error> {
-    let pod = listing.pod(name)?;
-    if is_ready(pod) {
-        return Ok(pod);
-    }
-    let advice = "\n  its network is gone: remove it and run it again".to_owned();
-    Err(Error::NotRunningYet { name: name.to_owned(), state: "stopped", advice })
-}
-
 /// The prefix for an error of wharfd; the error itself names the stage.
 fn failure(run: &Run) -> String {
     format!("cannot run {}", run.image)
-}
-
-async fn create(
-    daemon: &mut Daemon,
-    run: &Run,
-    pod_id: &str,
-    config: ContainerConfig,
-) -> Result<String, Error> {
-    let asked = CreateContainerRequest {
-        pod_sandbox_id: pod_id.to_owned(),
-        config: Some(config),
-        ..CreateContainerRequest::default()
-    };
-    let created = Box::pin(patiently(daemon.runtime.create_container(asked))).await;
-    Ok(created.map_err(Error::call(failure(run)))?.into_inner().container_id)
 }
 
 async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
@@ -215,25 +199,19 @@ async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
     patiently(daemon.runtime.start_container(request)).await.map(drop).map_err(Error::call(failure(run)))
 }
 
-/// Removes what was created. What cannot be removed is reported and does not change the result.
-async fn undo(daemon: &mut Daemon, created: &Created) {
-    let removed = match &created.own_pod {
-        Some(pod) => remove::whole_pod(daemon, pod).await,
-        None => remove::with_log(daemon, &created.container_id).await,
-    };
-    if let Err(error) = removed {
-        output::report(&wharf_types::chain(&error));
+/// Removes what was created, after a signal.
+async fn withdraw(
+    daemon: &mut Daemon,
+    created: &Created,
+    signals: &mut Signals,
+    signal: SignalKind,
+) -> Error {
+    let interrupted = Error::Interrupted { signal };
+    match signals.hold(&created.shown, "removing", undo::created(daemon, created)).await {
+        Ok(Err(cause)) => interrupted.but_left(&created.shown, cause),
+        Ok(Ok(())) => interrupted,
+        Err(cut) => cut,
     }
-}
-
-/// Removes what was created, after a signal; the next one ends that.
-async fn withdraw(daemon: &mut Daemon, created: &Created, mut signals: Signals) -> Error {
-    signals.has_come = false;
-    tokio::select! {
-        () = undo(daemon, created) => {}
-        () = signals.next() => {}
-    }
-    Error::Interrupted
 }
 
 /// Starts the container. If the user interacts with it, connects to its streams first, so that nothing is missed.
@@ -266,7 +244,7 @@ async fn streams(daemon: &mut Daemon, run: &Run, id: &str) -> Result<Session, Er
 }
 
 /// Carries input and output until the container exits. On a terminal all keys go to the program; without one, Ctrl-C
-/// stops it and a second one kills it.
+/// stops it, a second one kills it, and a third one leaves it.
 async fn converse(
     daemon: &Daemon,
     run: &Run,
@@ -275,60 +253,126 @@ async fn converse(
 ) -> Result<Ended, Error> {
     let sends = if run.interactive { Sends::Input } else { Sends::Nothing };
     let terminal = (run.tty && run.interactive).then(Terminal::raw).transpose()?;
-    let interrupted = interrupts(daemon.clone(), created.container_id.clone(), signals);
     tokio::select! {
         ended = session.carry(sends, terminal, LeaveKeys::Leave) => ended,
-        error = interrupted => Err(error),
+        error = interrupts(daemon.clone(), created, signals) => Err(error),
     }
 }
 
-/// Shows the container's output until it exits. Ctrl-C stops it and a second one kills it.
-async fn attend(daemon: &mut Daemon, created: &Created, signals: &mut Signals) -> Result<ExitCode, Error> {
+/// Shows the container's output until it exits. Ctrl-C stops it, a second one kills it, and a third one leaves it.
+async fn attend(daemon: &Daemon, created: &Created, signals: &mut Signals) -> Result<ExitCode, Error> {
+    tokio::select! {
+        ended = Box::pin(show(daemon.clone(), created)) => ended,
+        error = interrupts(daemon.clone(), created, signals) => Err(error),
+    }
+}
+
+async fn show(mut daemon: Daemon, created: &Created) -> Result<ExitCode, Error> {
     let status = daemon.container_status(&created.container_id).await?;
     let mut reader = Reader::of(&status, &created.name, &Selection::default())?;
-    let shown = reader.follow(wait::for_end(daemon.clone(), created.container_id.clone()));
-    let interrupted = interrupts(daemon.clone(), created.container_id.clone(), signals);
-    tokio::pin!(shown, interrupted);
-    tokio::select! {
-        ended = &mut shown => {
-            let status = ended?;
-            logs::report_loss(daemon, &created.pod_id, &status).await;
-            Ok(exit_code(status.exit_code))
-        }
-        error = &mut interrupted => Err(error),
-    }
+    let end = wait::for_end(daemon.clone(), created.container_id.clone());
+    let status = reader.follow(end).await?;
+    logs::report_loss(&mut daemon, &created.pod_id, &status).await;
+    Ok(exit_code(status.exit_code))
 }
 
-/// Stops the container at each interrupt, the first time gently; returns only if that fails.
-async fn interrupts(mut daemon: Daemon, id: String, signals: &mut Signals) -> Error {
-    let Err(error) = async {
-        signals.next().await;
-        output::report("stopping the container; press Ctrl-C again to kill it");
-        let mut gently = daemon.clone();
-        let stopping = gently.stop_container(&id, GRACE_S);
-        tokio::select! {
-            stopped = stopping => stopped?,
-            () = signals.next() => daemon.stop_container(&id, 0).await?,
+/// Stops the container at the first signal, kills it at the second, and leaves it at the third. Returns only if that
+/// fails, or at the last signal: the container's exit ends the wait.
+async fn interrupts(mut daemon: Daemon, created: &Created, signals: &mut Signals) -> Error {
+    let (id, name) = (&created.container_id, &created.shown);
+    signals.first().await;
+    output::report("stopping the container; press Ctrl-C again to kill it");
+    let mut gently = daemon.clone();
+    let stopped = tokio::select! {
+        stopped = gently.stop_container(id, GRACE_S) => stopped,
+        _ = signals.next() => {
+            output::report("killing the container; press Ctrl-C again to give up");
+            signals.hold(name, "killing", daemon.stop_container(id, 0)).await.flatten()
         }
-        // The container exits soon, which ends the wait.
-        std::future::pending::<Result<std::convert::Infallible, Error>>().await
+    };
+    match stopped {
+        Ok(()) => Error::LeftBehind { name: name.clone(), signal: signals.next().await },
+        Err(error) => error,
     }
-    .await;
-    error
 }
 
 /// What a kubelet whose configuration is here does to pods that it does not know.
 fn warning_of_kubelet(configurations: &[&str]) -> Option<String> {
     let file = configurations.iter().find(|file| Path::new(file).exists())?;
     Some(format!(
-        "this machine is a cluster's node ({file}): its kubelet stops pods that it did not create, this one too, \
-         within about a minute\n  let the cluster make what is to stay: kubectl run"
+        "this machine is a cluster node ({file}): its kubelet stops pods that it did not create, including this one, \
+         within about a minute\n  to keep one running, create it through the cluster: kubectl run"
     ))
 }
 
 #[cfg(test)]
 mod tests {
+    use wharf_cri_api::v1::PodSandbox;
+
     use super::*;
+    use crate::daemon;
+    use crate::signals::tests::{end, turn};
+
+    const INTERRUPT: SignalKind = SignalKind::interrupt();
+    const TERMINATE: SignalKind = SignalKind::terminate();
+
+    fn created() -> Created {
+        Created {
+            own_pod: Some(PodSandbox::default()),
+            shown: "web".into(),
+            pod_name: "web".into(),
+            pod_id: "p".into(),
+            container_id: "c".into(),
+            name: "web".into(),
+        }
+    }
+
+    fn is_left<T>(result: Result<T, Error>, by: SignalKind) -> bool {
+        matches!(result, Err(Error::LeftBehind { name, signal }) if name == "web" && signal == by)
+    }
+
+    #[tokio::test]
+    async fn a_wharfd_that_does_not_respond_does_not_keep_a_run() {
+        let _turn = turn().await;
+        let ((mut daemon, _socket), created) = (daemon::tests::silent().await, created());
+        let mut signals = Signals::listen().unwrap();
+        let attending = attend(&daemon, &created, &mut signals);
+        assert!(is_left(end(attending, &[INTERRUPT, INTERRUPT, TERMINATE]).await, TERMINATE));
+        // After the first signal, each one ends it.
+        let withdrawing = Box::pin(withdraw(&mut daemon, &created, &mut signals, INTERRUPT));
+        assert!(is_left::<()>(Err(end(withdrawing, &[INTERRUPT]).await), INTERRUPT));
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_run_does_not_keep_it_either() {
+        let _turn = turn().await;
+        let ((mut daemon, _socket), created) = (daemon::tests::silent().await, created());
+        for line in ["--rm busybox", "busybox"] {
+            let mut signals = Signals::listen().unwrap();
+            let run = request::tests::parsed(line);
+            let ended = Ok(ExitCode::SUCCESS);
+            let tidying = Box::pin(tidy(&mut daemon, &run, &created, &mut signals, ended));
+            assert!(is_left(end(tidying, &[INTERRUPT, INTERRUPT]).await, INTERRUPT), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_container_whose_id_cannot_be_told_is_named() {
+        let mut said = String::new();
+        let full = Error::Output { source: std::io::Error::from(std::io::ErrorKind::StorageFull) };
+        let result = started_as("web", Err(full), |text| text.clone_into(&mut said));
+        assert!(matches!(result, Err(Error::Output { .. })));
+        assert!(said.starts_with("web keeps running: ") && said.ends_with("wharf rm --force web"), "{said}");
+        assert!(started_as("web", Ok(()), |text| panic!("{text}")).is_ok());
+    }
+
+    #[test]
+    fn of_two_errors_the_last_is_the_result() {
+        let [first, later] = [Error::NoPassword, Error::NoTerminal { source: std::io::Error::other("") }];
+        assert!(matches!(after::<()>(Err(first), Err(later)), Err(Error::NoTerminal { .. })));
+        assert!(matches!(after(Ok(7), Ok(())), Ok(7)));
+        assert!(matches!(after(Ok(7), Err(Error::NoPassword)), Err(Error::NoPassword)));
+    }
 
     #[test]
     fn on_a_node_it_is_said_what_the_kubelet_does() {

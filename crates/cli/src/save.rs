@@ -16,7 +16,7 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{self, Output};
 use crate::pull::{BAR, styled};
-use crate::units;
+use crate::{signals, units};
 
 /// What `wharf save --json` prints for an image.
 #[derive(Debug, Serialize)]
@@ -30,10 +30,10 @@ struct Saved {
 pub(crate) async fn save(daemon: &mut Daemon, output: Output, save: Save) -> Result<(), Error> {
     let mut target = Target::open(save.output)?;
     let request = SaveRequest { images: save.images };
-    let written = tokio::select! {
-        written = write(daemon, request, &mut target) => written,
-        _ = tokio::signal::ctrl_c() => Err(Error::Interrupted),
-    };
+    let has_remains = target.names.is_some();
+    let writing = Box::pin(write(daemon, request, &mut target));
+    // Whoever reads a pipe may never go on, and a signal that is listened for would not end a write to it.
+    let written = if has_remains { signals::or_cut(writing).await } else { writing.await };
     let images = match written {
         Ok(images) => images.images,
         Err(error) => {
@@ -82,7 +82,7 @@ fn told(image: &SavedImage) -> String {
     if here == there {
         return format!("saved {name}");
     }
-    format!("saved {name}: its layers were packed anew, so it is {there} in the archive, and {here} here")
+    format!("saved {name}: its layers were repacked, so its id is {there} in the archive, and {here} here")
 }
 
 /// Nothing is drawn unless standard error is a terminal.
@@ -158,8 +158,7 @@ fn behind_links(mut path: PathBuf) -> io::Result<PathBuf> {
         let Ok(target) = std::fs::read_link(&path) else { break };
         let directory = path.parent().filter(|parent| *parent != "").unwrap_or(Path::new("."));
         if !is_trusted(&path.symlink_metadata()?, &directory.metadata()?) {
-            let problem =
-                "somebody else's link in a directory that everybody may write to: name the file itself";
+            let problem = "it is another user's link in a world-writable directory: name the file itself";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
         }
         // A device or a pipe is opened through the link: that of a descriptor says what it is, and not where.
@@ -191,7 +190,11 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
 
+    use tokio::signal::unix::SignalKind;
+
     use super::*;
+    use crate::daemon;
+    use crate::signals::tests::{end, send, turn};
 
     #[test]
     fn a_file_has_its_name_once_it_is_whole() {
@@ -234,6 +237,27 @@ mod tests {
         assert!(error.to_string().starts_with("/proc/no/such: "), "{error}");
     }
 
+    #[tokio::test]
+    async fn a_signal_leaves_no_part_of_an_archive() {
+        let _turn = turn().await;
+        let (mut daemon, _socket) = daemon::tests::silent().await;
+        let dir = tempfile::tempdir().unwrap();
+        let save_at = |output: PathBuf| Save { images: vec!["x".into()], output: Some(output) };
+        for signal in [SignalKind::terminate(), SignalKind::interrupt()] {
+            let saving = save(&mut daemon, Output::new(false), save_at(dir.path().join("images.tar")));
+            let ended = end(Box::pin(saving), &[signal]).await;
+            assert!(matches!(ended, Err(Error::Interrupted { .. })), "{ended:?}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+        // What leaves nothing behind need not listen: the signal ends the process.
+        let saving = Box::pin(save(&mut daemon, Output::new(false), save_at("/dev/null".into())));
+        tokio::select! {
+            biased;
+            _ = saving => panic!("it listens"),
+            () = send(SignalKind::interrupt()) => {}
+        }
+    }
+
     #[test]
     fn another_id_is_told() {
         let image = |archived_id: &str| SavedImage {
@@ -242,6 +266,6 @@ mod tests {
             names: vec!["x:1".into()],
         };
         assert_eq!(told(&image("sha256:aa")), "saved x:1");
-        assert!(told(&image("sha256:bb")).ends_with("it is bb in the archive, and aa here"));
+        assert!(told(&image("sha256:bb")).ends_with("its id is bb in the archive, and aa here"));
     }
 }

@@ -43,6 +43,30 @@ impl FromStr for ImageName {
     }
 }
 
+/// The name of a pod and of its container. It becomes the pod's hostname and a part of paths, and a `/` in it would
+/// separate the two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name(pub(crate) String);
+
+impl Name {
+    /// The longest hostname, in bytes.
+    pub(crate) const LIMIT_BYTES: usize = 64;
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if matches!(text, "" | "." | "..") || text.len() > Self::LIMIT_BYTES {
+            return Err(format!("it must have 1 to {} bytes, such as web", Self::LIMIT_BYTES));
+        }
+        match text.chars().find(|&c| c == '/' || c.is_control()) {
+            Some(bad) => Err(format!("it must not contain {bad:?}")),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
 /// `[[IP:]HOST:]POD[/udp|tcp|sctp]`; HOST and POD may each be a range such as `8000-8010`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Publish(pub(crate) Vec<PortMapping>);
@@ -411,6 +435,24 @@ mod tests {
         assert!(path("w.sock").is_absolute());
         for bad in ["", "unix://", "tcp://127.0.0.1:1"] {
             assert!(bad.parse::<Socket>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_a_hostname_and_a_directory() {
+        let longest = "n".repeat(Name::LIMIT_BYTES);
+        for good in ["web", "Web_1.a-b", &longest] {
+            assert_eq!(good.parse(), Ok(Name(good.to_owned())));
+        }
+        for (bad, words) in [
+            ("", "1 to 64 bytes"),
+            ("..", "1 to 64 bytes"),
+            (&*"n".repeat(300), "1 to 64 bytes"),
+            ("../../x", "contain '/'"),
+            ("a\nb", "contain '\\n'"),
+        ] {
+            let refused = bad.parse::<Name>().unwrap_err();
+            assert!(refused.contains(words), "{bad:?}: {refused}");
         }
     }
 

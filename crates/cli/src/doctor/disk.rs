@@ -21,14 +21,14 @@ pub(super) fn layers(root: &Path) -> Check {
         },
         Ok(Some(kind)) => Check::fail(
             WHAT,
-            format!("{place} is on {kind}, where overlayfs takes no writable layer"),
+            format!("{place} is on {kind}, on which overlayfs cannot have writable layers"),
             "set `root` to a directory of ext4, XFS, Btrfs or tmpfs",
         ),
         Err(error) => Check::fail(WHAT, format!("{place}: {error}"), "check that it exists and is mounted"),
     }
 }
 
-/// The name of a kind of file system that overlayfs takes no writable layer on.
+/// The name of a kind of file system on which overlayfs cannot have writable layers.
 fn unfit(kind: FsType) -> Option<&'static str> {
     match kind {
         OVERLAYFS_SUPER_MAGIC => Some("overlayfs"),
@@ -69,13 +69,13 @@ pub(super) fn disk(what: &'static str, directory: &Path, advice: &str) -> Check 
     }
 }
 
-/// Makes a file without a name, which ends with this call: on a disk that takes no writes, it fails or does not return.
+/// Makes a file without a name, which ends with this call: on a disk without writes, it fails or does not return.
 fn make_file(directory: &Path) -> nix::Result<()> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     nix::fcntl::open(directory, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(drop)
 }
 
-/// Whether a disk that makes no file takes no writes at all. The mount of one that has failed may still be called
+/// Whether a disk that makes no file cannot be written to at all. The mount of one that has failed may still be called
 /// writable. Some kinds of file systems make no file without a name, and a full one is reported otherwise.
 fn is_failed(error: Errno) -> bool {
     matches!(
@@ -85,7 +85,7 @@ fn is_failed(error: Errno) -> bool {
 }
 
 fn takes_no_writes(what: &'static str, directory: &Path, error: Errno) -> Check {
-    let found = format!("{} takes no writes: {}", directory.display(), error.desc());
+    let found = format!("{} cannot be written to: {}", directory.display(), error.desc());
     Check::fail(
         what,
         found,
@@ -165,7 +165,7 @@ mod tests {
         mount(Some("ro"), dir.path(), Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
         assert_eq!(make_file(dir.path()), Err(Errno::EROFS));
         let told = layers(dir.path());
-        let words = format!("{} takes no writes: ", dir.path().display());
+        let words = format!("{} cannot be written to: ", dir.path().display());
         assert!(told.verdict == Verdict::Fail && told.found.starts_with(&words), "{told:?}");
         assert_eq!(disk("disk", dir.path(), "").verdict, Verdict::Fail);
         umount2(dir.path(), MntFlags::MNT_DETACH).unwrap();

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use wharf_cri_api::v1::{CgroupDriver, RuntimeConfigRequest};
 
-use super::Check;
 use super::service::LOG;
+use super::{Check, bounded};
 use crate::daemon::Daemon;
 
 /// Where kubelets have their configuration; wharfd takes the machine for a cluster's node if one is there.
@@ -23,8 +23,12 @@ pub(super) async fn check(daemon: &mut Daemon) -> Check {
         Ok(told) => told.into_inner().linux.unwrap_or_default().cgroup_driver(),
         Err(status) => return Check::fail(WHAT, status.message(), LOG),
     };
-    let kubelets =
-        KUBELETS.iter().find_map(|file| Some((*file, driver_in(&fs::read_to_string(file).ok()?)?)));
+    let configured =
+        || KUBELETS.iter().find_map(|file| Some((*file, driver_in(&fs::read_to_string(file).ok()?)?)));
+    let kubelets = match bounded::attempt(WHAT, Path::new(KUBELETS[0]), move |_file| configured()) {
+        Ok(kubelets) => kubelets,
+        Err(unread) => return unread,
+    };
     if told == CgroupDriver::Systemd && !Path::new(BOOTED).is_dir() {
         let advice = "systemd is not this machine's init, so it makes no cgroups: set cgroup_driver = \"cgroupfs\" in \
                       /etc/wharf/config.toml and restart wharfd";

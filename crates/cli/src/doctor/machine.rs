@@ -6,16 +6,22 @@ use std::path::{Path, PathBuf};
 use wharf_types::program::DEFAULT_PATH;
 
 use super::{Check, bounded};
+use crate::listener;
 
 /// The oldest kernel that has every call that wharf makes: mount_setattr, and clone into a cgroup.
 const OLDEST: (u32, u32) = (5, 12);
 
-/// All checks of the machine, the most fundamental first. The leases are those of pods on wharfd's network.
-pub(super) fn checks(leases: &Path) -> Vec<Check> {
+/// All checks of the machine, the most fundamental first. The leases are those of pods on wharfd's network, and the pid
+/// is that of wharfd, if it is known.
+pub(super) fn checks(leases: &Path, wharfd: Option<i32>) -> Vec<Check> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
-    let modules = read(&format!("/lib/modules/{}/modules.dep", release.trim()));
-    vec![
+    let modules = format!("/lib/modules/{}/modules.dep", release.trim());
+    let (modules, unread) = match bounded::attempt("modules", Path::new(&modules), text) {
+        Ok(modules) => (modules, None),
+        Err(unread) => (String::new(), Some(unread)),
+    };
+    let mut checks = vec![
         root(nix::unistd::geteuid().as_raw()),
         kernel(release.trim()),
         cgroups(&read("/proc/self/mountinfo"), &unified_controllers()),
@@ -23,18 +29,48 @@ pub(super) fn checks(leases: &Path) -> Vec<Check> {
         namespaces(Path::new("/proc/self/ns")),
         seccomp(&read("/proc/sys/kernel/seccomp/actions_avail")),
         nftables(&modules),
+    ];
+    checks.extend(bounded::no_threads());
+    checks.extend(unread);
+    checks.extend(network(leases, wharfd));
+    checks.extend([
+        bounded::check("name servers", Path::new("/etc/resolv.conf"), |file| {
+            resolver(&text(file), &text(Path::new("/run/systemd/resolve/resolv.conf")))
+        }),
+        bounded::check("AppArmor", Path::new("/usr/sbin"), |_programs| {
+            apparmor(
+                text(Path::new("/sys/module/apparmor/parameters/enabled")).trim(),
+                Path::new("/sys/kernel/security/apparmor/profiles"),
+                program("apparmor_parser").as_deref(),
+            )
+        }),
+        selinux(read("/sys/fs/selinux/enforce").trim()),
+    ]);
+    checks
+}
+
+/// What is in a file; nothing if it cannot be read.
+fn text(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_default()
+}
+
+/// The checks of the network namespace that wharfd is in, as far as they can be made from this one.
+fn network(leases: &Path, wharfd: Option<i32>) -> Vec<Check> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    if let Some(pid) = wharfd.filter(|&pid| listener::shares(pid, "net") == Some(false)) {
+        let advice = format!("check it from there: nsenter --net=/proc/{pid}/ns/net wharf doctor");
+        return vec![Check::warn(
+            "forwarding, iptables",
+            "unknown: wharfd is in another network namespace",
+            advice,
+        )];
+    }
+    vec![
         forwarding(
             read("/proc/sys/net/ipv4/ip_forward").trim(),
             bounded::read(leases, |leases| fs::read_dir(leases).map_or(0, Iterator::count)),
         ),
         legacy_iptables(&read("/proc/net/ip_tables_names")),
-        resolver(&read("/etc/resolv.conf"), &read("/run/systemd/resolve/resolv.conf")),
-        apparmor(
-            read("/sys/module/apparmor/parameters/enabled").trim(),
-            Path::new("/sys/kernel/security/apparmor/profiles"),
-            program("apparmor_parser").as_deref(),
-        ),
-        selinux(read("/sys/fs/selinux/enforce").trim()),
     ]
 }
 
@@ -170,8 +206,8 @@ fn forwarding(value: &str, leases: usize) -> Check {
         ("1", _) => Check::ok(WHAT, "on"),
         (_, 0) => Check::ok(WHAT, "off; wharfd turns it on for the first pod on its network"),
         _ => {
-            let advice = "something else turned it off, and pods reach no other machine: sysctl -w net.ipv4.ip_forward=1, and \
-                          look into /etc/sysctl.d";
+            let advice = "something else turned it off, so pods cannot reach other machines: sysctl -w net.ipv4.ip_forward=1, \
+                          and check /etc/sysctl.d";
             Check::warn(WHAT, "off, although wharfd has turned it on for pods", advice)
         }
     }
@@ -183,8 +219,8 @@ fn legacy_iptables(tables: &str) -> Check {
     if !tables.lines().any(|table| table == "filter") {
         return Check::ok(WHAT, "no tables of iptables-legacy");
     }
-    let advice = "if its FORWARD chain drops (iptables-legacy -S FORWARD), pods reach nothing until it has \
-                  -I FORWARD -i wh+ -j ACCEPT, and -I FORWARD -o wh+ -m conntrack --ctstate \
+    let advice = "if its FORWARD chain drops packets (iptables-legacy -S FORWARD), pods cannot reach anything until you \
+                  add -I FORWARD -i wh+ -j ACCEPT, and -I FORWARD -o wh+ -m conntrack --ctstate \
                   RELATED,ESTABLISHED,DNAT -j ACCEPT; or move its rules to iptables-nft";
     Check::warn(WHAT, "iptables-legacy filters packets", advice)
 }
@@ -283,6 +319,21 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_is_not_wharfds_is_not_checked() {
+        let names = |wharfd| -> Vec<_> {
+            network(Path::new("/no/leases"), wharfd).iter().map(|check| check.what).collect()
+        };
+        let process = i32::try_from(std::process::id()).unwrap();
+        assert_eq!([names(Some(process)), names(None)], [["forwarding", "iptables"]; 2]);
+        let elsewhere = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("these tests need root");
+            names(Some(process))
+        };
+        let names = std::thread::scope(|scope| scope.spawn(elsewhere).join()).unwrap();
+        assert_eq!(names, ["forwarding, iptables"]);
+    }
+
+    #[test]
     fn forwarding_that_somebody_has_turned_off_is_reported() {
         let verdicts =
             [("1", 2), ("0", 0), ("0", 2)].map(|(value, leases)| forwarding(value, leases).verdict);
@@ -332,7 +383,7 @@ mod tests {
 
     #[test]
     fn this_machine_can_run_the_tests_of_wharf() {
-        let failed: Vec<_> = checks(Path::new("/no/leases"))
+        let failed: Vec<_> = checks(Path::new("/no/leases"), None)
             .into_iter()
             .filter(|check| check.verdict == Verdict::Fail)
             .collect();

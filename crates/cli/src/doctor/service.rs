@@ -24,15 +24,15 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
             let (found, advice) = text.split_once("\n  ").unwrap_or((&text, LOG));
             return vec![
                 Check::fail("wharfd", found, advice.replace("\n  ", "; ")),
-                supervisor(&beside_this_program()),
+                bounded::check(SUPERVISOR, &beside_this_program(), supervisor),
             ];
         }
     };
     let (root, state) = (PathBuf::from(&info.root), PathBuf::from(&info.state));
     let pods = state.join("pods");
     let [version, open_files, tasks] = process::checks(&info);
-    let mut checks =
-        vec![version, supervisor(Path::new(&info.supervisor)), limits(info.bounding_capabilities)];
+    let program = bounded::check(SUPERVISOR, Path::new(&info.supervisor), supervisor);
+    let mut checks = vec![version, program, limits(info.bounding_capabilities)];
     checks.extend(directories(&root, &state));
     checks.extend([
         open_files,
@@ -43,7 +43,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
         plugins(&info),
         driver::check(&mut daemon).await,
         bounded::check("supervisors", &pods, supervisors),
-        stopped(supervised(&pods)),
+        stopped(&pods),
         orphans(&mut daemon, &pods).await,
         upkeep::links(&mut daemon, &info).await,
     ]);
@@ -53,7 +53,6 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
 
 /// The checks of the file systems that wharfd writes to.
 fn directories(root: &Path, state: &Path) -> [Check; 6] {
-    let of_state = state.to_owned();
     [
         bounded::check("layers", root, layers),
         bounded::check("disk", root, |root| {
@@ -66,7 +65,7 @@ fn directories(root: &Path, state: &Path) -> [Check; 6] {
         bounded::check("logs", Path::new("/var/log"), |_logs| {
             disk("logs", of_logs(), "remove pods (wharf rm), or other files on that file system")
         }),
-        bounded::check("quarantine", root, move |root| quarantine(&[root, &of_state])),
+        quarantine(&[root, state]),
         bounded::check("trash", root, upkeep::trash),
     ]
 }
@@ -76,14 +75,16 @@ fn beside_this_program() -> std::path::PathBuf {
     std::env::current_exe().unwrap_or_default().with_file_name("wharf-shim")
 }
 
+const SUPERVISOR: &str = "supervisor";
+
 fn supervisor(path: &Path) -> Check {
     let found = path.display().to_string();
     match std::fs::metadata(path) {
-        Ok(file) if file.permissions().mode() & 0o111 != 0 => Check::ok("supervisor", found),
-        Ok(_) => Check::fail("supervisor", found, "it is not executable: chmod +x"),
+        Ok(file) if file.permissions().mode() & 0o111 != 0 => Check::ok(SUPERVISOR, found),
+        Ok(_) => Check::fail(SUPERVISOR, found, "it is not executable: chmod +x"),
         Err(error) => {
             let advice = "install wharf-shim beside wharfd, or set `supervisor` in /etc/wharf/config.toml";
-            Check::fail("supervisor", format!("{found}: {error}"), advice)
+            Check::fail(SUPERVISOR, format!("{found}: {error}"), advice)
         }
     }
 }
@@ -100,13 +101,13 @@ fn limits(bounding: u64) -> Check {
 /// Records that wharfd could not read when it started, and moved to the quarantine.
 fn quarantine(directories: &[&Path]) -> Check {
     const WHAT: &str = "quarantine";
-    let places = directories
-        .iter()
-        .flat_map(|directory| [directory.join("quarantine"), directory.join("network/quarantine")]);
-    let full: Vec<String> = places
-        .filter(|place| std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some()))
-        .map(|place| place.display().to_string())
-        .collect();
+    let mut full = Vec::new();
+    for directory in directories {
+        match bounded::attempt(WHAT, directory, quarantined) {
+            Ok(places) => full.extend(places),
+            Err(unread) => return unread,
+        }
+    }
     if full.is_empty() {
         return Check::ok(WHAT, "empty");
     }
@@ -115,13 +116,22 @@ fn quarantine(directories: &[&Path]) -> Check {
     Check::warn(WHAT, full.join(", "), advice)
 }
 
+/// The places below a directory where there are such records.
+fn quarantined(directory: &Path) -> Vec<String> {
+    let places = [directory.join("quarantine"), directory.join("network/quarantine")];
+    let full = places
+        .iter()
+        .filter(|place| std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some()));
+    full.map(|place| place.display().to_string()).collect()
+}
+
 /// Files of devices and hooks that wharfd cannot use.
 fn additions(info: &InfoResponse) -> Check {
     const WHAT: &str = "devices, hooks";
     if info.file_problems.is_empty() {
         return Check::ok(WHAT, "all files can be used");
     }
-    let advice = "mend or remove the files: containers that need one of them cannot be made";
+    let advice = "fix or remove the files: containers that need one of them cannot be created";
     Check::warn(WHAT, info.file_problems.join("; "), advice)
 }
 
@@ -173,17 +183,32 @@ fn supervisors(pods: &Path) -> Check {
 
 /// Directories and supervisors of pods that wharfd does not know.
 async fn orphans(daemon: &mut Daemon, pods: &Path) -> Check {
-    const WHAT: &str = "orphans";
     // In this order, because a pod that is being created has its directory before it is listed.
-    let directories = bounded::read(pods, names);
-    let supervised = supervised(pods);
+    let directories = match bounded::attempt(ORPHANS, pods, names) {
+        Ok(directories) => directories,
+        Err(unread) => return unread,
+    };
+    let supervised = match supervised_in_time(ORPHANS, pods) {
+        Ok(supervised) => supervised,
+        Err(unread) => return unread,
+    };
     let listing = match daemon.listing().await {
         Ok(listing) => listing,
-        Err(error) => return Check::fail(WHAT, error.to_string(), LOG),
+        Err(error) => return Check::fail(ORPHANS, error.to_string(), LOG),
     };
     let is_known = |id: &String| listing.pods.iter().any(|pod| pod.id == *id);
-    let mut found: Vec<String> = Vec::new();
-    let left = |id: &String| {
+    let of_others = |id: &&String| !is_known(id) && !directories.contains(id);
+    let supervisors: Vec<String> =
+        supervised.iter().map(|supervisor| &supervisor.pod).filter(of_others).cloned().collect();
+    let directories = directories.into_iter().filter(|id| !is_known(id)).collect();
+    unknown(pods, directories, &supervisors)
+}
+
+const ORPHANS: &str = "orphans";
+
+/// What is said about pods that wharfd does not know: those with directories, and those with supervisors alone.
+fn unknown(pods: &Path, directories: Vec<String>, supervisors: &[String]) -> Check {
+    let left = |pods: &Path, id: &String| {
         let how = recorded(&pods.join(id).join("record"));
         format!(
             "the directory of {}{}",
@@ -191,16 +216,18 @@ async fn orphans(daemon: &mut Daemon, pods: &Path) -> Check {
             how.map(|how| format!(", recorded as {how}")).unwrap_or_default()
         )
     };
-    found.extend(directories.iter().filter(|id| !is_known(id)).map(left));
-    let of_others = |id: &&String| !is_known(id) && !directories.contains(id);
-    let of_supervisors = supervised.iter().map(|supervisor| &supervisor.pod);
-    found.extend(of_supervisors.filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
+    let of_directories = move |pods: &Path| directories.iter().map(|id| left(pods, id)).collect();
+    let mut found: Vec<String> = match bounded::attempt(ORPHANS, pods, of_directories) {
+        Ok(found) => found,
+        Err(unread) => return unread,
+    };
+    found.extend(supervisors.iter().map(|id| format!("the supervisor of {}", short(id))));
     if found.is_empty() {
-        return Check::ok(WHAT, "none");
+        return Check::ok(ORPHANS, "none");
     }
     let advice = "restart wharfd: it removes them, except what a newer release recorded, which only that release can read; if \
                   they stay, its log says why";
-    Check::warn(WHAT, found.join(", "), advice)
+    Check::warn(ORPHANS, found.join(", "), advice)
 }
 
 /// The kind and version of a record, from its header line.
@@ -220,20 +247,25 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 /// Supervisors that have been stopped: their containers go on, but nothing can be done with them.
-fn stopped(supervised: Vec<Supervisor>) -> Check {
-    const WHAT: &str = "stopped supervisors";
+fn stopped(pods: &Path) -> Check {
+    supervised_in_time(STOPPED, pods).map_or_else(|unread| unread, stopped_of)
+}
+
+const STOPPED: &str = "stopped supervisors";
+
+fn stopped_of(supervised: Vec<Supervisor>) -> Check {
     let mut stopped = supervised;
     stopped.retain(|supervisor| supervisor.is_stopped);
     if stopped.is_empty() {
-        return Check::ok(WHAT, "none");
+        return Check::ok(STOPPED, "none");
     }
     let found: Vec<String> =
         stopped.iter().map(|one| format!("pid {} of {}", one.pid, short(&one.pod))).collect();
     let pids: Vec<&str> = stopped.iter().map(|one| one.pid.as_str()).collect();
     Check::warn(
-        WHAT,
+        STOPPED,
         found.join(", "),
-        format!("nothing can be done with their pods: kill -CONT {}", pids.join(" ")),
+        format!("wharfd cannot manage their pods until they continue: kill -CONT {}", pids.join(" ")),
     )
 }
 
@@ -242,6 +274,13 @@ struct Supervisor {
     pid: String,
     pod: String,
     is_stopped: bool,
+}
+
+/// The same for a check. The command line of a process whose memory is on a disk that does not respond is not read in
+/// time.
+fn supervised_in_time(what: &'static str, pods: &Path) -> Result<Vec<Supervisor>, Check> {
+    let pods = pods.to_owned();
+    bounded::attempt(what, Path::new("/proc"), move |_processes| supervised(&pods))
 }
 
 /// The supervisors of pods with directories here; other ones on this machine are another wharfd's.
@@ -293,6 +332,7 @@ fn condition(told: wharf_cri_api::v1::RuntimeCondition) -> Check {
 #[cfg(test)]
 mod tests {
     use super::super::Verdict;
+    use super::super::bounded::tests::of_silent;
     use super::*;
 
     #[test]
@@ -332,6 +372,18 @@ mod tests {
     }
 
     #[test]
+    fn pods_that_do_not_respond_are_not_waited_for() {
+        of_silent(|pods| unknown(pods, vec!["0123456789abcdef".to_owned()], &[]));
+        of_silent(|path| bounded::check(SUPERVISOR, path, supervisor));
+        of_silent(|state| quarantine(&[Path::new("/no/such"), state]));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("0123456789abcdef")).unwrap();
+        let told = unknown(dir.path(), names(dir.path()), &["fedcba9876543210".to_owned()]);
+        let words = "the directory of 0123456789abc, the supervisor of fedcba9876543";
+        assert_eq!((told.verdict, told.found.as_str()), (Verdict::Warn, words));
+    }
+
+    #[test]
     fn a_supervisor_is_known_by_its_directory() {
         let pod = |line| pod_of(line, Path::new("/run/wharf/pods"));
         assert_eq!(pod(b"wharf-shim\0/run/wharf/pods/0123\0").as_deref(), Some("0123"));
@@ -348,10 +400,10 @@ mod tests {
             is_stopped: is_stopped(stat),
         };
         let run = || vec![of("7", b"7 (wharf-shim) S 1 7"), of("9", b"9 (a) T) R 1")];
-        assert_eq!(stopped(run()).verdict, Verdict::Ok);
+        assert_eq!(stopped_of(run()).verdict, Verdict::Ok);
         let mut all = run();
         all.push(of("10", b"10 (a) S) t 1"));
-        let told = stopped(all);
+        let told = stopped_of(all);
         assert!(told.verdict == Verdict::Warn && told.advice.ends_with("kill -CONT 10"), "{told:?}");
     }
 

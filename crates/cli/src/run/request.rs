@@ -12,7 +12,7 @@ use wharf_cri_api::v1::{
 };
 use wharf_types::{MASKED_PATHS, POD_LOGS, READONLY_PATHS, Reference};
 
-use crate::args::{Cpus, Env, ImageMount, Run, UserName, Users, Whose};
+use crate::args::{Cpus, Env, ImageMount, Name, Run, UserName, Users, Whose};
 use crate::error::Error;
 use crate::find::{self, Listing, container_name, runs};
 
@@ -30,7 +30,9 @@ pub(crate) fn random() -> Result<String, Error> {
 
 /// The requested name, if it is free; without one, a name derived from the image's.
 pub(crate) fn pod_name(listing: &Listing, run: &Run, random: &str) -> Result<String, Error> {
-    let Some(name) = &run.name else { return Ok(format!("{}-{}", image_word(&run.image), &random[..4])) };
+    let Some(Name(name)) = &run.name else {
+        return Ok(format!("{}-{}", image_word(&run.image), &random[..4]));
+    };
     if listing.pods.iter().any(|pod| find::pod_name(pod) == name) {
         return Err(Error::NameTaken { name: name.clone() });
     }
@@ -40,7 +42,7 @@ pub(crate) fn pod_name(listing: &Listing, run: &Run, random: &str) -> Result<Str
 /// The name of a further container in a pod, and its attempt number: a container that has ended may have a successor of
 /// the same name.
 pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<ContainerMetadata, Error> {
-    let name = run.name.clone().unwrap_or_else(|| image_word(&run.image));
+    let name = run.name.as_ref().map_or_else(|| image_word(&run.image), |name| name.0.clone());
     let mut attempt = 0;
     for container in listing.containers_of(pod).filter(|container| container_name(container) == name) {
         if runs(container) {
@@ -51,11 +53,13 @@ pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<
     Ok(ContainerMetadata { name, attempt })
 }
 
-/// The last word of an image's name: `nginx` for `docker.io/library/nginx:1.22`.
+/// The last word of an image's name, or as much of it as leaves room for more in a name: `nginx` for
+/// `docker.io/library/nginx:1.22`.
 fn image_word(image: &str) -> String {
     let repository = image.parse::<Reference>().map(|reference| reference.repository().to_owned());
     let repository = repository.unwrap_or_default();
     let word = repository.rsplit('/').next().unwrap_or_default().replace(['_', '.'], "-");
+    let word: String = word.chars().take(Name::LIMIT_BYTES - 8).collect();
     if word.is_empty() { "container".to_owned() } else { word }
 }
 
@@ -244,13 +248,13 @@ fn variables(path: &Path, text: &str) -> Result<Vec<KeyValue>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::args::{Arguments, Command};
     use clap::FromArgMatches;
     use wharf_cri_api::v1::{Container, ContainerState, IdMapping};
 
-    fn parsed(arguments: &str) -> Run {
+    pub(crate) fn parsed(arguments: &str) -> Run {
         let words = ["wharf", "run"].into_iter().chain(arguments.split_whitespace());
         let matches = crate::args::command().try_get_matches_from(words).unwrap();
         match Arguments::from_arg_matches(&matches).unwrap().command {
@@ -369,6 +373,8 @@ mod tests {
     fn names_are_made_up_or_free() {
         let random = "abcdef0123456789";
         let name = |arguments: &str| pod_name(&Listing::default(), &parsed(arguments), random);
+        let of_long = name(&format!("registry.example/{}", "n".repeat(200))).unwrap();
+        assert!(of_long.parse::<Name>().is_ok(), "{of_long}");
         assert_eq!(name("localhost:5000/a/my_app.x:1").unwrap(), "my-app-x-abcd");
         assert_eq!(name("--name web nginx").unwrap(), "web");
         let metadata = Some(PodSandboxMetadata { name: "web".into(), ..PodSandboxMetadata::default() });
