@@ -103,7 +103,8 @@ fn without_new_privileges_nothing_is_called_under_the_filter_but_the_exec() {
     });
 }
 
-const REFUSED_BESIDE_TRACERS: &str = "is safe to start where a container has CAP_SYS_PTRACE";
+const REFUSED_BESIDE_TRACERS: &str =
+    "forbids a call that is needed to start a program safely beside a container with CAP_SYS_PTRACE";
 
 fn tracing(config: &mut ContainerConfig) {
     let add_capabilities = vec!["SYS_PTRACE".to_owned()];

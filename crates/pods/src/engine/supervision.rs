@@ -13,7 +13,7 @@ use wharf_host::namespaces::NewNamespaces;
 use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
 use wharf_records::{Recovered, Word, decide, end_of, exit_or_lost};
-use wharf_state::{ExitRecord, Layout};
+use wharf_state::{ExitRecord, Layout, record};
 use wharf_supervision::{Connection, Contact, KILL_PATIENCE, Process, Signal, SupervisorError, patiently};
 use wharf_tasks::{CrowdLimits, Threads, persist};
 use wharf_types::{ContainerId, chain};
@@ -208,7 +208,8 @@ impl Engine {
         if pod.is_stranger(&container) {
             return;
         }
-        let supervisor = Arc::clone(supervisor);
+        let (supervisor, exit) =
+            (Arc::clone(supervisor), self.parts.layout.exit_record(pod.id(), &container));
         tokio::spawn(async move {
             tracing::debug!(
                 container = container.short(),
@@ -216,7 +217,9 @@ impl Engine {
             );
             // If it does not accept this now, it is asked again when it reports the container's exit.
             drop(supervisor.signal(&container, Signal::KillAll).await);
-            drop(supervisor.remove(&container).await);
+            if supervisor.remove(&container).await.is_ok() {
+                drop(blocking(move || record::remove(&exit).stage("removing an exit record")).await);
+            }
         });
     }
 
