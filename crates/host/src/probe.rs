@@ -132,7 +132,9 @@ fn try_in(place: &Path) -> Result<(), Arc<Obstacle>> {
 }
 
 fn try_it(place: &Path) -> Result<(), Obstacle> {
-    let [layer, upper, work] = ["layer", "upper", "work"].map(|name| place.join(name));
+    // Where a store has them: before Linux 6.15, the directory with the layers is covered, and what is written must not
+    // be in it.
+    let [layer, upper, work] = ["layers/1/fs", "upper", "work"].map(|name| place.join(name));
     for directory in [&layer, &upper, &work] {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.stage(STAGE).map_err(Obstacle::Unknown)?;
