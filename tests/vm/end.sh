@@ -59,6 +59,6 @@ no_warnings() {
     [[ -z $(journalctl --identifier wharfd --priority warning --quiet --output cat |
         grep --invert-match --line-regexp --regexp 'removing a container that was left half made' \
             --regexp 'this takes long: .*' \
-            --regexp 'layers that no image uses could not be removed' \
+            --regexp 'layers that no image uses could not be removed; each sweep tries again' \
             --regexp "a container's record cannot be used now: the container is left alone and not listed") ]]
 }
