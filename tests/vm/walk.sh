@@ -2,8 +2,8 @@
 # Checks an installed wharf on a machine with systemd and cgroup v2; hack/vm runs it in its machine, as root. Prints a line
 # for each check, with the last output of those that fail, and fails if one did.
 #   walk.sh [PART...]   machine, unit, cgroups, systemd, hierarchies, handlers, layers, confinement, apparmor, network, streams,
-#     end (default: all, in this order). systemd, hierarchies and handlers also run on hybrid cgroups. selinux, which is not
-#     among them, runs in a machine of `hack/vm --selinux`.
+#     end (default: all, in this order). systemd, hierarchies and handlers also run on hybrid cgroups. Not among them are
+#     selinux, which runs in a machine of `hack/vm --selinux`, and package, which needs what hack/package makes.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=../../hack/lib.sh
@@ -32,6 +32,8 @@ here=$(dirname "$(realpath "$0")")
 . "$here/network.sh"
 # shellcheck source=streams.sh
 . "$here/streams.sh"
+# shellcheck source=package.sh
+. "$here/package.sh"
 # shellcheck source=end.sh
 . "$here/end.sh"
 
