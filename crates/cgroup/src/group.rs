@@ -15,7 +15,7 @@ use crate::path::CgroupPath;
 use crate::placement::Driver;
 use crate::systemd;
 use crate::systemd::units::{Scope, Slice};
-use crate::tree::{Deadline, Leftovers, Tree, note};
+use crate::tree::{Deadline, Tree, note};
 
 /// How a new process enters a cgroup. Both parts are needed, each once; together they cover every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,9 +167,14 @@ impl Cgroup {
     }
 
     /// Moves its processes that are in the freezer of another container, which has lent a descriptor of it, to its own.
+    /// Moved to a cgroup that is not frozen, they thaw.
     fn gather(&self) -> Result<(), Error> {
-        let Some((kind, directory)) = self.home(Controller::Freezer) else { return Ok(()) };
-        self.cgroups.gather(&self.tracker().pids()?, &Tree { kind, directory }.pids()?);
+        let freezer = self.cgroups.home(Controller::Freezer).filter(|freezer| freezer.kind == Kind::V1);
+        let Some(freezer) = freezer else { return Ok(()) };
+        let own = self.tree(freezer).pids()?;
+        for pid in self.tracker().pids()?.difference(&own) {
+            note(self.cgroups.bring_home(*pid, freezer));
+        }
         Ok(())
     }
 
@@ -280,12 +285,12 @@ impl Cgroup {
         }
         self.tracker().await_empty(&deadline)?;
         for hierarchy in self.cgroups.hierarchies() {
-            let move_home = |pid| note(self.cgroups.bring_home(pid, hierarchy));
-            let leftovers = match if_used {
-                IfUsed::Removed => Leftovers::Moved(&move_home),
-                IfUsed::Kept => Leftovers::Stay,
+            let evict = |pid| {
+                if if_used == IfUsed::Removed {
+                    note(self.cgroups.bring_home(pid, hierarchy));
+                }
             };
-            self.tree(hierarchy).remove(&deadline, &leftovers, removed)?;
+            self.tree(hierarchy).remove(&deadline, &evict, removed)?;
             if hierarchy.is_ours_alone {
                 self.leave_parent(hierarchy);
             }

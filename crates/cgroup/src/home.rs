@@ -3,13 +3,13 @@
 //! cgroup, and a freezer that is not its container's holds up its end. It is moved back. So nothing is done to the
 //! cgroups of others, whatever their names are.
 
-use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::detect::{Cgroups, Controller, Hierarchy, Kind};
-use crate::error::Error;
+use crate::error::{Error, errno};
 use crate::files;
-use crate::tree::{is_gone, note};
 
 impl Cgroups {
     /// Moves a process to the cgroup of a hierarchy that has the path of its cgroup where processes are tracked, or to
@@ -21,20 +21,12 @@ impl Cgroups {
         for directory in homes(&self.tracker().path_in(&list), &hierarchy.mount) {
             result = files::write(&directory.join("cgroup.procs"), &pid.to_string());
             match &result {
-                Err(Error::Write { source, .. }) if is_ended(source) => return Ok(()),
+                Err(Error::Write { source, .. }) if errno(source) == Some(Errno::ESRCH) => return Ok(()),
                 Err(Error::Write { .. }) => {}
                 _ => return result,
             }
         }
         result
-    }
-
-    /// Moves home those of these processes that are in another freezer than the `own` ones. Moved to a cgroup that is
-    /// not frozen, they thaw.
-    pub(crate) fn gather(&self, tracked: &BTreeSet<i32>, own: &BTreeSet<i32>) {
-        let freezer = self.home(Controller::Freezer).filter(|freezer| freezer.kind == Kind::V1);
-        let Some(freezer) = freezer else { return };
-        tracked.difference(own).for_each(|pid| note(self.bring_home(*pid, freezer)));
     }
 }
 
@@ -65,11 +57,6 @@ fn homes(path: &Path, mount: &Path) -> Vec<PathBuf> {
     let inside = path.ancestors().filter(|_| !leads_out);
     let inside = inside.map(|path| mount.join(path.strip_prefix("/").unwrap_or(path)));
     inside.chain([mount.to_path_buf()]).collect()
-}
-
-/// Whether a process could not be moved because it has ended.
-fn is_ended(source: &std::io::Error) -> bool {
-    !is_gone(source) && source.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::files;
 use crate::limits::Limits;
 use crate::path::CgroupPath;
-use crate::tree::{Deadline, Leftovers, TICK, Tree, wait};
+use crate::tree::{Deadline, TICK, Tree, wait};
 use bus::Manager;
 use units::{Scope, Slice};
 
@@ -256,8 +256,8 @@ fn remove(cgroups: &Cgroups, path: &CgroupPath, deadline: &Deadline) -> Result<(
     own.thaw_all()?;
     own.kill(deadline.left())?;
     cgroups.hierarchies().iter().try_for_each(|hierarchy| {
-        let move_home = |pid| crate::tree::note(cgroups.bring_home(pid, hierarchy));
-        tree(hierarchy, path).remove(deadline, &Leftovers::Moved(&move_home), &mut 0)
+        let evict = |pid| crate::tree::note(cgroups.bring_home(pid, hierarchy));
+        tree(hierarchy, path).remove(deadline, &evict, &mut 0)
     })
 }
 

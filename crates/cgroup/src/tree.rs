@@ -46,14 +46,6 @@ impl Deadline {
     }
 }
 
-/// What becomes of processes that are in a cgroup that is to be removed.
-pub(crate) enum Leftovers<'a> {
-    /// They are moved where they belong, because its own have ended.
-    Moved(&'a dyn Fn(i32)),
-    /// They may be anybody's, and keep the cgroup.
-    Stay,
-}
-
 /// A directory in one hierarchy and everything below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tree {
@@ -263,12 +255,12 @@ impl Tree {
         wait(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], patience)
     }
 
-    /// Removes the tree from the bottom up. A missing tree is success. Adds to `removed` how many cgroups there were
-    /// below its top.
+    /// Removes the tree from the bottom up. A missing tree is success. `evict` may move a process that is in it
+    /// elsewhere; one that stays keeps the tree. Adds to `removed` how many cgroups there were below its top.
     pub(crate) fn remove(
         &self,
         deadline: &Deadline,
-        leftovers: &Leftovers<'_>,
+        evict: &dyn Fn(i32),
         removed: &mut usize,
     ) -> Result<(), Error> {
         loop {
@@ -281,9 +273,7 @@ impl Tree {
                 return Err(deadline.late(&self.directory, "removed"));
             }
             if self.is_populated()? {
-                if let Leftovers::Moved(move_home) = leftovers {
-                    self.pids()?.into_iter().for_each(move_home);
-                }
+                self.pids()?.into_iter().for_each(evict);
                 self.await_event(deadline.left(), |tree| tree.is_populated().map(|populated| !populated))?;
             } else {
                 // Empty but busy: the kernel still holds references, and does not say when it drops them.
@@ -379,7 +369,7 @@ mod tests {
             assert!(!tree.is_populated().unwrap());
             assert!(tree.pids().unwrap().is_empty());
             tree.kill(Duration::ZERO).unwrap();
-            tree.remove(&Deadline::after(Duration::ZERO), &Leftovers::Stay, &mut 0).unwrap();
+            tree.remove(&Deadline::after(Duration::ZERO), &|_pid| {}, &mut 0).unwrap();
             assert!(tree.freeze(Duration::ZERO).is_err());
             assert!(tree.thaw(Duration::ZERO).is_err());
         }
