@@ -70,6 +70,7 @@ fn parse(text: &str) -> Option<ExitRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::signal::SIGKILL;
 
     #[test]
     fn every_exit_comes_back() {
@@ -78,8 +79,8 @@ mod tests {
         for exit in [
             Exit::Code(0),
             Exit::Code(255),
-            Exit::Signal { number: 9, oom: false },
-            Exit::Signal { number: 9, oom: true },
+            Exit::Signal { number: SIGKILL, oom: false },
+            Exit::Signal { number: SIGKILL, oom: true },
             Exit::NotStarted,
             Exit::Lost,
         ] {

@@ -117,13 +117,30 @@ impl Quarantine {
     /// # Errors
     /// [`Error::Io`]; the file stays where it is.
     pub fn put_aside(&self, path: &Path, name: impl AsRef<OsStr>) -> Result<Option<PathBuf>, Error> {
+        self.take(path, name.as_ref(), |path, place| fs::rename(path, place))
+    }
+
+    /// The same for a file that also stays where it is, and is the caller's to remove.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn keep(&self, path: &Path, name: impl AsRef<OsStr>) -> Result<Option<PathBuf>, Error> {
+        self.take(path, name.as_ref(), |path, place| fs::hard_link(path, place))
+    }
+
+    fn take(
+        &self,
+        path: &Path,
+        name: &OsStr,
+        take: impl FnOnce(&Path, &Path) -> io::Result<()>,
+    ) -> Result<Option<PathBuf>, Error> {
         let fail = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
         if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Ok(None);
         }
         fs::create_dir_all(&self.0).map_err(fail("quarantine"))?;
         let places = (0..SAME_NAME_LIMIT).map(|number| {
-            let mut place = self.0.join(name.as_ref()).into_os_string();
+            let mut place = self.0.join(name).into_os_string();
             if number > 0 {
                 place.push(format!(".{number}"));
             }
@@ -131,7 +148,7 @@ impl Quarantine {
         });
         let free = places.into_iter().find(|place| fs::symlink_metadata(place).is_err());
         let place = free.ok_or_else(|| fail("quarantine")(io::ErrorKind::AlreadyExists.into()))?;
-        fs::rename(path, &place).map_err(fail("quarantine"))?;
+        take(path, &place).map_err(fail("quarantine"))?;
         Ok(Some(place))
     }
 
@@ -418,8 +435,12 @@ mod tests {
             assert_eq!(place, dir.path().join(format!("quarantine/record{number}")));
             assert_eq!(fs::read_to_string(place).unwrap(), number);
         }
+        assert_eq!(quarantine.keep(&path, "record").unwrap(), None);
+        fs::write(&path, ".3").unwrap();
+        let place = quarantine.keep(&path, "record").unwrap().unwrap();
+        assert_eq!(place, dir.path().join("quarantine/record.3"));
+        assert!(path.exists() && fs::read_to_string(place).unwrap() == ".3");
         fs::write(dir.path().join("file"), "").unwrap();
-        fs::write(&path, "").unwrap();
         let blocked = Quarantine::new(dir.path().join("file/quarantine"));
         blocked.put_aside(&path, "record").unwrap_err();
         assert!(path.exists() && blocked.count().is_err());

@@ -421,8 +421,8 @@ mod tests {
         let pid = i32::try_from(isize::from_ne_bytes(told)).unwrap();
         let process = crate::process::open_pidfd(pid).unwrap();
         let seen = memory_of(pid);
-        crate::process::signal(process.as_fd(), libc::SIGKILL).unwrap();
-        assert_eq!(end(&process), Some(Ended::Signal(9)));
+        crate::process::kill(process.as_fd()).unwrap();
+        assert_eq!(end(&process), Some(Ended::Signal(wharf_types::signal::SIGKILL)));
         let has = |bytes: &[u8]| seen.concat().windows(bytes.len()).any(|window| window == bytes);
         assert!(has(b"/no/such") && !has(secret.as_bytes()));
         assert!(memory_of(std::process::id().cast_signed()).concat().len() > seen.concat().len());

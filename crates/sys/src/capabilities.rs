@@ -1,4 +1,8 @@
 //! The capabilities of this process: capabilities(7).
+//!
+//! To the kernel each thread has its own sets, and these functions change those of the calling one, so whoever changes
+//! them has a single thread. Which capabilities stay is decided elsewhere. So is the order, because one step takes what
+//! another needs: `isolation/src/confine.rs` has it.
 
 use nix::errno::Errno;
 

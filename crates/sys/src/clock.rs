@@ -1,4 +1,7 @@
 //! The wall clock, for people and for the CRI, and the monotonic clock, for deadlines between processes.
+//!
+//! Numbers are for what is handed on: to the supervisor's machine, which reads no clock, to records, and to another
+//! process. A wait within one process has an `Instant`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,7 @@
 //! The session keyring: keyrings(7).
+//!
+//! A process inherits the session keyring of whoever started it: it would be wharfd's, with the keys in it, and all
+//! containers would share it. The keyrings of users and of processes are others, and are not touched.
 
 use nix::errno::Errno;
 

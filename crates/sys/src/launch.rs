@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_types::lock::lock;
 
-use crate::clone::{Child, clone_to_execute};
+use crate::clone::{Child, clone_to_execute, end_with_parent};
 use crate::error::{Error, Named, Result};
 use crate::process::{Reap, await_end, wait};
 use crate::{descriptors, open_files, signals};
@@ -49,6 +49,22 @@ pub fn hand_on(command: &mut Command, descriptor: OwnedFd, number: RawFd) {
     // SAFETY: the closure makes that call, and allocates nothing.
     unsafe {
         command.pre_exec(place)
+    };
+}
+
+/// Has the kernel kill a program that is to be started with a command as soon as the thread that starts it ends, at the
+/// latest with this process. What the program itself has started goes on.
+pub fn end_with_thread(command: &mut Command) {
+    let parent = std::process::id();
+    let ask = move || match end_with_parent(parent) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(std::io::Error::from(Errno::ESRCH)),
+        Err(error) => Err(std::io::Error::from(error.errno)),
+    };
+    #[expect(clippy::disallowed_methods, reason = "between fork and exec there are two system calls")]
+    // SAFETY: the closure makes these calls. It allocates only the text of an error, and the first one cannot fail.
+    unsafe {
+        command.pre_exec(ask)
     };
 }
 
@@ -186,6 +202,19 @@ mod tests {
         let blocked = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
         let pwd = std::env::current_dir().unwrap();
         assert_eq!(text, format!("name argument 4\nPWD={}\n{blocked}", pwd.display()));
+    }
+
+    #[test]
+    fn a_program_ends_with_the_thread_that_started_it_if_it_is_to() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let start = || {
+            #[expect(clippy::disallowed_methods, reason = "what is tested is the start of programs")]
+            let mut command = Command::new("/bin/sleep");
+            end_with_thread(command.arg("60"));
+            command.spawn().unwrap()
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
     }
 
     #[test]

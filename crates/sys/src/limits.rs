@@ -1,4 +1,8 @@
 //! Resource limits, given by the kernel's number.
+//!
+//! A plan names a resource by this number, and its values have 64 bits on every machine: so these are the bare system
+//! calls, in which no C library has a say. They are the limits of the whole process, whichever thread asks. The one on
+//! open files has a life of its own, in [`crate::open_files`].
 
 use nix::errno::Errno;
 

@@ -1,4 +1,7 @@
 //! Memory that is mapped for one purpose and unmapped with it.
+//!
+//! It is no allocation of the heap: a process that is cloned has its stack in it, or has nothing else of its parent's
+//! memory (`bare`), so it must begin at a page and be whole pages that nothing else is in.
 
 use std::ops::Range;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use rustix::fs::{Gid, Uid};
 use wharf_types::OwnerId;
+use wharf_types::signal::SIGKILL;
 
 use crate::clone::Child;
 use crate::error::{Error, Named, Result};
@@ -56,6 +57,14 @@ pub fn signal(process: BorrowedFd<'_>, number: i32) -> Result<()> {
     Errno::result(result)
         .map(drop)
         .map_err(|errno| Error::new("pidfd_send_signal", number.to_string(), errno))
+}
+
+/// Kills the process; ESRCH once it has been reaped.
+///
+/// # Errors
+/// The kernel's error.
+pub fn kill(process: BorrowedFd<'_>) -> Result<()> {
+    signal(process, SIGKILL.into())
 }
 
 /// Kills every process of a group, by the number of a leader that has not been reaped.
@@ -170,7 +179,7 @@ fn traced_end(process: BorrowedFd<'_>) -> Result<Ended> {
     let status = status.ok_or_else(|| Error::new("read", format!("/proc/{number}/stat"), Errno::EINVAL))?;
     Ok(match libc::WIFEXITED(status) {
         true => Ended::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(255)),
-        false => Ended::Signal(u8::try_from(libc::WTERMSIG(status)).unwrap_or(9)),
+        false => Ended::Signal(u8::try_from(libc::WTERMSIG(status)).unwrap_or(SIGKILL)),
     })
 }
 
@@ -184,7 +193,9 @@ fn wait_untraced(process: BorrowedFd<'_>, reap: Reap) -> Result<Option<Ended>> {
         rustix::process::waitid(WaitId::PidFd(process), options).named("waitid", || "a child".into())?;
     Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Ended::Code(u8::try_from(code & 0xff).unwrap_or(255)),
-        (None, signal) => Ended::Signal(u8::try_from(signal.unwrap_or(libc::SIGKILL)).unwrap_or(9)),
+        (None, signal) => {
+            Ended::Signal(signal.and_then(|number| u8::try_from(number).ok()).unwrap_or(SIGKILL))
+        }
     }))
 }
 
@@ -373,6 +384,13 @@ mod tests {
     use super::*;
     use crate::clone::{Clone, clone3};
 
+    #[test]
+    fn signals_have_the_kernels_numbers() {
+        use wharf_types::signal::{SIGINT, SIGRTMAX, SIGTERM};
+        let ours = [SIGINT, SIGKILL, SIGTERM, SIGRTMAX].map(i32::from);
+        assert_eq!(ours, [libc::SIGINT, libc::SIGKILL, libc::SIGTERM, libc::SIGRTMAX()]);
+    }
+
     /// The kernel tells its parent nothing until the tracer has let it go.
     #[test]
     fn a_child_that_somebody_traces_has_ended_all_the_same() {
@@ -400,7 +418,7 @@ mod tests {
         for reap in [Reap::Leave, Reap::Remove] {
             assert_eq!(wait(pidfd.as_fd(), reap).unwrap(), Some(Ended::Code(7)));
         }
-        signal(tracer.as_fd(), libc::SIGKILL).unwrap();
+        kill(tracer.as_fd()).unwrap();
         await_end(tracer.as_fd()).unwrap();
         wait(tracer.as_fd(), Reap::Remove).unwrap();
         assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(7)), "it is let go");

@@ -1,4 +1,7 @@
 //! Random bytes from the kernel.
+//!
+//! Ids and the tokens of streaming URLs are made of them, so nobody may be able to guess them. There is no generator in
+//! between, whose state a clone of the process would copy.
 
 use crate::error::{Named, Result};
 

@@ -1,4 +1,9 @@
 //! Seccomp filters: loading compiled ones, and the smallest one possible.
+//!
+//! What a profile allows is decided in the planner, which knows the names of calls and compiles them; here a filter is
+//! bytes. [`Call`] has only those calls by name for which wharf looks into a filter or makes one: the steps between a
+//! filter and its program, those of the pod's reaper, and those that a test has the kernel refuse. A filter holds for
+//! the thread that loads it and what that starts, and cannot be taken off.
 
 use nix::errno::Errno;
 
@@ -25,6 +30,8 @@ impl Call {
     pub const GETDENTS64: Self = Self(libc::SYS_getdents64);
     /// ioctl(2).
     pub const IOCTL: Self = Self(libc::SYS_ioctl);
+    /// socket(2).
+    pub const SOCKET: Self = Self(libc::SYS_socket);
     /// seccomp(2).
     pub const SECCOMP: Self = Self(libc::SYS_seccomp);
     /// clone(2).

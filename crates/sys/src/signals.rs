@@ -1,4 +1,8 @@
 //! Signal dispositions and masks: what a program expects to find at its start.
+//!
+//! A signal that is ignored and one that is blocked stay so across an exec, so what suits the supervisor would be the
+//! container's, too. A caught one does not. Actions belong to a process and a mask to a thread: who changes the mask
+//! shows that it has a single one (`Child`). Signals are sent in [`crate::process`].
 
 use nix::errno::Errno;
 

@@ -1,4 +1,7 @@
 //! Pseudo-terminals, through their descriptors.
+//!
+//! A container's terminals are those of its own devpts, and what is at a path there is the container's to choose. So
+//! nothing is opened by the name of a terminal, not even its other end. `isolation/src/terminal.rs` makes the pair.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 

@@ -1,4 +1,7 @@
 //! Threads that a caller waits for. Where the kernel has no room for one more, that is an error, not a panic.
+//!
+//! They end within the call that starts them, and may borrow from it. Threads that outlive a call, and bounds on how
+//! many there are, are in `tasks/src/thread.rs`.
 
 use std::thread::{Builder, Scope, ScopedJoinHandle, scope};
 

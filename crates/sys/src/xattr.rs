@@ -1,4 +1,7 @@
 //! Extended attributes of open files: never by path, so never through a link.
+//!
+//! Which attributes are kept, and what they mean, is the callers' matter. A file system without attributes has none to
+//! read, and cannot be given any.
 
 use std::os::fd::BorrowedFd;
 

@@ -2,6 +2,8 @@
 //!
 //! The states are those of the CRI. One that is not known is not a state: it is the absence of one, at whoever asks.
 
+use crate::signal::SHELL_BASE;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -26,7 +28,7 @@ impl Exit {
     pub fn code(self) -> i32 {
         match self {
             Self::Code(code) => i32::from(code),
-            Self::Signal { number, .. } => 128 + i32::from(number),
+            Self::Signal { number, .. } => i32::from(SHELL_BASE) + i32::from(number),
             Self::NotStarted => 128,
             Self::Lost => 255,
         }
@@ -71,13 +73,14 @@ pub enum ContainerState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signal::{SIGKILL, SIGTERM};
 
     #[test]
     fn codes_and_reasons_are_those_of_the_cri() {
         assert_eq!((Exit::Code(0).code(), Exit::Code(0).reason()), (0, "Completed"));
-        let oom = Exit::Signal { number: 9, oom: true };
+        let oom = Exit::Signal { number: SIGKILL, oom: true };
         assert_eq!((oom.code(), oom.reason()), (137, "OOMKilled"));
-        let term = Exit::Signal { number: 15, oom: false };
+        let term = Exit::Signal { number: SIGTERM, oom: false };
         assert_eq!((term.code(), term.reason()), (143, "Error"));
         assert_eq!((Exit::NotStarted.code(), Exit::NotStarted.reason()), (128, "StartError"));
         assert_eq!(Exit::Lost.code(), 255);

@@ -21,6 +21,7 @@ mod protected;
 mod reference;
 mod reserve;
 mod selinux_label;
+pub mod signal;
 mod stage;
 mod stream_options;
 mod terminal;

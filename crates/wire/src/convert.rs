@@ -109,14 +109,15 @@ impl TryFrom<v1::TerminalSize> for TerminalSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::signal::{SIGKILL, SIGTERM};
 
     #[test]
     fn every_exit_is_what_it_was_told_to_be() {
         for exit in [
             Exit::Code(0),
             Exit::Code(255),
-            Exit::Signal { number: 15, oom: false },
-            Exit::Signal { number: 9, oom: true },
+            Exit::Signal { number: SIGTERM, oom: false },
+            Exit::Signal { number: SIGKILL, oom: true },
             Exit::NotStarted,
             Exit::Lost,
         ] {

@@ -768,6 +768,14 @@ pub struct Cgroup {
     #[prost(string, tag = "4")]
     pub oom_file: ::prost::alloc::string::String,
 }
+/// What is mounted is one of six, and the fields say together which: a new file system (`filesystem`, with `options`);
+/// an image (`layers`, with `sub_path`); or what is at `source`: a file or directory of the pod (`of_pod`), a volume
+/// (`volume`), something of the host without the mounts below it (`single`), or with them (none of these). The first
+/// that applies counts. A `oneof` would say so by itself. But a supervisor lives as long as its pod, and one of an
+/// earlier release reads these fields by their numbers: so fields are only added, and `single` stands beside `of_pod`
+/// for those that do not know that. In Rust both sides have an enum, `Source` in `isolation/src/plan.rs`;
+/// `isolation/src/wire.rs` converts it. For the same reason `stdin` and `stdin_once` of `Stdio` are two fields of the
+/// enum `Input`, and an empty text stands for none.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mount {
     #[prost(string, tag = "1")]
