@@ -1,4 +1,8 @@
 //! A walk over a tree of cgroups of any depth, as [`wharf_sys::deep`] does it.
+//!
+//! A container that makes cgroups of its own decides how deep they go, so a path may become longer than the kernel
+//! takes. The paths that are handed out here go through a descriptor in procfs. They are short, and valid for the call
+//! only.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,8 @@
 //! Giving a v2 cgroup to a user, and bounds on the cgroups below one.
+//!
+//! A user who has been given a cgroup may make others below it and move processes among them. Which containers get
+//! theirs is the planner's decision, and the files of its limits stay root's; where that binds nobody, the level above
+//! does ([`to`]).
 
 use std::io::ErrorKind;
 use std::os::unix::fs::chown;

@@ -221,6 +221,12 @@ impl Cgroups {
         &self.hierarchies[self.tracker]
     }
 
+    /// Each hierarchy, that one first: as long as a cgroup is where processes are tracked, it is to be everywhere.
+    pub(crate) fn tracker_first(&self) -> impl Iterator<Item = &Hierarchy> {
+        let (before, rest) = self.hierarchies.split_at(self.tracker);
+        rest.iter().take(1).chain(before).chain(rest.iter().skip(1))
+    }
+
     /// The node's version, for people.
     #[must_use]
     pub fn version(&self) -> Version {

@@ -1,4 +1,8 @@
 //! Reading and writing files of a cgroup.
+//!
+//! Each write(2) is one value to the kernel, which takes it or refuses it as a whole. Only files that exist are
+//! written: a cgroup's files are made by the kernel, and one that is missing means that a feature is, or that the
+//! cgroup is gone. Which of them is a failure is for the caller to say, by the function that it calls.
 
 use std::fs::OpenOptions;
 use std::io::Write;

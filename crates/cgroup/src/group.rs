@@ -11,6 +11,7 @@ use crate::delegate;
 use crate::detect::{Cgroups, Controller, Hierarchy, Kind, Version};
 use crate::error::Error;
 use crate::files;
+use crate::home::Stray;
 use crate::path::CgroupPath;
 use crate::placement::Driver;
 use crate::systemd;
@@ -172,8 +173,9 @@ impl Cgroup {
         let freezer = self.cgroups.home(Controller::Freezer).filter(|freezer| freezer.kind == Kind::V1);
         let Some(freezer) = freezer else { return Ok(()) };
         let own = self.tree(freezer).pids()?;
+        let entered = self.path_of_processes().under(&freezer.mount).join("cgroup.procs");
         for pid in self.tracker().pids()?.difference(&own) {
-            note(self.cgroups.bring_home(*pid, freezer));
+            note(files::write(&entered, &pid.to_string()));
         }
         Ok(())
     }
@@ -284,11 +286,10 @@ impl Cgroup {
             return systemd::end_slice(&self.cgroups, &slice, &self.path, &deadline);
         }
         self.tracker().await_empty(&deadline)?;
-        for hierarchy in self.cgroups.hierarchies() {
-            let evict = |pid| {
-                if if_used == IfUsed::Removed {
-                    note(self.cgroups.bring_home(pid, hierarchy));
-                }
+        for hierarchy in self.cgroups.tracker_first() {
+            let evict = |pid| match if_used {
+                IfUsed::Removed => self.cgroups.bring_home(pid, hierarchy),
+                IfUsed::Kept => Stray::Settled,
             };
             self.tree(hierarchy).remove(&deadline, &evict, removed)?;
             if hierarchy.is_ours_alone {

@@ -46,6 +46,9 @@ impl Failure for PathError {
     }
 }
 
+/// The name of the cgroup for the processes of an enclosed one.
+pub(crate) const INSIDE: &str = "container";
+
 /// An absolute, normal path below the root of the hierarchies, such as `/kubepods/burstable/pod1/0123`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CgroupPath(String);
@@ -95,7 +98,7 @@ impl CgroupPath {
 
     /// The child for the processes of an enclosed cgroup.
     pub(crate) fn inside(&self) -> Self {
-        Self(format!("{}/container", self.0))
+        Self(format!("{}/{INSIDE}", self.0))
     }
 
     /// The path as text, with its leading slash and without a trailing one.

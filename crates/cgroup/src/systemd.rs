@@ -255,8 +255,8 @@ fn remove(cgroups: &Cgroups, path: &CgroupPath, deadline: &Deadline) -> Result<(
     let own = tree(cgroups.tracker(), path);
     own.thaw_all()?;
     own.kill(deadline.left())?;
-    cgroups.hierarchies().iter().try_for_each(|hierarchy| {
-        let evict = |pid| crate::tree::note(cgroups.bring_home(pid, hierarchy));
+    cgroups.tracker_first().try_for_each(|hierarchy| {
+        let evict = |pid| cgroups.bring_home(pid, hierarchy);
         tree(hierarchy, path).remove(deadline, &evict, &mut 0)
     })
 }
@@ -267,7 +267,7 @@ fn tree(hierarchy: &Hierarchy, path: &CgroupPath) -> Tree {
 
 /// Kills a child, and reaps it.
 fn end_child(child: &OwnedFd) {
-    let killed = process::signal(child.as_fd(), 9);
+    let killed = process::kill(child.as_fd());
     let waited = wait(&mut [PollFd::new(child.as_fd(), PollFlags::POLLIN)], VANISHING);
     let reaped = process::wait(child.as_fd(), Reap::Remove);
     if let (Err(error), _, _) | (_, _, Err(error)) = (killed, waited, reaped) {

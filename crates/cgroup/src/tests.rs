@@ -25,6 +25,12 @@ impl Fresh {
         Self(Cgroups::detect().unwrap().create(&path).unwrap())
     }
 
+    /// With the name of a container.
+    fn container() -> Self {
+        let path = CgroupPath::new(&format!("/{:064x}", std::process::id())).unwrap();
+        Self(Cgroups::detect().unwrap().create(&path).unwrap())
+    }
+
     fn at(&self, controller: crate::Controller, file: &str) -> PathBuf {
         self.0.home(controller).unwrap().1.join(file)
     }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 
 use crate::deep;
 use crate::detect::Kind;
 use crate::error::{Error, errno};
 use crate::files;
+use crate::home::Stray;
 
 /// The longest wait for killed processes before the cgroup is read again: others may have been forked.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -119,7 +119,7 @@ impl Tree {
         if let Some((file, value, _)) = &freezer {
             note(files::write(file, value));
         }
-        let doomed = self.doom();
+        let doomed = self.pids().and_then(|pids| self.doom(pids));
         if let Some((file, _, value)) = &freezer {
             // v1 holds back even SIGKILL from a frozen task.
             note(files::write(file, value));
@@ -134,10 +134,11 @@ impl Tree {
         Ok(empty)
     }
 
-    /// Sends SIGKILL to at most [`DOOMED_MAX`] processes, and returns those that had not exited yet.
-    fn doom(&self) -> Result<Vec<OwnedFd>, Error> {
+    /// Sends SIGKILL to at most [`DOOMED_MAX`] of these processes, as far as they are in the tree, and returns those
+    /// that had not exited yet.
+    fn doom(&self, pids: BTreeSet<i32>) -> Result<Vec<OwnedFd>, Error> {
         let mut pinned = Vec::new();
-        for pid in self.pids()?.into_iter().take(DOOMED_MAX) {
+        for pid in pids.into_iter().take(DOOMED_MAX) {
             match wharf_sys::process::open_pidfd(pid) {
                 Ok(process) => pinned.push((pid, process)),
                 Err(error) if error.errno == Errno::ESRCH => {}
@@ -149,7 +150,7 @@ impl Tree {
         let members = self.pids()?;
         let mut doomed = Vec::new();
         for (pid, process) in pinned.into_iter().filter(|(pid, _)| members.contains(pid)) {
-            match wharf_sys::process::signal(process.as_fd(), Signal::SIGKILL as i32) {
+            match wharf_sys::process::kill(process.as_fd()) {
                 Err(source) if source.errno != Errno::ESRCH => return Err(Error::Kill { pid, source }),
                 _ => doomed.push(process),
             }
@@ -256,11 +257,12 @@ impl Tree {
     }
 
     /// Removes the tree from the bottom up. A missing tree is success. `evict` may move a process that is in it
-    /// elsewhere; one that stays keeps the tree. Adds to `removed` how many cgroups there were below its top.
+    /// elsewhere; one without a home is killed, and one that stays keeps the tree. Adds to `removed` how many cgroups
+    /// there were below its top.
     pub(crate) fn remove(
         &self,
         deadline: &Deadline,
-        evict: &dyn Fn(i32),
+        evict: &dyn Fn(i32) -> Stray,
         removed: &mut usize,
     ) -> Result<(), Error> {
         loop {
@@ -273,7 +275,12 @@ impl Tree {
                 return Err(deadline.late(&self.directory, "removed"));
             }
             if self.is_populated()? {
-                self.pids()?.into_iter().for_each(evict);
+                let mut homeless = self.pids()?;
+                homeless.retain(|pid| evict(*pid) == Stray::Homeless);
+                if !homeless.is_empty() {
+                    note(self.thaw_all());
+                    self.doom(homeless)?;
+                }
                 self.await_event(deadline.left(), |tree| tree.is_populated().map(|populated| !populated))?;
             } else {
                 // Empty but busy: the kernel still holds references, and does not say when it drops them.
@@ -369,7 +376,7 @@ mod tests {
             assert!(!tree.is_populated().unwrap());
             assert!(tree.pids().unwrap().is_empty());
             tree.kill(Duration::ZERO).unwrap();
-            tree.remove(&Deadline::after(Duration::ZERO), &|_pid| {}, &mut 0).unwrap();
+            tree.remove(&Deadline::after(Duration::ZERO), &|_pid| Stray::Settled, &mut 0).unwrap();
             assert!(tree.freeze(Duration::ZERO).is_err());
             assert!(tree.thaw(Duration::ZERO).is_err());
         }

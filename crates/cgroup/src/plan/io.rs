@@ -1,4 +1,8 @@
 //! Reads and writes: a share of each device, and rates. Files with a line per device take a line per write.
+//!
+//! Weights are given on BFQ's scale; v2 without BFQ has another. Which scheduler shares the node's devices is not
+//! looked up here: it is among what the plan must know ([`super::Present`]). A line for a device changes nothing of the
+//! others', so each write also knows the line that takes it back.
 
 use super::{Step, Write};
 use crate::detect::{Controller, Kind};

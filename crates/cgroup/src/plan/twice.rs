@@ -1,4 +1,8 @@
 //! The same limits for both cgroups of an enclosed one, in an order in which neither refuses those of the other.
+//!
+//! A container that could lift its limits is one cgroup further down (`planner/src/enclosure.rs:is_enclosed`): the
+//! outer limits hold, and its programs see the inner ones. The kernel checks some of them against each other, from one
+//! level to the next. So a new cgroup has them from above, and in one that is in use their order depends on the file.
 
 use super::{Place, Step, Write};
 

@@ -1,4 +1,8 @@
 //! The files of v2.
+//!
+//! The CRI's limits are in v1's terms: shares become weights, memory and swap together become swap alone, and quota and
+//! period share a file. A limit that v2 does not have is refused, and not dropped. The files that a request names
+//! itself (`unified`) are these, too, as long as a controller of v2 has them.
 
 use super::{PERIOD_US, Present, Step, Write, v1};
 use crate::detect::{Controller, Kind};

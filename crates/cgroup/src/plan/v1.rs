@@ -1,4 +1,7 @@
 //! The files of v1.
+//!
+//! The CRI's limits are in v1's terms, so most values are written as they came. Where the kernel checks one against the
+//! other they are a pair. Files that are the same on v2 are planned here for both.
 
 use super::{Step, Write};
 use crate::detect::Controller;

@@ -62,40 +62,40 @@ pub(super) fn of_limits(
     limits: &Limits,
     home: &dyn Fn(Controller) -> Option<Kind>,
 ) -> Result<Vec<Property<'static>>, Error> {
-    let mut told = BTreeMap::new();
-    cpu(limits, home(Controller::Cpu), &mut told)?;
-    io(limits, home(Controller::Io), &mut told);
+    let mut properties = BTreeMap::new();
+    cpu(limits, home(Controller::Cpu), &mut properties)?;
+    io(limits, home(Controller::Io), &mut properties);
     if let (Some(bytes), Some(Kind::Unified)) = (limits.memory_reservation_bytes, home(Controller::Memory))
         && bytes != 0
     {
-        told.insert(MEMORY_LOW, Value::from(u64::try_from(bytes).unwrap_or(INFINITY)));
+        properties.insert(MEMORY_LOW, Value::from(u64::try_from(bytes).unwrap_or(INFINITY)));
     }
     for (file, value) in &limits.unified {
-        unified(file, value, &mut told)?;
+        unified(file, value, &mut properties)?;
     }
-    Ok(told.into_iter().collect())
+    Ok(properties.into_iter().collect())
 }
 
-type Told = BTreeMap<&'static str, Value<'static>>;
+type Properties = BTreeMap<&'static str, Value<'static>>;
 
-fn cpu(limits: &Limits, kind: Option<Kind>, told: &mut Told) -> Result<(), Error> {
+fn cpu(limits: &Limits, kind: Option<Kind>, properties: &mut Properties) -> Result<(), Error> {
     let shares = limits.cpu_shares.filter(|shares| *shares != 0);
     match (kind, limits.cpu_idle) {
         (Some(Kind::V1), Some(true)) => return Err(untold("cpu.idle")),
-        (Some(Kind::V1), _) => told.extend(shares.map(|shares| (CPU_SHARES, Value::from(shares)))),
-        (_, Some(true)) => told.extend([(CPU_WEIGHT, Value::from(IDLE))]),
+        (Some(Kind::V1), _) => properties.extend(shares.map(|shares| (CPU_SHARES, Value::from(shares)))),
+        (_, Some(true)) => properties.extend([(CPU_WEIGHT, Value::from(IDLE))]),
         (_, Some(false)) => {
             let weight = shares.map_or(INFINITY, weight_of_shares);
-            told.extend([(CPU_WEIGHT, Value::from(weight))]);
+            properties.extend([(CPU_WEIGHT, Value::from(weight))]);
         }
         (_, None) => {
-            told.extend(shares.map(|shares| (CPU_WEIGHT, Value::from(weight_of_shares(shares)))));
+            properties.extend(shares.map(|shares| (CPU_WEIGHT, Value::from(weight_of_shares(shares)))));
         }
     }
     Ok(())
 }
 
-fn io(limits: &Limits, kind: Option<Kind>, told: &mut Told) {
+fn io(limits: &Limits, kind: Option<Kind>, properties: &mut Properties) {
     let scaled = |weight: u16| match kind {
         Some(Kind::V1) => u64::from(weight),
         _ => scaled_for_unified(weight).into(),
@@ -104,11 +104,11 @@ fn io(limits: &Limits, kind: Option<Kind>, told: &mut Told) {
         Some(Kind::V1) => (BLOCK_IO_WEIGHT, BLOCK_IO_DEVICE_WEIGHT),
         _ => (IO_WEIGHT, IO_DEVICE_WEIGHT),
     };
-    told.extend(limits.io.weight.map(|weight| (all, Value::from(scaled(weight)))));
+    properties.extend(limits.io.weight.map(|weight| (all, Value::from(scaled(weight)))));
     let weights = limits.io.weights.iter().map(|(device, weight)| (node(*device), scaled(*weight)));
     let weights: Vec<(String, u64)> = weights.collect();
     if !weights.is_empty() {
-        told.insert(each, Value::new(weights));
+        properties.insert(each, Value::new(weights));
     }
 }
 
@@ -118,7 +118,7 @@ fn node(BlockDevice { major, minor }: BlockDevice) -> String {
 }
 
 /// A file of v2 that has its effect at the scope.
-fn unified(file: &str, value: &str, told: &mut Told) -> Result<(), Error> {
+fn unified(file: &str, value: &str, properties: &mut Properties) -> Result<(), Error> {
     let invalid = || Error::InvalidLimit {
         limit: format!("unified {file:?} {value:?}"),
         reason: "systemd, which makes the cgroups here, takes one number for it",
@@ -135,7 +135,7 @@ fn unified(file: &str, value: &str, told: &mut Told) -> Result<(), Error> {
         file if UNTOLD.contains(&file) => return Err(untold(file)),
         _ => return Ok(()),
     };
-    told.insert(property, Value::from(number.ok_or_else(invalid)?));
+    properties.insert(property, Value::from(number.ok_or_else(invalid)?));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ pub(crate) const SLICE: &str = ".slice";
 pub(crate) const SCOPE: &str = ".scope";
 
 /// The two cgroups in a scope, as systemd-nspawn divides one: what it is for, and the process that keeps it.
-const PAYLOAD: &str = "payload";
+pub(crate) const PAYLOAD: &str = "payload";
 const HOLDER: &str = "holder";
 
 /// A slice, by its name.

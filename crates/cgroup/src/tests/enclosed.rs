@@ -279,12 +279,13 @@ fn throttling_counts_whichever_quota_was_the_reason() {
         let _shell = Shell::enter(&fresh.0.entry(), "while :; do :; done");
         let deadline = std::time::Instant::now() + PATIENCE;
         let throttled = || fresh.0.stats(Extent::Everything).cpu;
-        while throttled().throttled_ns == Some(0) {
+        // Not the time: on a busy machine the shell would not have run meanwhile, and Linux 6.18 does not count that.
+        while throttled().throttled_periods == Some(0) {
             assert!(std::time::Instant::now() < deadline, "{:?}", throttled());
             std::thread::yield_now();
         }
         let cpu = throttled();
-        assert!(cpu.throttled_periods > Some(0) && cpu.periods >= cpu.throttled_periods, "{cpu:?}");
+        assert!(cpu.throttled_ns.is_some() && cpu.periods >= cpu.throttled_periods, "{cpu:?}");
     }
 }
 

@@ -136,6 +136,42 @@ fn a_process_that_is_in_one_hierarchy_alone_keeps_a_shared_cgroup_and_goes_home_
     }
 }
 
+/// The home of a stray may be gone or refuse it: the container can see to both.
+#[test]
+fn a_stray_without_a_home_is_killed_and_never_moved_out_of_its_container() {
+    let (fresh, home) = (Fresh::new("lender"), Fresh::container());
+    let unified = Entry { directory: home.0.entry().directory, tasks: vec![] };
+    for tasks in fresh.0.entry().tasks {
+        let lent = Cgroups::detect().unwrap().create(fresh.0.path()).unwrap();
+        let own = tasks.to_str().unwrap().replace(fresh.0.path().as_str(), home.0.path().as_str());
+        let own = Path::new(&own).parent().unwrap();
+        let cpus = own.join("cpuset.cpus");
+        if cpus.exists() {
+            std::fs::write(cpus, "\n").unwrap();
+        } else {
+            std::fs::remove_dir(own).unwrap();
+        }
+        let mut shell =
+            Shell::enter(&Entry { tasks: vec![tasks.clone()], ..unified.clone() }, "read word; echo $word");
+        if !lent.pids().unwrap().is_empty() {
+            continue;
+        }
+        lent.remove(PATIENCE).unwrap();
+        assert_eq!(shell.end(), Some(9), "{own:?}");
+    }
+}
+
+/// While its cgroup is where processes are tracked, its places in the other hierarchies are what a stray goes home to.
+#[test]
+fn a_cgroup_is_removed_first_from_where_processes_are_tracked() {
+    let cgroups = Cgroups::detect().unwrap();
+    let order: Vec<_> = cgroups.tracker_first().map(|hierarchy| &hierarchy.mount).collect();
+    assert_eq!(order[0], &cgroups.tracker().mount);
+    let all: std::collections::BTreeSet<_> = order.iter().copied().collect();
+    assert_eq!(all, cgroups.hierarchies().iter().map(|hierarchy| &hierarchy.mount).collect());
+    assert_eq!(order.len(), all.len());
+}
+
 /// The same with the other container's freezer.
 #[test]
 fn a_process_that_another_container_has_frozen_can_be_killed() {
