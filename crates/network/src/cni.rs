@@ -19,6 +19,7 @@ use crate::netlink::{Family, Socket};
 use crate::store::{self, Json, StoreError};
 use crate::{Attachment, Config, INTERFACE, PodAddresses, PortMapping, Readiness, link, netns};
 
+mod adopt;
 mod capabilities;
 mod config;
 mod error;
@@ -44,6 +45,20 @@ struct Record {
     capabilities: Map<String, Value>,
     /// `None` while plugins are adding the pod.
     result: Option<Value>,
+}
+
+impl Record {
+    /// The record of a pod that no plugin has added yet.
+    fn of(network: &NetworkConfig, pod: &Attachment<'_>) -> Result<Self, CniError> {
+        Ok(Self {
+            network: network.clone(),
+            netns: pod.pin.to_owned(),
+            arguments: arguments(pod)?,
+            ports: pod.ports.iter().filter(|port| port.host_port != 0).cloned().collect(),
+            capabilities: capabilities::of(pod)?,
+            result: None,
+        })
+    }
 }
 
 impl store::Kind for Record {
@@ -168,14 +183,7 @@ impl Cni {
             .plugins
             .iter()
             .try_for_each(|plugin| self.plugins.program(NetworkConfig::kind(plugin)).map(drop))?;
-        let mut record = Record {
-            network: network.clone(),
-            netns: pod.pin.to_owned(),
-            arguments: arguments(pod)?,
-            ports: pod.ports.iter().filter(|port| port.host_port != 0).cloned().collect(),
-            capabilities: capabilities::of(pod)?,
-            result: None,
-        };
+        let mut record = Record::of(network, pod)?;
         self.save(pod.id, &record)?;
         let pinned = netns::pin(pod.netns, pod.pin).map_err(CniError::from);
         let added = pinned.and_then(|()| self.add(pod.id, &record)).and_then(|(ips, result)| {

@@ -46,7 +46,7 @@ pub use cni::CniError;
 pub use error::Error;
 pub use lease::LeaseError;
 pub use netlink::NetlinkError;
-pub use netns::{NetnsError, open as open_netns};
+pub use netns::{NetnsError, is_pinned, open as open_netns};
 pub use nft::Protocol;
 pub use socket::{SocketError, TcpSockets, Unreachable};
 pub use stats::{InterfaceStats, StatsSocket};
@@ -343,6 +343,15 @@ impl Network {
     #[must_use]
     pub fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
         self.builtin.addresses(id).or_else(|| self.cni.addresses(id))
+    }
+
+    /// Finds the addresses of a pod that an earlier process attached through plugins, if the record of it is lost, and
+    /// makes that record anew. `None` if the pod has no addresses.
+    ///
+    /// # Errors
+    /// [`Error::Cni`] if its namespace cannot be asked. A record that cannot be made is logged.
+    pub fn adopt(&self, pod: &Attachment<'_>) -> Result<Option<PodAddresses>, Error> {
+        Ok(self.cni.adopt(pod)?)
     }
 
     /// Removes leases, links, host ports and CNI networks of pods that are neither in `live` nor attached by this

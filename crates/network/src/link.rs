@@ -22,6 +22,7 @@ const DELETE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
+const GET_ADDRESS: u16 = 22;
 
 const HARDWARE: u16 = 1;
 const NAME: u16 = 3;
@@ -40,6 +41,7 @@ const ADDRESS_PEER: u16 = 1;
 const ADDRESS_LOCAL: u16 = 2;
 const ADDRESS_FLAGS: u16 = 8;
 const SCOPE_LINK: u8 = 253;
+const SCOPE_EVERYWHERE: u8 = 0;
 
 const FLAG_UP: u32 = 1;
 /// The group of the links to pods, by which the rules recognise them: the routed links, and the bridge.
@@ -107,17 +109,29 @@ pub(crate) fn list_first(
     limit: usize,
     wanted: impl Fn(&Link) -> bool,
 ) -> Result<Vec<Link>, NetlinkError> {
+    let request = || Message::new(GET_LINK, netlink::DUMP).fixed(&header(0, 0));
+    let links = first(socket, limit, &request, |payload| Some(parse(payload)).filter(&wanted));
+    links.operation(|| "list the links".to_owned())
+}
+
+/// What `parse` finds first in a dump, at most `limit`.
+fn first<T>(
+    socket: &Socket,
+    limit: usize,
+    request: &dyn Fn() -> Message,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, Errno> {
     let left = Cell::new(limit);
-    let request = || {
+    let again = || {
         left.set(limit);
-        Message::new(GET_LINK, netlink::DUMP).fixed(&header(0, 0))
+        request()
     };
     let first = |payload: &[u8]| {
-        let link = Some(parse(payload)).filter(|link| left.get() > 0 && wanted(link))?;
+        let found = parse(payload).filter(|_found| left.get() > 0)?;
         left.set(left.get() - 1);
-        Some(link)
+        Some(found)
     };
-    socket.dump(&request, first).operation(|| "list the links".to_owned())
+    socket.dump(&again, first)
 }
 
 /// Makes a bridge and brings it up. Its hardware address is set, because a bridge without one takes it from its ports.
@@ -207,7 +221,7 @@ impl Address {
     fn message(self, kind: u16, flags: u16, link: u32) -> Message {
         // The kernel chooses an IPv4 address of the loopback link for packets that leave through a link without one,
         // unless its scope prevents that.
-        let scope = if link == LOOPBACK { SCOPE_LINK } else { 0 };
+        let scope = if link == LOOPBACK { SCOPE_LINK } else { SCOPE_EVERYWHERE };
         let mut header = vec![family(self.ip), self.prefix, 0, scope];
         header.extend_from_slice(&link.to_ne_bytes());
         let mut message = Message::new(kind, flags).fixed(&header);
@@ -227,6 +241,15 @@ pub(crate) fn add_address(socket: &Socket, link: u32, address: Address) -> Resul
             Err(errno).operation(|| format!("add the address {ip}/{prefix} to link {link}"))
         }
     }
+}
+
+/// The addresses of a link that are valid beyond it, at most `limit`, IPv4 first.
+pub(crate) fn addresses(socket: &Socket, link: u32, limit: usize) -> Result<Vec<Address>, NetlinkError> {
+    let request = || Message::new(GET_ADDRESS, netlink::DUMP).fixed(&[0; 8]);
+    let found = first(socket, limit, &request, |payload| parse_address(payload, link));
+    let mut found = found.operation(|| format!("list the addresses of link {link}"))?;
+    found.sort_by_key(|address| address.ip.is_ipv6());
+    Ok(found)
 }
 
 /// Removes an address from a link; one that it does not have is success.
@@ -301,4 +324,14 @@ fn parse(payload: &[u8]) -> Link {
         }
     }
     link
+}
+
+/// `struct ifaddrmsg` and its attributes: the address, if it is one of this link and valid beyond it.
+fn parse_address(payload: &[u8], link: u32) -> Option<Address> {
+    let (header, rest) = payload.split_at_checked(8)?;
+    let (prefix, scope) = (header[1], header[3]);
+    let found = [ADDRESS_LOCAL, ADDRESS_PEER].into_iter().find_map(|kind| netlink::find(rest, kind));
+    let ip = found.and_then(netlink::address)?;
+    let belongs = netlink::number(&header[4..]) == Some(link) && scope == SCOPE_EVERYWHERE;
+    belongs.then_some(Address { ip, prefix })
 }

@@ -77,7 +77,7 @@ pub fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
 ///
 /// # Errors
 /// It cannot be told: what is there cannot be opened.
-pub(crate) fn is_pinned(path: &Path) -> Result<bool, NetnsError> {
+pub fn is_pinned(path: &Path) -> Result<bool, NetnsError> {
     match open(path) {
         Ok(_) => Ok(true),
         Err(

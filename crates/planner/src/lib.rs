@@ -61,7 +61,9 @@ pub use limits::{check as check_resources, limits, merge as merge_resources, oom
 pub use mounts::{ETC_FILES, SHM};
 pub use namespaces::{Kind as NamespaceKind, NamespacePlan, shown as shown_namespaces};
 pub use plan::plan;
+pub use pod::attachment::attachment;
 pub use pod::files::{FilesPlan, HostNames, Shm, names_resolved};
+pub use pod::ports::plan as host_ports;
 pub use pod::sysctls::{is_in_user_namespace, sysctl_path};
 pub use pod::{
     NetworkPlan, PodPlan, cgroup, cgroup_parent, check as check_pod, namespaces_of, plan as plan_pod,
@@ -73,7 +75,7 @@ pub use refuse::{container as check, privilege as check_privilege};
 pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch, Unread,
 };
-pub use saved_spec::{Identity, from_saved, kept, to_saved};
+pub use saved_spec::{Identity, from_saved, kept, saved_hooks, to_saved};
 pub use seccomp::{Filters, fill as fill_seccomp};
 pub use selinux::{Labelling, Labels, Selinux};
 pub use unsupported::refuse_resources;

@@ -4,8 +4,9 @@
 //! It does not decide where anything is, nor whether the kernel accepts the value of a sysctl: the kernel is asked when
 //! the namespaces are made.
 
+pub(crate) mod attachment;
 pub(crate) mod files;
-mod ports;
+pub(crate) mod ports;
 pub(crate) mod sysctls;
 
 use std::collections::BTreeMap;

@@ -201,6 +201,33 @@ fn real_plugins_connect_pods_and_leave_nothing() {
 }
 
 #[test]
+fn a_pod_keeps_its_address_and_is_deleted_even_if_its_record_is_lost() {
+    run_on(real_network, async |world| {
+        let dir = world.dir.clone();
+        let leases = || node(&format!("ls {}/leases/real", dir.display()));
+        let (first, _) = server(&world.client, "first", 0).await;
+        world.client.down(&first).await.unwrap();
+        let leases_before = leases();
+        let (web, one) = server(&world.client, "web", 12080).await;
+        let (other, two) = server(&world.client, "other", 0).await;
+        let (web_ip, other_ip) = (ip(&world.client, &web).await, ip(&world.client, &other).await);
+
+        world.daemon.kill();
+        let record = |pod: &str| world.dir.join("root/network/cni").join(format!("{pod}.json"));
+        fs::write(record(&web), "{").unwrap();
+        fs::remove_file(record(&other)).unwrap();
+        world.start_again().await;
+        assert_eq!((ip(&world.client, &web).await, ip(&world.client, &other).await), (web_ip, other_ip));
+        all_reach(&world.client, (&web, &one), (&other, &two)).await;
+
+        world.clear().await;
+        assert_eq!(leases(), leases_before, "DEL was run for both");
+        node("ip link delete cni0; nft flush ruleset");
+        fs::remove_dir_all(world.dir.join("root/network/quarantine")).expect("the damaged record is kept");
+    });
+}
+
+#[test]
 fn a_pod_of_plugins_has_one_mount_of_the_host_until_they_have_deleted_it() {
     run_on(
         |dir| chain(dir, GOOD),

@@ -1,15 +1,17 @@
 //! The output of plugins: results and errors.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::config::is_version;
 use crate::INTERFACE;
+use crate::link::Address;
 
 /// The most addresses of one pod; more are a mistake.
-const ADDRESS_LIMIT: usize = 64;
+pub(super) const ADDRESS_LIMIT: usize = 64;
 
 /// The part of a result that wharf uses.
 #[derive(Deserialize)]
@@ -82,6 +84,17 @@ fn convert(result: &mut Value, version: &str) {
             ip.remove("version");
         }
     }
+}
+
+/// A result with these addresses of the pod's interface, in the version of the chain.
+pub(super) fn made_of(addresses: &[Address], version: &str, sandbox: &Path) -> Value {
+    let ips: Vec<Value> = addresses
+        .iter()
+        .map(|Address { ip, prefix }| json!({ "address": format!("{ip}/{prefix}"), "interface": 0 }))
+        .collect();
+    let mut result = json!({ "interfaces": [{ "name": INTERFACE, "sandbox": sandbox }], "ips": ips });
+    convert(&mut result, version);
+    result
 }
 
 /// The addresses of the pod's interface in a result, in the plugin's order. Addresses of other interfaces that a chain

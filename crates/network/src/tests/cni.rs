@@ -8,8 +8,8 @@ use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 use wharf_types::{ErrorKind, Failure};
 
-use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
-use crate::{Error, Mode};
+use super::fixture::{Host, Pod, ask, id, ip, pod_links, sh, tcp};
+use crate::{Error, Mode, PodAddresses};
 
 /// Keeps its input and prints a result.
 pub(super) const GOOD: &str = r#"
@@ -228,6 +228,48 @@ fn a_bandwidth_that_is_none_is_refused() {
         assert!(error.to_string().contains("ingress-bandwidth"), "{error}");
     }
     assert_eq!((host.read("calls").as_str(), host.records()), ("", 0));
+}
+
+#[test]
+fn a_pod_whose_record_is_lost_keeps_its_addresses_and_is_deleted() {
+    let host = Host::with_plugin(GOOD);
+    let pod = Pod::new(1);
+    let network = host.network();
+    pod.attach(&network).unwrap();
+    assert_eq!(pod.adopt(&network).unwrap(), None, "there is no link");
+    pod.inside(|| {
+        sh("ip link add eth0 type bridge; ip link set eth0 up
+            ip address add 10.9.0.7/24 dev eth0; ip address add fd09::7/64 dev eth0 nodad")
+    });
+    let record = host.config.state_dir.join("cni").join(format!("{}.json", pod.id));
+    for damage in ["", "{{"] {
+        std::fs::write(&record, damage).unwrap();
+        let network = host.network();
+        assert_eq!(network.addresses(&pod.id), None);
+        let addresses = PodAddresses { ips: vec![ip("10.9.0.7"), ip("fd09::7")] };
+        assert_eq!(pod.adopt(&network).unwrap().as_ref(), Some(&addresses));
+        assert_eq!(host.network().addresses(&pod.id), Some(addresses), "it is recorded");
+    }
+    host.network().detach(&pod.id, None).unwrap();
+    assert_eq!((host.read("calls").as_str(), host.records()), ("one ADD\none DEL\n", 0));
+    let previous = &host.input("one.DEL.in")["prevResult"];
+    assert_eq!(previous["ips"][1], json!({ "address": "fd09::7/64", "interface": 0 }));
+    assert!(host.read("one.DEL.env").contains("K8S_POD_NAME=pod;"));
+}
+
+#[test]
+fn a_record_of_a_newer_release_is_not_made_anew() {
+    let host = Host::with_plugin(GOOD);
+    let pod = Pod::new(1);
+    pod.attach(&host.network()).unwrap();
+    pod.inside(|| {
+        sh("ip link add eth0 type bridge; ip link set eth0 up; ip address add 10.9.0.7/24 dev eth0")
+    });
+    let record = host.config.state_dir.join("cni").join(format!("{}.json", pod.id));
+    let newer = "wharf cni 9 0 00000000\n";
+    std::fs::write(&record, newer).unwrap();
+    assert_eq!(pod.adopt(&host.network()).unwrap().unwrap().ips, [ip("10.9.0.7")]);
+    assert_eq!(std::fs::read_to_string(&record).unwrap(), newer);
 }
 
 #[test]

@@ -95,8 +95,17 @@ impl Pod {
         network: &Network,
         ports: &[PortMapping],
     ) -> Result<PodAddresses, Error> {
+        self.ask(ports, |attachment| network.attach(attachment))
+    }
+
+    /// Looks for the addresses of a pod whose record is lost.
+    pub(super) fn adopt(&self, network: &Network) -> Result<Option<PodAddresses>, Error> {
+        self.ask(&[], |attachment| network.adopt(attachment))
+    }
+
+    fn ask<T>(&self, ports: &[PortMapping], ask: impl FnOnce(&Attachment<'_>) -> T) -> T {
         let pin = self.path();
-        network.attach(&Attachment {
+        ask(&Attachment {
             id: &self.id,
             name: "pod",
             namespace: "space",
