@@ -1,4 +1,8 @@
 //! ImageService.
+//!
+//! Lists and statuses come from the store's memory. What changes the store, or reads its disk, goes through `change`,
+//! in a bounded number of threads that may wait. Pulls are the registry client's, and what a registry or an image says
+//! is checked there and in the store: here are only the messages. The calls about security profiles are in `profiles`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -113,6 +117,11 @@ fn matches(pattern: &str, name: &str) -> bool {
     name.ends_with(last)
 }
 
+/// The image with this name, unless it is known to be damaged: a kubelet pulls only what is missing.
+fn usable(store: &Store, name: &str) -> Option<Arc<Image>> {
+    store.find(name).filter(|image| !image.is_damaged())
+}
+
 /// The additions of a verbose status: what the image says about running it, in the form of its own document, and its
 /// layers from the bottom up. They are text for people and tools; nothing acts on them. Blocks for the disk.
 fn info(store: &Store, image: &Image) -> Result<BTreeMap<String, String>, StoreError> {
@@ -166,7 +175,11 @@ impl ImageService for Images {
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let request = request.into_inner();
         let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
-        let Some(found) = self.store.find(&spec.image) else {
+        let found = match request.verbose {
+            true => self.store.find(&spec.image),
+            false => usable(&self.store, &spec.image),
+        };
+        let Some(found) = found else {
             return Ok(Response::new(ImageStatusResponse::default()));
         };
         let mut image = item(&found, &self.pinned);
@@ -272,6 +285,7 @@ mod tests {
             form: Form::Archive,
             blob_digest: diff_id.clone(),
             blob_size_bytes: size as u64,
+            registry: String::new(),
         };
         let unpacked = store.unpack(&source, &mut std::io::Cursor::new(layer)).unwrap();
         let config = serde_json::json!({
@@ -374,7 +388,7 @@ mod tests {
             tokio::time::advance(std::time::Duration::from_secs(91)).await;
             let late = late.await.unwrap_err();
             assert_eq!(late.code(), tonic::Code::Unavailable);
-            let named = format!("waiting in {}: no ", store.root().display());
+            let named = format!("waiting in {}: no thread was free", store.root().display());
             assert!(late.message().contains(&named), "{late}");
         });
     }
@@ -385,6 +399,7 @@ mod tests {
         let config =
             serde_json::json!({ "Cmd": ["/app"], "Labels": { "a": "b" }, "Volumes": { "/data": {} } });
         let (image, store, directory) = image(&config);
+        assert!(usable(&store, "registry.test/app:v1").is_some());
         let text = info(&store, &image).unwrap()["info"].clone();
         let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(shown["imageSpec"]["config"], config);
@@ -393,6 +408,8 @@ mod tests {
         std::fs::write(directory.path().join("content/sha256").join(image.id().hex()), "{}").unwrap();
         let damaged = status::of(info(&store, &image).unwrap_err());
         assert_eq!(damaged.code(), tonic::Code::DataLoss, "{damaged}");
+        assert!(usable(&store, "registry.test/app:v1").is_none(), "a kubelet pulls it again");
+        assert_eq!(store.list().len(), 1, "who looks at an image removes nothing");
         assert_eq!(item(&image, &[]).repo_tags, ["registry.test/app:v1"]);
     }
 }

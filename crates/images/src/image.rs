@@ -7,24 +7,27 @@
 //! ([`Store::config`](crate::Store::config)).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use wharf_types::Digest;
 
 use crate::config::ImageUser;
 use crate::records::ImageRecord;
 
-/// An image in the store, whole and durable. It is immutable: a new tag makes a new value.
+/// An image in the store, whole and durable. It is immutable: a new tag makes a new value. Only that its config has
+/// been damaged on disk is noted here, by whoever reads that.
 #[derive(Debug)]
 pub struct Image {
     id: Digest,
     layers: Vec<PathBuf>,
     record: ImageRecord,
+    is_damaged: AtomicBool,
 }
 
 impl Image {
     pub(crate) fn new(id: Digest, record: ImageRecord, layers_root: &Path) -> Self {
         let layers = record.chain.iter().map(|name| layers_root.join(name).join("fs")).collect();
-        Self { id, layers, record }
+        Self { id, layers, record, is_damaged: AtomicBool::new(false) }
     }
 
     /// The digest of the config: the one name that the image has in every registry.
@@ -72,12 +75,27 @@ impl Image {
         &self.layers
     }
 
+    /// Whether whoever read its config last found it damaged. A pull or a load makes a new value, which is not.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn found_damaged(&self) {
+        self.is_damaged.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn found_whole(&self) {
+        self.is_damaged.store(false, Ordering::Relaxed);
+    }
+
     pub(crate) fn record(&self) -> &ImageRecord {
         &self.record
     }
 
     /// The same image with another record.
     pub(crate) fn with_record(&self, record: ImageRecord) -> Self {
-        Self { id: self.id.clone(), layers: self.layers.clone(), record }
+        let is_damaged = AtomicBool::new(self.is_damaged());
+        Self { id: self.id.clone(), layers: self.layers.clone(), record, is_damaged }
     }
 }

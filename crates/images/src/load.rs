@@ -120,6 +120,7 @@ impl Store {
                         form: image.manifest.form(at),
                         blob_digest: blob.digest.clone(),
                         blob_size_bytes: blob.size_bytes,
+                        registry: String::new(),
                     };
                     let layer = Arc::new(self.layer_of(&source, spool, (image, at), watch)?);
                     unpacked.insert(key, Arc::clone(&layer));

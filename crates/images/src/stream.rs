@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use wharf_sys::thread;
 use wharf_types::Digest;
 
-use self::frames::{Frames, NoWindow, SMALL_WINDOW_BYTES};
+use self::frames::{Frames, NoWindow};
 use crate::limits::Limits;
 use crate::unpack::{Form, LayerSource, UnpackError};
 
@@ -141,7 +141,7 @@ fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -
         Form::File(_) => Compression::None,
     };
     let failed = |source| not_decompressed(compression, source);
-    let mut decoder = Decoder::new(compression, input, limits).map_err(failed)?;
+    let mut decoder = Decoder::new(compression, input, limits, &source.registry).map_err(failed)?;
     let mut total = 0_u64;
     loop {
         let mut piece = out.buffer();
@@ -159,11 +159,15 @@ fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -
 }
 
 fn not_decompressed(compression: Compression, source: io::Error) -> UnpackError {
-    if source.get_ref().is_some_and(|error| error.is::<NoWindow>()) {
-        let what = "bytes of a window (Zstandard), and other layers have the memory for such windows: try again later";
-        return UnpackError::Limit { what, limit: SMALL_WINDOW_BYTES };
+    match lacks_window(&source) {
+        true => UnpackError::NoWindow { source },
+        false => UnpackError::Decompress { compression, source },
     }
-    UnpackError::Decompress { compression, source }
+}
+
+/// Whether the data may be whole: others have the memory that it takes to decompress it.
+pub(crate) fn lacks_window(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<NoWindow>())
 }
 
 /// Decompresses what is read.
@@ -174,11 +178,17 @@ pub(crate) enum Decoder<R: BufRead> {
 }
 
 impl<R: BufRead> Decoder<R> {
-    pub(crate) fn new(compression: Compression, input: R, limits: &Limits) -> io::Result<Self> {
+    /// `registry` is where it comes from, as [`LayerSource::registry`].
+    pub(crate) fn new(
+        compression: Compression,
+        input: R,
+        limits: &Limits,
+        registry: &str,
+    ) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::None(input),
             Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
-            Compression::Zstd => Self::Zstd(Frames::new(input, limits.zstd_window_bytes)?),
+            Compression::Zstd => Self::Zstd(Frames::new(input, limits.zstd_window_bytes, registry)?),
         })
     }
 
@@ -313,16 +323,17 @@ mod tests {
     use wharf_types::{ErrorKind, Failure, chain};
 
     use super::*;
+    use crate::load::LoadError;
 
     #[test]
     fn a_layer_without_memory_for_its_window_is_told_from_a_damaged_one() {
         let refused = not_decompressed(Compression::Zstd, io::Error::other(NoWindow));
-        assert_eq!(refused.kind(), ErrorKind::ResourceExhausted);
-        let told = refused.to_string();
-        assert!(
-            told.contains("8388608 bytes of a window (Zstandard)") && told.contains("try again"),
-            "{told}"
-        );
+        assert_eq!(refused.kind(), ErrorKind::Unavailable, "the disk has room: no kept layer is given up");
+        let told = chain(&refused);
+        let words = ["a window (Zstandard) of more than 8388608 bytes", "try again later"];
+        assert!(words.iter().all(|words| told.contains(words)), "{told}");
+        let archive = LoadError::Read { source: io::Error::other(NoWindow) };
+        assert_eq!(archive.kind(), ErrorKind::Unavailable, "an archive may be compressed as a whole");
         let damaged = not_decompressed(Compression::Zstd, io::Error::other("damaged"));
         assert_eq!(damaged.kind(), ErrorKind::DataLoss);
     }
@@ -335,6 +346,7 @@ mod tests {
             form: Form::Archive,
             blob_digest: digest,
             blob_size_bytes: 0,
+            registry: String::new(),
         };
         let without_room = || {
             refuse(Call::CLONE, Errno::EAGAIN).expect("these tests need root");

@@ -55,6 +55,8 @@ pub struct LayerSource {
     pub blob_digest: Digest,
     /// The size of the blob, from the manifest.
     pub blob_size_bytes: u64,
+    /// The registry that sends it, as images name it; empty if none does.
+    pub registry: String,
 }
 
 /// What becomes of a layer's blob.
@@ -109,6 +111,13 @@ pub enum UnpackError {
         #[source]
         source: std::io::Error,
     },
+    /// Other layers had the memory that it takes for too long.
+    #[error("the layer's blob is not decompressed now")]
+    NoWindow {
+        /// What it needs.
+        #[source]
+        source: std::io::Error,
+    },
     /// The archive is malformed.
     #[error("cannot unpack the layer's archive")]
     Tar {
@@ -156,7 +165,7 @@ pub enum UnpackError {
 impl Failure for UnpackError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Read { .. } => ErrorKind::Unavailable,
+            Self::Read { .. } | Self::NoWindow { .. } => ErrorKind::Unavailable,
             Self::Size { .. } | Self::BlobDigest { .. } | Self::DiffId { .. } | Self::Decompress { .. } => {
                 ErrorKind::DataLoss
             }

@@ -17,17 +17,23 @@ use wharf_images::manifest::Descriptor;
 use crate::config::{Config, Limits};
 use crate::endpoint::Endpoint;
 use crate::error::{Failures, FetchError};
+use crate::places::Place;
 use crate::request::{ApiRequest, ApiResponse, Patience, ask};
 use crate::transport::next_chunk;
 
 /// After this much progress, the count of resumptions starts again at zero.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
+/// The lowest rate while others wait for the place, in bytes per second. The names of registries cost nothing, so a few
+/// servers with many of them could otherwise hold every place for hours.
+const FLOOR_IF_WANTED_BYTES: u64 = 64 << 10;
+
 /// A blob that is being fetched.
 #[derive(Debug)]
 pub(crate) struct Blob<'a> {
     config: &'a Config,
     descriptor: &'a Descriptor,
+    place: &'a Place,
     /// The hosts that have not failed yet; the first is in use.
     endpoints: Vec<&'a Endpoint>,
     stream: Option<Stream>,
@@ -54,10 +60,16 @@ struct Stream {
 }
 
 impl<'a> Blob<'a> {
-    pub(crate) fn new(config: &'a Config, descriptor: &'a Descriptor, endpoints: Vec<&'a Endpoint>) -> Self {
+    pub(crate) fn new(
+        config: &'a Config,
+        descriptor: &'a Descriptor,
+        place: &'a Place,
+        endpoints: Vec<&'a Endpoint>,
+    ) -> Self {
         Self {
             config,
             descriptor,
+            place,
             endpoints,
             stream: None,
             done_bytes: 0,
@@ -121,7 +133,8 @@ impl<'a> Blob<'a> {
                 chunk => chunk?,
             };
             let Some(mut chunk) = chunk else { break };
-            stream.rate.count(waited.elapsed(), chunk.len(), limits, &stream.host)?;
+            let is_wanted = || self.place.is_wanted();
+            stream.rate.count((waited.elapsed(), chunk.len()), limits, is_wanted, &stream.host)?;
             let skipped = stream.skip_bytes.min(chunk.len() as u64);
             stream.skip_bytes -= skipped;
             chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
@@ -182,7 +195,8 @@ impl<'a> Blob<'a> {
         }
         // A host that has already sent bytes may be restarting: then a refused connection passes, too.
         let refused = matches!(error, FetchError::Connect { .. }) && self.done_bytes > 0;
-        let passing = (error.is_passing() && streaming) || refused;
+        let is_wanted = matches!(error, FetchError::Stalled { .. }) && self.place.is_wanted();
+        let passing = ((error.is_passing() && streaming) || refused) && !is_wanted;
         if passing && self.resumes < self.config.limits.resumes {
             let pause = self.config.limits.pause(self.resumes, None);
             let at_byte = self.done_bytes;
@@ -215,9 +229,9 @@ struct Rate {
 impl Rate {
     fn count(
         &mut self,
-        waited: Duration,
-        bytes: usize,
+        (waited, bytes): (Duration, usize),
         limits: &Limits,
+        is_wanted: impl FnOnce() -> bool,
         host: &str,
     ) -> Result<(), FetchError> {
         self.waited += waited;
@@ -225,9 +239,15 @@ impl Rate {
         if self.waited < limits.rate_window {
             return Ok(());
         }
-        let due = u128::from(limits.rate_floor_bytes) * self.waited.as_millis() / 1000;
-        if u128::from(self.bytes) < due {
-            return Err(FetchError::Slow { host: host.to_owned(), floor_bytes: limits.rate_floor_bytes });
+        let is_below = |floor_bytes: u64| {
+            u128::from(self.bytes) < u128::from(floor_bytes) * self.waited.as_millis() / 1000
+        };
+        let host = || host.to_owned();
+        if is_below(limits.rate_floor_bytes) {
+            return Err(FetchError::Slow { host: host(), floor_bytes: limits.rate_floor_bytes });
+        }
+        if is_below(FLOOR_IF_WANTED_BYTES) && is_wanted() {
+            return Err(FetchError::Overtaken { host: host(), floor_bytes: FLOOR_IF_WANTED_BYTES });
         }
         *self = Self::default();
         Ok(())
@@ -270,11 +290,24 @@ mod tests {
         let limits = Limits::default();
         let mut rate = Rate::default();
         let half = limits.rate_window / 2;
-        rate.count(half, 10, &limits, "h").unwrap();
-        assert!(matches!(rate.count(half, 10, &limits, "h"), Err(FetchError::Slow { .. })));
+        rate.count((half, 10), &limits, || false, "h").unwrap();
+        assert!(matches!(rate.count((half, 10), &limits, || false, "h"), Err(FetchError::Slow { .. })));
         let mut rate = Rate::default();
         for _ in 0..100 {
-            rate.count(half, 100_000, &limits, "h").unwrap();
+            rate.count((half, 100_000), &limits, || false, "h").unwrap();
         }
+    }
+
+    #[test]
+    fn a_slow_download_gives_its_place_up_to_who_waits_and_a_fast_one_does_not() {
+        let limits = Limits::default();
+        let half = limits.rate_window / 2;
+        let in_a_window = |bytes| {
+            let mut rate = Rate::default();
+            rate.count((half, bytes), &limits, || panic!("it is not asked yet"), "h").unwrap();
+            rate.count((half, bytes), &limits, || true, "h")
+        };
+        assert!(matches!(in_a_window(100_000), Err(FetchError::Overtaken { .. })));
+        in_a_window(4_000_000).unwrap();
     }
 }

@@ -1,4 +1,8 @@
 //! How a connection is made: directly to the host, or through a proxy.
+//!
+//! Names are looked up here, and the addresses are checked after that, so no name can lead a client to an address that
+//! is out of its reach ([`Reach`]). An address in place of a name is checked by `transport`, because no name is looked
+//! up for it. A proxy may be anywhere: the node's administrator has named it.
 
 use std::io;
 use std::net::SocketAddr;

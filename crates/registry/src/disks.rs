@@ -5,6 +5,7 @@
 //! for good: all of wharfd's blocking work shares the pool.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use wharf_tasks::{CrowdLimits, ThreadError, Threads, pool};
 
@@ -14,6 +15,8 @@ const SETTINGS_LIMITS: CrowdLimits = CrowdLimits { of_one: 4, of_all: 32 };
 const IMAGES_LIMITS: CrowdLimits = CrowdLimits { of_one: 8, of_all: 64 };
 /// How many images are assembled and made durable at a time. One whose layers take long must not hold up the others.
 const COMMITS_LIMIT: usize = 8;
+/// How long an image waits for that: all its layers have arrived, and a kubelet's pull has no deadline.
+const COMMITS_PATIENCE: Duration = Duration::from_hours(1);
 
 /// Threads for what waits for a disk, by registry.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ impl Default for Disks {
         Self {
             settings: Threads::with_pool("settings", SETTINGS_LIMITS, pool::SETTINGS),
             images: Threads::with_pool("images", IMAGES_LIMITS, pool::IMAGES),
-            commits: Threads::with_pool("commit", commits, 0),
+            commits: Threads::new("commit", commits).patient(COMMITS_PATIENCE),
         }
     }
 }
@@ -71,7 +74,7 @@ impl Disks {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
-    use std::time::Duration;
+    use std::sync::{Arc, Mutex};
 
     use futures_util::FutureExt as _;
     use wharf_types::{ErrorKind, Failure as _};
@@ -106,6 +109,29 @@ mod tests {
             disks.settings("c.d", &dirs, || ()).await.expect("another registry's are not held up");
             let root = Path::new("/images");
             disks.images("c.d", ("reading", root), || ()).await.expect("another registry's are not held up");
+        });
+    }
+
+    #[test]
+    fn images_that_take_minutes_make_no_other_one_fail() {
+        on_a_small_pool(async {
+            let (disks, (end, until)) = (Disks::default(), channel::<()>());
+            let until = Arc::new(Mutex::new(until));
+            let slow = || {
+                let until = Arc::clone(&until);
+                Box::pin(disks.commit(move || until.lock().unwrap().recv().unwrap_err()))
+            };
+            let mut slow: Vec<_> = (0..COMMITS_LIMIT).map(|_| slow()).collect();
+            assert!(slow.iter_mut().all(|commit| commit.now_or_never().is_none()));
+            let mut next = Box::pin(disks.commit(|| 7));
+            tokio::time::pause();
+            for _minute in 0..30 {
+                assert!((&mut next).now_or_never().is_none());
+                tokio::time::advance(Duration::from_mins(1)).await;
+            }
+            tokio::time::resume();
+            drop(end);
+            assert_eq!(next.await.unwrap(), 7);
         });
     }
 

@@ -61,6 +61,16 @@ pub enum FetchError {
         /// The lowest rate allowed, in bytes per second.
         floor_bytes: u64,
     },
+    /// Bytes arrive so slowly that the place is another pull's, which waits for one.
+    #[error(
+        "{host} sent fewer than {floor_bytes} bytes per second, and other pulls wait for the place of this download"
+    )]
+    Overtaken {
+        /// Host and port.
+        host: String,
+        /// The lowest rate allowed while others wait, in bytes per second.
+        floor_bytes: u64,
+    },
     /// The host does not have the object.
     #[error("{host} responded with not found{said}")]
     NotFound {
@@ -204,6 +214,7 @@ impl Failure for FetchError {
             | Self::Broken { .. }
             | Self::Stalled { .. }
             | Self::Slow { .. }
+            | Self::Overtaken { .. }
             | Self::Status { .. } => ErrorKind::Unavailable,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Denied { .. } | Self::Realm { .. } => ErrorKind::PermissionDenied,
@@ -420,7 +431,7 @@ impl PullError {
     /// The word with which the CRI wants the message to start, so that the kubelet shows a specific reason.
     #[must_use]
     pub fn cri_prefix(&self) -> Option<&'static str> {
-        let is_own = matches!(self, Self::Thread { .. });
-        (self.kind() == ErrorKind::Unavailable && !is_own).then_some("RegistryUnavailable")
+        let is_registrys = matches!(self, Self::Fetch { .. });
+        (self.kind() == ErrorKind::Unavailable && is_registrys).then_some("RegistryUnavailable")
     }
 }

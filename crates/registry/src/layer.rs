@@ -1,4 +1,8 @@
 //! One layer: from a host to the store in one pass, through a short queue between the network and a blocking thread.
+//!
+//! A layer is never on disk as an archive. The queue is bounded, so a slow disk slows the download and nothing piles
+//! up. The bytes are hostile until the store has compared their size and digest; if they are wrong, another host is
+//! asked. Where a broken connection is resumed is `blob`'s matter.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -14,6 +18,7 @@ use crate::blob::{Blob, Exhausted};
 use crate::config::CHUNKS_LIMIT;
 use crate::error::{PullError, Stage};
 use crate::flights::Key;
+use crate::places::Place;
 use crate::progress::{Phase, Tracker};
 use crate::session::Session;
 
@@ -61,10 +66,14 @@ impl Job {
 
     /// Downloads and unpacks the layer. `claim` is kept until nothing of an attempt is left on disk, even if this
     /// future is dropped earlier.
-    pub(crate) async fn run<C: Send + Sync + 'static>(&self, claim: C) -> Result<UnpackedLayer, PullError> {
+    pub(crate) async fn run<C: Send + Sync + 'static>(
+        &self,
+        place: &Place,
+        claim: C,
+    ) -> Result<UnpackedLayer, PullError> {
         let claim = Arc::new(claim);
         let endpoints = self.session.pull_order();
-        let mut blob = Blob::new(&self.session.config, &self.layer, endpoints);
+        let mut blob = Blob::new(&self.session.config, &self.layer, place, endpoints);
         loop {
             self.enter(Phase::Downloading);
             let (sender, receiver) = mpsc::channel(CHUNKS_LIMIT);
@@ -107,6 +116,7 @@ impl Job {
             form: self.form.clone(),
             blob_digest: self.layer.digest.clone(),
             blob_size_bytes: self.layer.size_bytes,
+            registry: self.reference.host().to_owned(),
         }
     }
 
@@ -137,6 +147,7 @@ fn is_senders_fault(error: &UnpackError) -> bool {
         | UnpackError::Entry { .. }
         | UnpackError::Limit { .. } => true,
         UnpackError::Read { .. }
+        | UnpackError::NoWindow { .. }
         | UnpackError::Thread { .. }
         | UnpackError::Disk(_)
         | UnpackError::System { .. } => false,
@@ -187,6 +198,15 @@ impl Read for ChunkReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::{ErrorKind, Failure as _};
+
+    #[test]
+    fn memory_that_others_have_is_neither_the_senders_fault_nor_the_registrys() {
+        let source = UnpackError::NoWindow { source: io::Error::other("none") };
+        assert!(!is_senders_fault(&source));
+        let error = PullError::Unpack { reference: "a.b/c:1".parse().unwrap(), stage: Stage::Commit, source };
+        assert_eq!((error.kind(), error.cri_prefix()), (ErrorKind::Unavailable, None));
+    }
 
     #[test]
     fn the_reader_gives_all_bytes_and_then_an_end() {

@@ -4,7 +4,8 @@
 //! may all be taken by such registries. Because each pull has one that no other can take, it goes on all the same.
 //!
 //! One registry's pulls have no more of these than are left for those of others. What all share, one registry may have
-//! alone; of several that wait, the one that has the fewest gets the next.
+//! alone; of several that wait, the one that has the fewest gets the next. Registries are told apart by their names, of
+//! which one may have many: so a shared download that is very slow gives its place up while others wait (`blob`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -43,7 +44,7 @@ pub(crate) struct Places {
 pub(crate) struct Place {
     _of_pull: OwnedSemaphorePermit,
     _own: Option<OwnedSemaphorePermit>,
-    _shared: Option<Held>,
+    shared: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -111,6 +112,15 @@ impl Room {
     }
 }
 
+impl Place {
+    /// Whether somebody waits who could have it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.shared
+            .as_ref()
+            .is_some_and(|held| lock(&held.state).waiting.iter().any(|waiting| !waiting.turn.is_closed()))
+    }
+}
+
 impl Places {
     /// Room for a download, if there is some now.
     pub(crate) fn try_take(&self) -> Option<Place> {
@@ -118,7 +128,7 @@ impl Places {
         let of_pull = now(&self.of_pull)?;
         let own = now(&self.own);
         let shared = if own.is_none() { Some(self.try_share()?) } else { None };
-        Some(Place { _of_pull: of_pull, _own: own, _shared: shared })
+        Some(Place { _of_pull: of_pull, _own: own, shared })
     }
 
     /// Room for a download, as soon as there is some; `None` never, because no room is closed.
@@ -130,7 +140,7 @@ impl Places {
             own = wait(&self.own) => (Some(own.ok()?), None),
             shared = self.share() => (None, Some(shared?)),
         };
-        Some(Place { _of_pull: of_pull, _own: own, _shared: shared })
+        Some(Place { _of_pull: of_pull, _own: own, shared })
     }
 
     fn try_share(&self) -> Option<Held> {
@@ -309,6 +319,7 @@ mod tests {
             assert!(wait.now_or_never().is_none());
         }
         drop(gone);
+        assert_eq!(taken.iter().filter(|place| place.is_wanted()).count(), 4, "the shared ones");
         // The first pull has its own and three that are shared.
         drop(taken.drain(1..3));
         let of_other = [&mut one, &mut two].map(|wait| wait.now_or_never().flatten().unwrap());
@@ -318,6 +329,7 @@ mod tests {
         assert!((&mut second).now_or_never().is_none() && (&mut three).now_or_never().is_none());
         drop(of_other);
         let rest = [second, three].map(|wait| wait.now_or_never().flatten().unwrap());
+        assert!(!taken.iter().any(Place::is_wanted), "nobody waits any more");
         drop((of_slow, rest));
         assert_eq!(lock(&room.state).shared.free, 3);
     }

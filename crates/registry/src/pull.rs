@@ -278,7 +278,7 @@ impl Fetch {
         };
         // The permit is held until the layer is there for the next one in line.
         let turn = Arc::new(turn);
-        let layer = self.flight.land(self.job.run(Arc::clone(&turn)).await?);
+        let layer = self.flight.land(self.job.run(&place, Arc::clone(&turn)).await?);
         drop((turn, place));
         self.job.enter(Phase::Done);
         Ok((Layer::Unpacked(layer), self.flight))

@@ -1,4 +1,8 @@
 //! One HTTP/1.1 client for one set of TLS settings, with the timeouts that every use of it has.
+//!
+//! It sends one request and waits for one response. Redirects, authentication and further attempts are its callers'.
+//! Nobody here trusts a registry: heads and documents have limits, each wait for bytes a deadline, and an address
+//! inside this machine or link is refused if the route says so.
 
 use std::error::Error;
 use std::io;

@@ -1,4 +1,8 @@
 //! Limits on how many of a kind go on at a time, for each key and for all. Nobody waits: what does not fit is refused.
+//!
+//! They are for work that others cause and that may be stuck: if those who come later waited as well, they would only
+//! be more. Whoever gets in is counted until its [`Member`] is dropped, however its work ends. The limit for one key is
+//! what keeps it from taking the places of all.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,4 +1,8 @@
 //! Work that is done round after round for as long as somebody wants its results, and not at all on an idle node.
+//!
+//! Nobody says when it wants no more results: a client that has gone just does not ask again, and its last question has
+//! run out after a while. The rounds are the caller's loop, which waits for [`Demand::wanted`] before each, and says
+//! when one is over.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::crowd::CrowdLimits;
 
 /// How many threads the pool should have.
-pub const THREADS: usize = 88;
+pub const THREADS: usize = 90;
 /// How many may connect pods to the network, and as many may disconnect them.
 pub const NETWORK: usize = 24;
 /// How many may wait for the disk of logs.
@@ -24,8 +24,10 @@ pub const LOOKUPS: usize = 2;
 pub const SETTINGS: usize = 2;
 /// How many may wait for the disk of images on behalf of pulls, and as many on behalf of other calls.
 pub const IMAGES: usize = 1;
+/// How many may gather what is told about the daemon itself.
+pub const INFO: usize = 1;
 
 /// How many may be stuck.
-const STUCK: usize = 2 * NETWORK + LOGS + MAKING + LOOKUPS + SETTINGS + 2 * IMAGES;
+const STUCK: usize = 2 * NETWORK + LOGS + MAKING + LOOKUPS + SETTINGS + 2 * IMAGES + INFO;
 
 const _: () = assert!(STUCK * 4 <= THREADS * 3, "too much of the pool may be stuck");

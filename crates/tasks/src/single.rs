@@ -1,4 +1,8 @@
 //! Blocking work that is the same for all who need it, such as what the kernel is given once for everybody.
+//!
+//! A call joins the work that goes on, as in `joins`, but there is only one key, the work has a thread that may wait,
+//! and a failure is remembered for a while. Success is not: whether there is still something to do is for the work to
+//! find out.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

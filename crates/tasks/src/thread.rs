@@ -16,7 +16,8 @@ use wharf_types::{ErrorKind, Failure, failure};
 
 use crate::crowd::{CrowdLimits, Crowded};
 
-/// How long work waits for other work: within the two minutes for which the kubelet waits for a call.
+/// How long work waits for other work, unless its kind says otherwise: within the two minutes for which the kubelet
+/// waits for a call.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// After how long work that may be stuck is logged.
@@ -38,24 +39,29 @@ pub struct Threads<K: Eq + Hash + Clone> {
     pooled_limit: usize,
     /// What people can do if it takes long; `None` for work of a kind that may.
     advice: Option<&'static str>,
+    patience: Duration,
 }
 
 /// Why work was not done in a thread.
 #[derive(Debug, thiserror::Error)]
 pub enum ThreadError {
     /// There were too many all the time.
-    #[error("{what}: no thread was free within {} s: {}", PATIENCE.as_secs(), others(*.crowded))]
+    #[error("{what}: no thread was free within {} s: {}", patience.as_secs(), others(*.crowded))]
     Busy {
         /// The work.
         what: Cow<'static, str>,
+        /// How long it waited.
+        patience: Duration,
         /// Of which there are too many.
         crowded: Crowded,
     },
-    /// It has no end.
-    #[error("{what}: no result within {} s: {advice}", PATIENCE.as_secs())]
+    /// It has begun, and has no end.
+    #[error("{what}: no result within {} s: {advice}", patience.as_secs())]
     Stuck {
         /// The work.
         what: Cow<'static, str>,
+        /// How long its caller waited.
+        patience: Duration,
         /// Where to look.
         advice: &'static str,
     },
@@ -128,6 +134,7 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
             pooled: places(pooled),
             pooled_limit: pooled,
             advice: Some(DISK),
+            patience: PATIENCE,
         }
     }
 
@@ -135,6 +142,12 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
     #[must_use]
     pub fn advising(self, advice: &'static str) -> Self {
         Self { advice: Some(advice), ..self }
+    }
+
+    /// The same for work that is worth waiting so long for its turn.
+    #[must_use]
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// How much of it is on the pool.
@@ -154,10 +167,11 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
         what: impl Into<Cow<'static, str>>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ThreadError> {
-        let what = what.into();
-        let advice = self.advice.unwrap_or(DISK);
-        let done = timeout(PATIENCE, self.run(key, what.clone(), work)).await;
-        done.unwrap_or(Err(ThreadError::Stuck { what, advice }))
+        let (what, deadline) = (what.into(), Instant::now() + self.patience);
+        let place = self.enter(key, what.clone(), deadline).await?;
+        let done = timeout_at(deadline, self.work(place, (key, what.clone()), work)).await;
+        let (patience, advice) = (self.patience, self.advice.unwrap_or(DISK));
+        done.unwrap_or(Err(ThreadError::Stuck { what, patience, advice }))
     }
 
     /// Does work in a thread; `what` is that work, for people.
@@ -171,10 +185,16 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ThreadError> {
         let what = what.into();
-        let place = match self.enter(key).await {
-            Ok(place) => place,
-            Err(crowded) => return Err(ThreadError::Busy { what, crowded }),
-        };
+        let place = self.enter(key, what.clone(), Instant::now() + self.patience).await?;
+        self.work(place, (key, what), work).await
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        place: Place,
+        (key, what): (&K, Cow<'static, str>),
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ThreadError> {
         let work = move || {
             let result = work();
             drop(place);
@@ -227,12 +247,15 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
     }
 
     /// Waits for a place among those of the key, and then among all: who has waited longest is next.
-    async fn enter(&self, key: &K) -> Result<Place, Crowded> {
-        let deadline = Instant::now() + PATIENCE;
-        let of_one = take(self.of_one(key), deadline).await;
-        let of_one = of_one.ok_or(Crowded::One(self.limits.of_one))?;
-        let of_all = take(Arc::clone(&self.of_all), deadline).await;
-        let of_all = of_all.ok_or(Crowded::All(self.limits.of_all))?;
+    async fn enter(&self, key: &K, what: Cow<'static, str>, deadline: Instant) -> Result<Place, ThreadError> {
+        let (CrowdLimits { of_one, of_all }, what) = (self.limits, &what);
+        let busy =
+            |crowded| move || ThreadError::Busy { what: what.clone(), patience: self.patience, crowded };
+        let all = Crowded::All(of_all);
+        // If one key may have all, these may be anybody's.
+        let same = if of_one < of_all { Crowded::One(of_one) } else { all };
+        let of_one = take(self.of_one(key), deadline).await.ok_or_else(busy(same))?;
+        let of_all = take(Arc::clone(&self.of_all), deadline).await.ok_or_else(busy(all))?;
         Ok(Place { _of_one: of_one, _of_all: of_all })
     }
 }
@@ -349,10 +372,25 @@ mod tests {
             );
             assert_eq!(stuck.to_string(), format!("reading: no result within 90 s: {advice}"));
             let next = threads.run_in_time(&'a', "reading", || ()).await.unwrap_err();
-            assert!(next.to_string().starts_with("reading: no "), "{next}");
+            let others = "reading: no thread was free within 90 s: 1 for others are at work";
+            assert_eq!(next.to_string(), others, "what has not begun is not stuck");
             tokio::time::resume();
             drop(end);
             threads.run_in_time(&'a', "reading", || ()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_places_of_one_key_are_told_of_only_if_others_have_more() {
+        for (of_one, of_all, told) in [(1, 2, "1 for the same one"), (1, 1, "1 for others")] {
+            let threads = threads(of_one, of_all);
+            let stuck = hang(&threads, 'a').await;
+            tokio::time::pause();
+            let late = threads.run(&'a', "loading", || ()).await.unwrap_err();
+            let told = format!("loading: no thread was free within 90 s: {told} are at work");
+            assert_eq!(late.to_string(), told);
+            tokio::time::resume();
+            stuck.end().await;
         }
     }
 

@@ -8,7 +8,7 @@ use nix::pty::openpty;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tonic::{Code, Status};
-use wharf_cri_api::v1::{AuthConfig, PullImageRequest};
+use wharf_cri_api::v1::{AuthConfig, Image, ImageStatusRequest, PullImageRequest};
 
 use crate::authority::{Authority, Clients};
 use crate::client::{Client, image};
@@ -103,6 +103,54 @@ fn a_registry_gets_the_certificate_that_it_wants() {
         let files = [("hosts.toml", settings.as_str()), ("client.pem", &certificate), ("client.key", &key)];
         hosts(world, "registry.example", &files);
         world.client.pull(IMAGE).await.unwrap();
+    });
+}
+
+/// What a status says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Plain,
+    Verbose,
+}
+
+/// The status of the image, as a kubelet asks for it or as `wharf inspect` does.
+async fn status(client: &Client, extent: Extent) -> Result<Option<Image>, Status> {
+    let request = ImageStatusRequest { image: Some(image(IMAGE)), verbose: extent == Extent::Verbose };
+    Ok(client.images.clone().image_status(request).await?.into_inner().image)
+}
+
+#[test]
+fn an_image_that_is_damaged_stays_and_is_pulled_again() {
+    run(async |world| {
+        let (client, server) = (&world.client, Server::honest(content()).await);
+        hosts(
+            world,
+            "registry.example",
+            &[("hosts.toml", &format!("server = \"http://{}\"\n", server.address))],
+        );
+        let id = client.pull(IMAGE).await.unwrap();
+        let config = world.dir.join("root/content/sha256").join(id.trim_start_matches("sha256:"));
+        let pod = client.run(&client.pod("main")).await.unwrap();
+        let mut container = client.container("main", "true");
+        container.image = Some(image(IMAGE));
+        for is_made in [false, true] {
+            let whole = fs::read(&config).unwrap();
+            fs::write(&config, whole.to_ascii_uppercase()).unwrap();
+            let found = match is_made {
+                true => client.create(&pod, &container).await.map(drop),
+                false => status(client, Extent::Verbose).await.map(drop),
+            };
+            assert_eq!(found.unwrap_err().code(), Code::DataLoss, "{is_made}");
+            let listed = client.image_list().await;
+            assert!(listed.iter().any(|image| image.id == id), "a read removes nothing: {listed:?}");
+            assert_eq!(status(client, Extent::Plain).await.unwrap(), None, "a kubelet pulls what is missing");
+            assert_eq!(client.pull(IMAGE).await.unwrap(), id);
+            assert!(
+                status(client, Extent::Plain).await.unwrap().is_some() && fs::read(&config).unwrap() == whole
+            );
+        }
+        client.create(&pod, &container).await.unwrap();
+        client.down(&pod).await.unwrap();
     });
 }
 

@@ -4,6 +4,7 @@ use wharf_types::{Digest, ErrorKind, Failure, ReferenceError};
 
 use crate::manifest::ManifestError;
 use crate::store::StoreError;
+use crate::stream::lacks_window;
 use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
@@ -147,6 +148,11 @@ pub enum LoadError {
 impl Failure for LoadError {
     fn kind(&self) -> ErrorKind {
         match self {
+            Self::Tar { source: TarError::Read { source, .. } } | Self::Read { source }
+                if lacks_window(source) =>
+            {
+                ErrorKind::Unavailable
+            }
             Self::Tar { .. }
             | Self::Read { .. }
             | Self::Entry { .. }

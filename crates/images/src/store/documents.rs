@@ -17,29 +17,17 @@ use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
 const WITHOUT_WAITING: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
 impl Store {
-    /// What an image says about running it. Blocks for the disk. A damaged image is removed: as long as it is listed,
-    /// nobody pulls it again.
+    /// What an image says about running it. Blocks for the disk. This only reads: an image that is damaged stays, and
+    /// [`Image::is_damaged`] from then on, so that it is pulled again.
     ///
     /// # Errors
     /// [`StoreError::Removed`], [`StoreError::Damaged`], [`StoreError::System`] if it cannot be read now, or
     /// [`StoreError::Document`] if an earlier release has stored it and it is beyond a limit of this one.
     pub fn config(&self, image: &Image) -> Result<Untrusted<ImageConfiguration>, StoreError> {
-        let bytes = self.config_bytes(image).inspect_err(|error| {
-            if let StoreError::Damaged { .. } = error {
-                self.remove_damaged(image, error);
-            }
-        });
+        let bytes = self.config_bytes(image)?;
         let (config, _diff_ids) =
-            parse_config(&bytes?).map_err(|source| StoreError::Document { what: "config", source })?;
+            parse_config(&bytes).map_err(|source| StoreError::Document { what: "config", source })?;
         Ok(Untrusted::new(config))
-    }
-
-    fn remove_damaged(&self, image: &Image, problem: &StoreError) {
-        let (id, problem) = (image.id().as_str(), wharf_types::chain(problem));
-        tracing::warn!(image = id, problem, "an image is removed, because its config is damaged");
-        if let Err(error) = self.remove(id) {
-            tracing::warn!(image = id, error = wharf_types::chain(&error), "the damaged image stays");
-        }
     }
 
     /// Whether an image is as it was pulled, as far as that can be told without its layers. Blocks for the disk.
@@ -54,6 +42,16 @@ impl Store {
 
     /// The config as it was pulled: its digest is the image's id.
     pub(crate) fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
+        let read = self.read_config(image);
+        match &read {
+            Ok(_) => image.found_whole(),
+            Err(StoreError::Damaged { .. }) => image.found_damaged(),
+            Err(_) => {}
+        }
+        read
+    }
+
+    fn read_config(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
         let id = || image.id().clone();
         let bytes = self.shared.read_document(image.id(), CONFIG_LIMIT_BYTES);
         let bytes = bytes.map_err(|error| match error.errno {

@@ -106,7 +106,7 @@ struct Look<'a> {
     hashes: RandomState,
     until: Instant,
     /// Whether an overlay whose layers are numbers may be an earlier release's. Where it cannot, it is somebody else's.
-    may_be_untold: bool,
+    may_be_unnamed: bool,
     whole: fn(&Path) -> Result<Option<File>>,
     is_users: fn(&Path) -> bool,
     is_roots: fn(&str, &Path) -> bool,
@@ -126,7 +126,7 @@ impl<'a> Look<'a> {
     fn new(place: &'a Place, tenants: &'a Tenants, names: &'a mut HashSet<String>) -> Self {
         let (candidates, until) = (Candidates::new(names), Instant::now() + PATIENCE);
         let (namespaces, hashes) = (HashMap::new(), RandomState::new());
-        let may_be_untold = !wharf_sys::overlay::names_layers();
+        let may_be_unnamed = !wharf_sys::overlay::names_layers();
         let is_roots = tenants::is_roots;
         Self {
             place,
@@ -135,7 +135,7 @@ impl<'a> Look<'a> {
             namespaces,
             hashes,
             until,
-            may_be_untold,
+            may_be_unnamed,
             whole,
             is_users,
             is_roots,
@@ -224,7 +224,7 @@ impl<'a> Look<'a> {
                 Err(error) => return Err(error),
             };
             scanner.feed(piece.get(..length).unwrap_or_default());
-            if scanner.is_untold() && self.may_be_untold {
+            if scanner.is_unnamed() && self.may_be_unnamed {
                 return Err(Error::new(ErrorKind::ResourceBusy, UNTOLD));
             }
             known.bytes += length as u64;

@@ -1,12 +1,12 @@
 //! Zstandard, frame by frame: the head of a frame says how much memory its window takes, before that is taken.
 //!
 //! A small window is any layer's. Larger ones share a budget, because a registry may send many layers, each just fast
-//! enough not to be given up, for hours. A layer takes all that its largest window may need, or waits with nothing; so
-//! none waits for another that waits.
+//! enough not to be given up, for hours. So one registry's layers have no more of it than they leave to others. A layer
+//! waits with nothing, also for a larger window than it has; so none waits for another that waits.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, Read};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use wharf_types::lock::lock;
@@ -16,13 +16,16 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 /// larger ones.
 pub(crate) const SMALL_WINDOW_BYTES: u64 = 8 << 20;
 
-/// The budget for windows of all decompressors of this process. By default that is six of 64 MiB, as many layers as one
-/// pull downloads at a time: a pull waits only for others.
-static WINDOWS: Windows = Windows::new(384 << 20, Duration::from_mins(1));
+/// The budget for windows of all decompressors of this process. By default one registry's half is six of 64 MiB, as
+/// many layers as one pull downloads at a time: a pull waits only for others.
+static WINDOWS: Windows = Windows::new(768 << 20, Duration::from_mins(10));
 
 /// Why a layer is not decompressed: others had the budget for too long.
 #[derive(Debug, thiserror::Error)]
-#[error("a window of more than {SMALL_WINDOW_BYTES} bytes, and other layers have the memory for such")]
+#[error(
+    "it needs a window (Zstandard) of more than {SMALL_WINDOW_BYTES} bytes, and other layers have the memory for such: \
+     try again later"
+)]
 pub(crate) struct NoWindow;
 
 /// The content of frames, one after another.
@@ -32,13 +35,14 @@ pub(crate) struct Frames<R> {
     decoder: Decoder<'static>,
     share: Option<Share>,
     windows: &'static Windows,
+    registry: Arc<str>,
     /// No frame may have a larger window.
     limit_bytes: u64,
     /// Whether a frame has begun that has not ended.
     within: bool,
 }
 
-/// Memory for windows. Whoever has waited longest is the first to get some.
+/// Memory for windows. Of those whose registry has the least, who has waited longest is the first to get some.
 struct Windows {
     state: Mutex<State>,
     changed: Condvar,
@@ -50,25 +54,28 @@ struct State {
     free_bytes: u64,
     /// The number of whoever comes next.
     next: u64,
-    waiting: VecDeque<u64>,
+    waiting: VecDeque<(u64, Arc<str>)>,
+    /// What each registry has; never zero.
+    of_each: BTreeMap<Arc<str>, u64>,
 }
 
 /// Memory for a window, as long as this exists.
 struct Share {
     windows: &'static Windows,
+    registry: Arc<str>,
     bytes: u64,
 }
 
 impl<R: BufRead> Frames<R> {
-    pub(super) fn new(input: R, limit_bytes: u64) -> io::Result<Self> {
-        Self::with(&WINDOWS, input, limit_bytes)
+    /// Decompresses what a registry sends.
+    pub(super) fn new(input: R, limit_bytes: u64, registry: &str) -> io::Result<Self> {
+        Self::with(&WINDOWS, input, limit_bytes, registry)
     }
 
-    fn with(windows: &'static Windows, input: R, limit_bytes: u64) -> io::Result<Self> {
-        let mut decoder = Decoder::new()?;
-        let log = limit_bytes.checked_ilog2().unwrap_or(0);
-        decoder.set_parameter(DParameter::WindowLogMax(log))?;
-        Ok(Self { input, decoder, share: None, windows, limit_bytes: 1 << log, within: false })
+    fn with(windows: &'static Windows, input: R, limit_bytes: u64, registry: &str) -> io::Result<Self> {
+        let limit_bytes = 1 << limit_bytes.checked_ilog2().unwrap_or(0);
+        let (decoder, registry) = (decoder(limit_bytes)?, Arc::from(registry));
+        Ok(Self { input, decoder, share: None, windows, registry, limit_bytes, within: false })
     }
 
     /// What follows the frames that were read.
@@ -87,12 +94,7 @@ impl<R: BufRead> Frames<R> {
         if head.is_empty() {
             return Ok(false);
         }
-        // What is larger than the limit, the decoder refuses.
-        let large = SMALL_WINDOW_BYTES.saturating_add(1)..=self.limit_bytes;
-        if self.share.is_none() && large.contains(&window_bytes(&head)) {
-            let share = self.windows.take(self.limit_bytes).ok_or_else(|| io::Error::other(NoWindow))?;
-            self.share = Some(share);
-        }
+        self.make_room(window_bytes(&head))?;
         let mut from = InBuffer::around(&head);
         while from.pos() < head.len() {
             self.decoder.run(&mut from, &mut OutBuffer::around(&mut [][..]))?;
@@ -100,6 +102,29 @@ impl<R: BufRead> Frames<R> {
         self.within = true;
         Ok(true)
     }
+}
+
+impl<R> Frames<R> {
+    /// Takes a share for a large window, unless there is one that is large enough.
+    fn make_room(&mut self, window_bytes: u64) -> io::Result<()> {
+        let has_bytes = self.share.as_ref().map_or(SMALL_WINDOW_BYTES, |share| share.bytes);
+        // What is larger than the limit, the decoder refuses.
+        if window_bytes <= has_bytes || window_bytes > self.limit_bytes {
+            return Ok(());
+        }
+        // It keeps the memory of its largest window.
+        self.decoder = decoder(self.limit_bytes)?;
+        self.share = None;
+        let share = self.windows.take(&self.registry, window_bytes.next_power_of_two());
+        self.share = Some(share.ok_or_else(|| io::Error::other(NoWindow))?);
+        Ok(())
+    }
+}
+
+fn decoder(limit_bytes: u64) -> io::Result<Decoder<'static>> {
+    let mut decoder = Decoder::new()?;
+    decoder.set_parameter(DParameter::WindowLogMax(limit_bytes.ilog2()))?;
+    Ok(decoder)
 }
 
 impl<R: BufRead> Read for Frames<R> {
@@ -162,34 +187,60 @@ fn window_bytes(head: &[u8]) -> u64 {
 
 impl Windows {
     const fn new(all_bytes: u64, patience: Duration) -> Self {
-        let state = State { free_bytes: all_bytes, next: 0, waiting: VecDeque::new() };
+        let state =
+            State { free_bytes: all_bytes, next: 0, waiting: VecDeque::new(), of_each: BTreeMap::new() };
         Self { state: Mutex::new(state), changed: Condvar::new(), all_bytes, patience }
     }
 
-    /// So much memory, or all there is, as soon as it is free; `None` if that takes too long.
-    fn take(&'static self, bytes: u64) -> Option<Share> {
-        let bytes = bytes.min(self.all_bytes);
+    /// So much memory, or half of what there is, as soon as it is free; `None` if that takes too long.
+    fn take(&'static self, registry: &Arc<str>, bytes: u64) -> Option<Share> {
+        let bytes = bytes.min(self.all_bytes / 2);
         let mut state = lock(&self.state);
         let number = state.next;
         state.next += 1;
-        state.waiting.push_back(number);
-        let waits = |state: &mut State| state.waiting.front() != Some(&number) || state.free_bytes < bytes;
+        state.waiting.push_back((number, Arc::clone(registry)));
+        let waits =
+            |state: &mut State| state.first() != Some(number) || !state.leaves_enough(registry, bytes);
         let waited = self.changed.wait_timeout_while(state, self.patience, waits);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let is_free = !waits(&mut state);
-        state.waiting.retain(|other| *other != number);
+        state.waiting.retain(|(other, _)| *other != number);
         if is_free {
             state.free_bytes -= bytes;
+            *state.of_each.entry(Arc::clone(registry)).or_default() += bytes;
         }
         drop(state);
         self.changed.notify_all();
-        is_free.then(|| Share { windows: self, bytes })
+        is_free.then(|| Share { windows: self, registry: Arc::clone(registry), bytes })
+    }
+}
+
+impl State {
+    fn of(&self, registry: &Arc<str>) -> u64 {
+        self.of_each.get(registry).copied().unwrap_or(0)
+    }
+
+    /// The number of whoever is the first to get some.
+    fn first(&self) -> Option<u64> {
+        let first = self.waiting.iter().min_by_key(|(_, registry)| self.of(registry));
+        first.map(|(number, _)| *number)
+    }
+
+    /// Whether a registry that gets so much more leaves as much to others as it had.
+    fn leaves_enough(&self, registry: &Arc<str>, bytes: u64) -> bool {
+        self.of(registry) + bytes <= self.free_bytes
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        lock(&self.windows.state).free_bytes += self.bytes;
+        let mut state = lock(&self.windows.state);
+        state.free_bytes += self.bytes;
+        if let Some(bytes) = state.of_each.get_mut(&self.registry) {
+            *bytes -= self.bytes;
+        }
+        state.of_each.retain(|_registry, bytes| *bytes > 0);
+        drop(state);
         self.windows.changed.notify_all();
     }
 }
@@ -203,9 +254,9 @@ mod tests {
 
     const LIMIT: u64 = 64 << 20;
 
-    /// A budget of a test's own.
+    /// A budget of a test's own, of which one registry may have so many shares.
     fn budget(shares: u64, patience: Duration) -> &'static Windows {
-        Box::leak(Box::new(Windows::new(shares * LIMIT, patience)))
+        Box::leak(Box::new(Windows::new(2 * shares * LIMIT, patience)))
     }
 
     fn frame(log: u8, content: &[u8]) -> Vec<u8> {
@@ -215,7 +266,7 @@ mod tests {
     }
 
     fn open<'a>(windows: &'static Windows, blob: &'a [u8]) -> Frames<&'a [u8]> {
-        Frames::with(windows, blob, LIMIT).unwrap()
+        Frames::with(windows, blob, LIMIT, "a").unwrap()
     }
 
     fn is_refused(read: io::Result<usize>) -> bool {
@@ -231,14 +282,14 @@ mod tests {
         for frames in &mut held {
             assert_eq!(frames.read(&mut into).unwrap(), 5);
         }
-        assert_eq!(lock(&windows.state).free_bytes, 0);
+        assert_eq!(lock(&windows.state).free_bytes, 2 * LIMIT);
         assert!(is_refused(open(windows, &large).read(&mut into)));
         assert!(is_refused(open(windows, &frame(24, b"")).read(&mut into)));
         let mut read = Vec::new();
         open(windows, &small).read_to_end(&mut read).unwrap();
         assert_eq!(read, b"small");
         drop(held);
-        assert_eq!(lock(&windows.state).free_bytes, 2 * LIMIT);
+        assert_eq!(lock(&windows.state).free_bytes, 4 * LIMIT);
         assert!(lock(&windows.state).waiting.is_empty());
         assert!(open(windows, &large).read(&mut into).is_ok());
     }
@@ -256,6 +307,24 @@ mod tests {
         assert!(is_refused(open(windows, &blob).read_to_end(&mut read)));
         assert_eq!(read, b"a");
         assert!(frames.into_input().is_empty());
+        assert_eq!(lock(&windows.state).free_bytes, 2 * LIMIT);
+    }
+
+    #[test]
+    fn a_window_takes_what_it_needs_and_a_larger_one_is_waited_for_with_nothing() {
+        let windows = budget(1, Duration::ZERO);
+        let (medium, growing) = (frame(24, b"m"), [frame(25, b"a"), frame(26, b"b")].concat());
+        let mut held: Vec<_> = (0..3).map(|_| open(windows, &medium)).collect();
+        let mut grows = open(windows, &growing);
+        for frames in held.iter_mut().chain([&mut grows]) {
+            assert_eq!(frames.read(&mut [0]).unwrap(), 1);
+        }
+        assert_eq!(lock(&windows.state).free_bytes, 3 * LIMIT / 4);
+        assert!(is_refused(grows.read(&mut [0])), "the others have most of it");
+        assert_eq!(lock(&windows.state).free_bytes, 5 * LIMIT / 4);
+        held.clear();
+        let mut grows = open(windows, &growing);
+        assert_eq!((grows.read(&mut [0]).unwrap(), grows.read(&mut [0]).unwrap()), (1, 1));
         assert_eq!(lock(&windows.state).free_bytes, LIMIT);
     }
 
@@ -263,12 +332,13 @@ mod tests {
     fn whoever_waits_gets_what_comes_free_in_order() {
         let windows = budget(2, Duration::from_mins(1));
         let (told, order) = mpsc::channel();
-        let held = windows.take(2 * LIMIT).unwrap();
+        let registry = &Arc::from("a");
+        let held = windows.take(registry, 2 * LIMIT).unwrap();
         scope(|scope| {
             for (number, bytes) in [(1, 2 * LIMIT), (2, LIMIT)] {
                 let told = told.clone();
                 scope.spawn(move || {
-                    let share = windows.take(bytes);
+                    let share = windows.take(registry, bytes);
                     told.send((number, share.is_some())).unwrap();
                 });
                 while lock(&windows.state).waiting.len() < number {
@@ -279,6 +349,47 @@ mod tests {
             drop(held);
         });
         assert_eq!(order.try_iter().take(2).collect::<Vec<_>>(), [(1, true), (2, true)]);
+    }
+
+    #[test]
+    fn one_registry_leaves_windows_to_others() {
+        let windows = budget(3, Duration::ZERO);
+        let mut held = Vec::new();
+        for (registry, shares) in [("slow", 3), ("other", 2), ("third", 1), ("fourth", 0)] {
+            let registry = Arc::from(registry);
+            let taken: Vec<_> = std::iter::from_fn(|| windows.take(&registry, LIMIT)).collect();
+            assert_eq!(taken.len(), shares, "{registry}");
+            held.extend(taken);
+        }
+        drop(held);
+        let all = windows.take(&Arc::from("large"), 9 * LIMIT).unwrap();
+        assert_eq!(all.bytes, 3 * LIMIT, "even the largest window is only half");
+        drop(all);
+        let state = lock(&windows.state);
+        assert_eq!((state.free_bytes, state.of_each.len(), state.waiting.len()), (6 * LIMIT, 0, 0));
+    }
+
+    #[test]
+    fn what_comes_free_goes_to_the_registry_that_has_the_least() {
+        let windows = budget(1, Duration::from_mins(1));
+        let [slow, other, third] = &["slow", "other", "third"].map(Arc::from);
+        let take = |registry| windows.take(registry, LIMIT).unwrap();
+        let wait_for = |count| {
+            while lock(&windows.state).waiting.len() < count {
+                std::thread::yield_now();
+            }
+        };
+        let (of_slow, of_other) = (take(slow), take(other));
+        scope(|scope| {
+            let more = scope.spawn(|| drop(take(slow)));
+            wait_for(1);
+            let first = scope.spawn(|| take(third));
+            wait_for(2);
+            drop(of_other);
+            let first = first.join().unwrap();
+            assert!(!more.is_finished(), "its registry has one");
+            drop((of_slow, first));
+        });
     }
 
     #[test]

@@ -81,13 +81,18 @@ fn a_start_reads_no_config_and_a_use_finds_its_damage() {
     assert!(!rig.store.is_whole(&found));
     let error = rig.store.archive(&["a.b/x:1".to_owned()], &mut || Ok(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DataLoss, "{}", shown(&error));
+    assert!(found.is_damaged());
     let error = rig.store.config(&found).unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{}", shown(&error));
     assert_eq!(error.kind(), ErrorKind::DataLoss);
     assert!(error.to_string().ends_with("is damaged on disk: pull or load the image again"), "{error}");
-    assert!(rig.store.list().is_empty(), "a kubelet pulls only what is missing");
+    assert_eq!(listed(&rig), ["a.b/x:1"], "a read removes nothing");
+    assert!(rig.store.tag("a.b/x:1", &"a.b/y:1".parse().unwrap()).unwrap());
+    assert!(rig.store.find("a.b/y:1").unwrap().is_damaged(), "a name mends nothing");
     let again = image(&rig, r#"{"User":"7:8"}"#).unwrap();
+    assert!(found.is_damaged() && !again.is_damaged(), "what was read before says nothing of it");
     assert!(rig.store.is_whole(&again) && again.id() == whole.id());
+    assert_eq!(listed(&rig), ["a.b/x:1", "a.b/y:1"]);
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn a_config_that_is_not_there_is_noticed_by_a_start_and_by_a_use() {
         lose(&config_path(&rig, &whole));
         let error = rig.store.config(&whole).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{}", shown(&error));
-        assert!(rig.store.list().is_empty());
+        assert!(whole.is_damaged() && listed(&rig).len() == 1);
         lose(&config_path(&rig, &image(&rig, "{}").unwrap()));
         let rig = rig.reopened();
         assert!(rig.store.list().is_empty());

@@ -157,6 +157,7 @@ pub(crate) fn source(content: &[u8], blob: &[u8]) -> LayerSource {
         form: Form::Archive,
         blob_digest: sha256(blob),
         blob_size_bytes: blob.len() as u64,
+        registry: String::new(),
     }
 }
 

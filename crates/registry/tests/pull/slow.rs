@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wharf_registry::Limits;
+use wharf_registry::{LayerProgress, Limits, PullProgress};
 
 use crate::image::{Content, TestLayer, noise, plain};
 use crate::server::{Reply, Request, Server, Then};
@@ -105,6 +105,47 @@ async fn a_layer_that_waits_for_its_turn_in_a_slow_pull_is_downloaded_by_another
     let pulled = tokio::time::timeout(Duration::from_secs(20), world.pull(&reference)).await;
     let image = pulled.expect("it waits for a download that has not begun").unwrap();
     assert_eq!(file_of(&image, "common"), b"here");
+    stuck.abort();
+}
+
+/// The same layer, but to decompress it takes a window of 64 MiB.
+fn wide(layer: TestLayer) -> TestLayer {
+    let blocks = layer.blob.chunks(100_000);
+    let last = blocks.len() - 1;
+    let mut blob = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (26 - 10) << 3];
+    for (number, block) in blocks.enumerate() {
+        let head = u32::try_from(block.len()).unwrap() << 3 | u32::from(number == last);
+        blob.extend([&head.to_le_bytes()[..3], block].concat());
+    }
+    TestLayer { blob, kind: "zstd", ..layer }
+}
+
+#[tokio::test]
+async fn slow_layers_of_one_registry_leave_memory_for_windows_to_others() {
+    /// More than is read before any of it is decompressed.
+    const BEGINNING_BYTES: usize = 400_000;
+    let world = World::new();
+    let layer = |n| wide(plain(&format!("slow-{n}"), &noise(600_000 + n)));
+    let layers: Vec<_> = (0..6_usize).map(layer).collect();
+    let blobs: Vec<_> = layers.iter().map(|layer| (layer.path(), layer.blob.clone())).collect();
+    let begins = move |request: &Request| {
+        let (_, blob) = blobs.iter().find(|(path, _)| path == request.path())?;
+        Some(Reply::new(200, &blob[..BEGINNING_BYTES]).length(None).then(Then::Stall))
+    };
+    let server = Server::start(Content::oci("slow", &layers), begins).await;
+    let stuck = begin(&world, &server);
+    let have_begun = async {
+        let begun = |layer: &LayerProgress| layer.done_bytes >= BEGINNING_BYTES as u64;
+        let all_begun = |pull: &PullProgress| pull.layers.len() == 6 && pull.layers.iter().all(begun);
+        while !world.puller.active().iter().any(all_begun) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), have_begun).await.expect("too few windows are in use");
+    let honest = Server::honest(Content::oci("v1", &[wide(plain("a", b"one"))])).await;
+    let reference = honest.reference(":v1");
+    let pulled = tokio::time::timeout(Duration::from_secs(20), world.pull(&reference)).await;
+    assert_eq!(file_of(&pulled.expect("it waits for slow ones").unwrap(), "a"), b"one");
     stuck.abort();
 }
 

@@ -48,9 +48,9 @@ enum Word {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layers {
-    Told,
+    Named,
     /// Those of at least one are numbers, without marks.
-    Untold,
+    Numbered,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,15 +79,15 @@ impl<'a, 'b> Scanner<'a, 'b> {
             matters: false,
             source: Source::Begun,
             word: Word::Other,
-            layers: Layers::Told,
+            layers: Layers::Named,
             kept: Vec::with_capacity(kept_limit),
             kept_limit,
         }
     }
 
     /// Whether any layer may be mounted: there was an overlay that says of its layers nothing but numbers.
-    pub(super) fn is_untold(&self) -> bool {
-        self.layers == Layers::Untold
+    pub(super) fn is_unnamed(&self) -> bool {
+        self.layers == Layers::Numbered
     }
 
     pub(super) fn feed(&mut self, piece: &[u8]) {
@@ -181,7 +181,7 @@ impl<'a, 'b> Scanner<'a, 'b> {
         let next = if self.kept == LAYERS && end == b'=' { Word::FirstLayer } else { Word::Other };
         let is_layer = std::mem::replace(&mut self.word, next) == Word::FirstLayer;
         if is_layer && matches!(end, b':' | b',') && is_number(&self.kept) && self.source != Source::Marks {
-            self.layers = Layers::Untold;
+            self.layers = Layers::Numbered;
         }
         if let Ok(word) = std::str::from_utf8(&self.kept) {
             self.candidates.named(word);
@@ -216,8 +216,8 @@ mod tests {
         let (place, mut candidates) = (place(), Candidates::new(&mut names));
         let mut scanner = Scanner::new(&place, &mut candidates);
         table.as_bytes().chunks(length).for_each(|piece| scanner.feed(piece));
-        let is_untold = scanner.is_untold();
-        (!is_untold).then(|| NAMES.into_iter().filter(|name| names.contains(*name)).collect())
+        let is_unnamed = scanner.is_unnamed();
+        (!is_unnamed).then(|| NAMES.into_iter().filter(|name| names.contains(*name)).collect())
     }
 
     fn left(table: &str, length: usize) -> Vec<&'static str> {

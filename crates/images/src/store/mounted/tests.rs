@@ -50,7 +50,7 @@ impl Procfs {
         let mut left = names.map(str::to_owned).into();
         let place = Place { device: b"8:1".to_vec(), directory: b"/l/".to_vec() };
         let mut look = Look::new(&place, &self.1, &mut left);
-        look.may_be_untold = kernel == Kernel::Old;
+        look.may_be_unnamed = kernel == Kernel::Old;
         look.whole = |_namespace| File::open("/dev/null").map(Some);
         look.is_roots = |_controllers, cgroup| !cgroup.starts_with("/user.slice");
         look.is_users = |namespace| fs::read_link(namespace).unwrap().to_string_lossy().contains("user");
