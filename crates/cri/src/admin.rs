@@ -22,6 +22,7 @@ use wharf_types::{Reference, ReferenceError};
 
 use crate::archives::Archives;
 use crate::image::change;
+use crate::readings::Shared;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
 use crate::view::pod_request;
@@ -33,6 +34,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Admin {
     info: Arc<dyn Fn() -> InfoResponse + Send + Sync>,
+    known: Arc<Shared<InfoResponse>>,
     engine: Arc<Engine>,
     puller: Arc<Puller>,
     store: Arc<Store>,
@@ -56,7 +58,8 @@ impl Admin {
         store: Arc<Store>,
     ) -> Self {
         let archives = Archives::new(Arc::clone(&store));
-        Self { info: Arc::new(info), engine, puller, store, archives, ending: Arc::default() }
+        let known = Arc::new(Shared::on_pool("gathering what wharf info shows"));
+        Self { info: Arc::new(info), known, engine, puller, store, archives, ending: Arc::default() }
     }
 
     /// Ends the streams of progress, which otherwise end only when their clients leave.
@@ -101,8 +104,7 @@ impl AdminService for Admin {
 
     async fn info(&self, _request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let info = Arc::clone(&self.info);
-        let asked = tokio::task::spawn_blocking(move || info()).await;
-        asked.map(Response::new).map_err(|_panic| status::of(Fault::Panicked))
+        self.known.take(move || info()).await.map(Response::new).map_err(status::of)
     }
 
     async fn requests(

@@ -1,4 +1,7 @@
 //! Lists split into messages that any client accepts, however long the list and whatever is in it.
+//!
+//! They are for the CRI's calls with a stream of responses, such as StreamContainers. A list in a single response has
+//! to fit the limit on a message, [`MESSAGE_LIMIT_BYTES`](wharf_types::limits::MESSAGE_LIMIT_BYTES).
 
 use prost::Message;
 

@@ -1,4 +1,7 @@
 //! The conditions in the runtime's status: whether it works, and whether pods can be made.
+//!
+//! A kubelet goes by them, so the answer comes within a bound: a part whose file system does not respond is reported as
+//! that. Why a part is not ready is found out by its own crate; here it gets the CRI's form.
 
 use std::time::Duration;
 
@@ -60,7 +63,8 @@ impl Conditions {
 /// Returns the conditions. A part of which nothing is known says why.
 ///
 /// If pods can be stopped and removed but not made, the network is reported as not ready: a kubelet then starts no pods
-/// and continues with those that it has. With a runtime that is not ready, it would not even remove them.
+/// and continues with those that it has. With a runtime that is not ready, it would not even remove them. So it is
+/// where no thread can be started: what has to end there is the pod that uses up the processes.
 fn of(
     network: Result<Readiness, Unread>,
     state_directory: Result<Option<Unready>, Unread>,
@@ -73,7 +77,10 @@ fn of(
         Ok(Some(Unready { extent: Extent::Everything, reason, message })) => {
             runtime = unready(reason, message);
         }
-        Err(unread) => runtime = unread.shown("StateDirectoryStuck", "StateDirectoryUnknown"),
+        Err(unread) => {
+            let part = if matches!(unread, Unread::Stuck(_)) { &mut runtime } else { &mut network };
+            *part = unread.shown("StateDirectoryStuck", "StateDirectoryUnknown");
+        }
     }
     vec![condition("RuntimeReady", runtime), condition("NetworkReady", network)]
 }
@@ -160,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn no_thread_for_a_reading_is_no_stuck_disk() {
+    fn without_a_thread_for_a_reading_pods_can_still_be_removed() {
         let failed = || {
             let source = std::io::Error::from_raw_os_error(11);
             Err(Unread::Failed(ThreadError::NoRoom { what: "looking".into(), source }))
         };
         let found = of(network(), failed());
-        assert!(found[0].message.starts_with("looking: no thread can be started"), "{found:?}");
-        assert_eq!(both(found), [ill("StateDirectoryUnknown"), well()]);
+        assert!(found[1].message.starts_with("looking: no thread can be started"), "{found:?}");
+        assert_eq!(both(found), [well(), ill("StateDirectoryUnknown")]);
         assert_eq!(seen(failed().map(|_| ready()), Ok(None)), [well(), ill("NetworkUnknown")]);
     }
 

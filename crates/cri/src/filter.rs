@@ -1,4 +1,8 @@
 //! Filters for lists: fields are ANDed, unset ones match everything, and an id may be a prefix.
+//!
+//! They look at the CRI's messages, which are made from memory. What an id alone decides has a function of its own, so
+//! that no message is made for nothing. Whatever matches nothing, such as a state that does not exist, gives an empty
+//! list and no error.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,7 @@
 //! The calls of ImageService that are about security profiles.
+//!
+//! Only seccomp profiles can be pulled. They are kept in the store, by digest and with the names under which they were
+//! pulled. Which container gets which one is the planner's decision, and nothing here.
 
 use wharf_cri_api::v1::{
     ListSecurityProfilesResponse, PullSecurityProfileRequest, PullSecurityProfileResponse,

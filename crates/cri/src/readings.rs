@@ -1,12 +1,12 @@
 //! Responses that are read from the kernel on request: statistics on a few threads of the pool ([`Readings`]), and what
-//! may be slow or stuck in a thread of its own, once for all who ask meanwhile ([`Shared`]).
+//! may be slow or stuck once for all who ask meanwhile, most of it in a thread of its own ([`Shared`]).
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Mutex, Semaphore};
 use tonic::Status;
-use wharf_tasks::{CrowdLimits, ThreadError, Threads};
+use wharf_tasks::{CrowdLimits, ThreadError, Threads, pool};
 
 use crate::status::{self, Fault};
 
@@ -14,6 +14,8 @@ use crate::status::{self, Fault};
 const THREADS: usize = 4;
 /// How many items of a list are worth a thread.
 const SHARE: usize = 16;
+/// A reading that all share.
+const ONE: CrowdLimits = CrowdLimits { of_one: 1, of_all: 1 };
 
 /// The threads for statistics.
 #[derive(Debug, Clone)]
@@ -83,8 +85,13 @@ impl Readings {
 impl<T: Clone + Send + 'static> Shared<T> {
     /// `what` is the reading, for people.
     pub(crate) fn new(what: &'static str) -> Self {
-        let threads = Threads::new("reading", CrowdLimits { of_one: 1, of_all: 1 });
-        Self { what, threads, last: Arc::default() }
+        Self { what, threads: Threads::new("reading", ONE), last: Arc::default() }
+    }
+
+    /// The same on a thread of the pool. The reading waits for its turn there, but needs no further thread: it is taken
+    /// also where none can be started.
+    pub(crate) fn on_pool(what: &'static str) -> Self {
+        Self { what, threads: Threads::with_pool("reading", ONE, pool::INFO), last: Arc::default() }
     }
 
     /// Reads, or waits for the reading that goes on.

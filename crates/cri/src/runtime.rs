@@ -19,6 +19,7 @@ use wharf_cri_api::v1::*;
 use wharf_network::Network;
 use wharf_pods::{self as pods, Engine, Switch};
 use wharf_streaming::Urls;
+use wharf_tasks::{CrowdLimits, Threads};
 use wharf_types::chain;
 
 use crate::batches::batches;
@@ -43,6 +44,8 @@ pub struct Runtime {
     readings: Readings,
     metrics: Arc<Shared<Vec<PodSandboxMetrics>>>,
     conditions: Arc<Conditions>,
+    /// Writes the network's settings, one at a time: the disk may not respond, and kubelets try again.
+    network_settings: Arc<Threads<()>>,
 }
 
 impl Runtime {
@@ -53,7 +56,9 @@ impl Runtime {
         let handlers = runtime_handlers(&engine);
         let metrics = Arc::new(Shared::new("gathering metrics"));
         let (readings, conditions) = (Readings::new(), Arc::new(Conditions::new()));
-        Self { engine, network, urls, handlers, config, readings, metrics, conditions }
+        let network_settings = Threads::with_pool("network", CrowdLimits { of_one: 1, of_all: 1 }, 0);
+        let network_settings = Arc::new(network_settings);
+        Self { engine, network, urls, handlers, config, readings, metrics, conditions, network_settings }
     }
 
     /// Ends the streams of events, which otherwise end only when their clients leave.
@@ -240,9 +245,9 @@ impl RuntimeService for Runtime {
         let config = request.into_inner().runtime_config.and_then(|config| config.network_config);
         if let Some(config) = config {
             let network = Arc::clone(&self.network);
-            let set = tokio::task::spawn_blocking(move || network.set_pod_cidr(&config.pod_cidr));
-            let set = set.await.map_err(|_panic| status::of(Fault::Panicked))?;
-            set.map_err(status::of)?;
+            let set = move || network.set_pod_cidr(&config.pod_cidr);
+            let set = self.network_settings.run_in_time(&(), "recording the pod CIDR", set).await;
+            set.map_err(status::of)?.map_err(status::of)?;
         }
         Ok(Response::new(UpdateRuntimeConfigResponse {}))
     }

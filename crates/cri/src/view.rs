@@ -263,6 +263,7 @@ mod tests {
         LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
     };
     use wharf_records::ContainerRecord;
+    use wharf_types::signal::SIGKILL;
     use wharf_types::{ContainerId, Exit, PodId};
 
     fn pod(network: NamespaceMode) -> PodFacts {
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_status_follows_a_container_through_its_life() {
-        let exit = Exit::Signal { number: 9, oom: true };
+        let exit = Exit::Signal { number: SIGKILL, oom: true };
         let (started_at_ns, finished_at_ns, message) = (40, 50, String::new());
         let exited = ContainerState::Exited { started_at_ns, finished_at_ns, exit, message };
         for (state, expected) in [

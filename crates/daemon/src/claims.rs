@@ -2,12 +2,12 @@
 //! network of a network namespace. Another one would take what belongs to the first one's pods for what a crash has
 //! left, and remove it.
 //!
-//! The kernel releases a claim when its process ends, however it ends. But the file of the claim to a network still
-//! says whose it was: as long as there are pods in that state directory, a wharfd with another one does not take it
-//! over.
+//! The kernel releases a claim when its process ends, however it ends. One that was killed and waits for a disk does
+//! not end: only a clean by force passes over its claims. And the file of the claim to a network still says whose it
+//! was: as long as there are pods in that state directory, a wharfd with another one does not take it over.
 #![expect(clippy::disallowed_methods, reason = "no task exists yet, or nobody else waits")]
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ use wharf_types::PodId;
 mod socket;
 
 use socket::Socket;
+
+use crate::killed::Killed;
 
 /// Where the claims to networks are: only root may write there, so that nobody else can keep wharfd from its network.
 const RUN: &str = "/run";
@@ -47,6 +49,13 @@ struct Network {
     socket: Socket,
 }
 
+/// What becomes of the claims of a wharfd that was killed and does not end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OfKilled {
+    Respected,
+    PassedOver,
+}
+
 /// Why there is no claim.
 #[derive(Debug)]
 pub(crate) enum Unclaimed {
@@ -67,11 +76,11 @@ impl From<Unclaimed> for anyhow::Error {
 impl Claims {
     /// Claims the pods of a state directory, and the network of this process's network namespace. A machine on which
     /// the latter cannot be written down has nobody's claim either, and must not be without its runtime for that.
-    pub(crate) fn make(layout: &Layout) -> Result<Self, Unclaimed> {
+    pub(crate) fn make(layout: &Layout, of_killed: OfKilled) -> Result<Self, Unclaimed> {
         // Who is refused makes nothing.
         check_network(Path::new(RUN), layout.state())?;
-        let pods = pods(layout)?;
-        let network = match network(Path::new(RUN), layout.state()) {
+        let pods = pods(layout, of_killed)?;
+        let network = match network(Path::new(RUN), layout.state(), of_killed) {
             Ok(network) => Some(network),
             Err(others @ (Unclaimed::Taken(_) | Unclaimed::Refused(_))) => return Err(others),
             Err(Unclaimed::Failed(error)) => {
@@ -94,7 +103,7 @@ impl Claims {
     /// Those of a test, which must not have the machine's network.
     #[cfg(test)]
     pub(crate) fn to_pods(layout: &Layout) -> anyhow::Result<Self> {
-        Ok(Self { _pods: pods(layout)?, network: None })
+        Ok(Self { _pods: pods(layout, OfKilled::Respected)?, network: None })
     }
 
     /// Lets others find out who has the network, as long as this process lives.
@@ -130,7 +139,7 @@ fn check_network(run: &Path, state: &Path) -> Result<(), Unclaimed> {
         return Ok(());
     }
     if matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
-        return Err(Unclaimed::Taken(anyhow::Error::msg(has_network(&other))));
+        return Err(taken(&file, || has_network(&other)));
     }
     check_left(left, state)
 }
@@ -162,7 +171,7 @@ fn check_own(layout: &Layout) -> anyhow::Result<()> {
 }
 
 /// The directory of pods itself is locked: a full disk has no room for one more file.
-fn pods(layout: &Layout) -> Result<File, Unclaimed> {
+fn pods(layout: &Layout, of_killed: OfKilled) -> Result<File, Unclaimed> {
     check_own(layout).map_err(Unclaimed::Failed)?;
     let path = layout.pods();
     let open = || {
@@ -171,7 +180,7 @@ fn pods(layout: &Layout) -> Result<File, Unclaimed> {
     };
     let file = open().with_context(|| format!("opening {}", path.display())).map_err(Unclaimed::Failed)?;
     let state = layout.state().display();
-    lock(&file, || {
+    lock(&file, of_killed, || {
         format!(
             "another wharfd{} has the pods of {state}: stop that one first, or give this one a `state` of its own",
             holder(&path)
@@ -181,7 +190,7 @@ fn pods(layout: &Layout) -> Result<File, Unclaimed> {
 }
 
 /// The name of the file is that of the network namespace.
-fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
+fn network(run: &Path, state: &Path, of_killed: OfKilled) -> Result<Network, Unclaimed> {
     // Before the file: the kernel closes a process's descriptors in order, so who gets the lock can have the socket.
     let socket = Socket::new().context("opening a socket").map_err(Unclaimed::Failed)?;
     let open = || {
@@ -205,7 +214,7 @@ fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
         }
     };
     let other = text_in(&file);
-    lock(&file, || has_network(&other))?;
+    lock(&file, of_killed, || has_network(&other))?;
     if let Some(left) = state_in(&other) {
         check_left(left, state)?;
     }
@@ -262,15 +271,23 @@ pub(crate) fn is_network_claimed() -> bool {
 
 /// Which process has the lock on a file, for people, if the kernel shows it here.
 pub(crate) fn holder(file: &Path) -> String {
-    let (table, data) = (wharf_sys::fs::kernel_text("/proc/locks"), std::fs::metadata(file));
-    let (Ok(table), Ok(data)) = (table, data) else { return String::new() };
+    let pid = std::fs::metadata(file).ok().and_then(|data| pid_of_holder(&data));
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+/// Whoever has the lock on a file, if it was killed and does not end.
+pub(crate) fn killed_holder(data: &Metadata) -> Option<Killed> {
+    pid_of_holder(data).and_then(Killed::find)
+}
+
+fn pid_of_holder(data: &Metadata) -> Option<i32> {
+    let table = wharf_sys::fs::kernel_text("/proc/locks").ok()?;
     let (device, inode) = (data.dev(), data.ino());
     let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    let pid = table.lines().find_map(|line| match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
-        [_number, "FLOCK", _kind, _access, pid, found, ..] if found == place => Some(pid),
+    table.lines().find_map(|line| match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+        [_number, "FLOCK", _kind, _access, pid, found, ..] if found == place => pid.parse().ok(),
         _ => None,
-    });
-    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    })
 }
 
 /// Whether there are pods in a state directory, and it is not the own one under another path.
@@ -288,16 +305,37 @@ fn identity(state: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(pods_in(state)).map(|data| (data.dev(), data.ino())).ok()
 }
 
-fn lock(file: &File, taken: impl Fn() -> String) -> Result<(), Unclaimed> {
-    file.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => Unclaimed::Taken(anyhow::Error::msg(taken())),
-        TryLockError::Error(error) => Unclaimed::Failed(anyhow::Error::new(error).context("locking a file")),
-    })
+fn lock(file: &File, of_killed: OfKilled, words: impl Fn() -> String) -> Result<(), Unclaimed> {
+    match file.try_lock() {
+        Err(TryLockError::Error(error)) => {
+            Err(Unclaimed::Failed(anyhow::Error::new(error).context("locking a file")))
+        }
+        Err(TryLockError::WouldBlock) => match taken(file, words) {
+            Unclaimed::Taken(error) if of_killed == OfKilled::PassedOver && error.is::<Killed>() => Ok(()),
+            unclaimed => Err(unclaimed),
+        },
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Somebody else has the lock on a file: these words say who, unless it was killed and does not end.
+fn taken(file: &File, words: impl Fn() -> String) -> Unclaimed {
+    let killed = file.metadata().ok().and_then(|data| killed_holder(&data));
+    Unclaimed::Taken(killed.map_or_else(|| anyhow::Error::msg(words()), anyhow::Error::new))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The claims as a daemon makes them.
+    fn pods(layout: &Layout) -> Result<File, Unclaimed> {
+        super::pods(layout, OfKilled::Respected)
+    }
+
+    fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
+        super::network(run, state, OfKilled::Respected)
+    }
 
     fn taken<T: std::fmt::Debug>(claim: Result<T, Unclaimed>) -> String {
         match claim {

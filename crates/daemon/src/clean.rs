@@ -20,13 +20,16 @@ use wharf_cgroup::{CgroupPath, Cgroups, Driver, Placement};
 use wharf_images::StoreError;
 use wharf_state::Layout;
 use wharf_state::records::ids;
-use wharf_types::{ContainerId, Failure, POD_LOGS, PodId, chain};
+use wharf_types::{ContainerId, Failure, PodId, chain};
 
 use crate::Node;
-use crate::claims::{Claims, is_network_claimed};
+use crate::claims::{Claims, OfKilled, is_network_claimed, killed_holder};
 use crate::config::Config;
+use crate::killed::Killed;
 use crate::listener::{Listener, program};
-use crate::slow::{responds, work_in};
+use crate::slow::responds;
+
+mod logs;
 
 /// The directory in the state directory that takes the place of a data root that cannot be used.
 const IN_PLACE_OF_ROOT: &str = "in-place-of-root";
@@ -62,7 +65,8 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
     check_unserved(config)?;
     let root = if responds(&config.root) { Root::Responds } else { Root::IsSilent };
     if root == Root::Responds && !is_anything_left(config)? {
-        return tell("there is nothing of wharf on this machine to remove\n");
+        tell("there is nothing of wharf on this machine to remove\n")?;
+        return logs::clean();
     }
     // A store that this call itself makes goes with it.
     arguments.images |= root == Root::Responds && !has_store(&config.root);
@@ -112,12 +116,7 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
     left.note(node.claims.withdraw());
     let reported = report(&partly, &left);
     // Last, because wharf needs no disk of logs: if it does not respond, everything else is done.
-    let logs = Path::new(POD_LOGS);
-    let told = work_in(logs, || {
-        remove_unused_logs(logs)?;
-        if logs.exists() { tell(&format!("the logs in {POD_LOGS} stay\n")) } else { Ok(()) }
-    });
-    match (reported, told) {
+    match (reported, logs::clean()) {
         (Err(reported), Err(told)) => Err(reported.context(format!("{told:#}"))),
         (reported, told) => reported.and(told),
     }
@@ -129,7 +128,7 @@ fn check_unserved(config: &Config) -> anyhow::Result<()> {
         // Who serves one of `extra_sockets` cannot always be told, and is another runtime more likely than not: what
         // only one wharfd may have is claimed later.
         let is_in_use = |listener: &Listener| socket == config.socket || listener.is_wharfd();
-        if let Some(listener) = Listener::at(socket).filter(is_in_use) {
+        if let Some(listener) = Listener::at(socket)?.filter(is_in_use) {
             bail!("{listener} is serving {}: stop it first", socket.display());
         }
     }
@@ -158,24 +157,31 @@ async fn open(
     let (error, claims) = match root {
         Root::IsSilent => (anyhow!("it does not respond: check its disk, or the server that it is on"), None),
         Root::Responds => {
-            let claims = Node::claim(&config).await?;
+            let claims = claim(&config, arguments).await?;
             match Node::open(&config, claims).await {
                 Err(error) => (error, Some(claims)),
                 opened => return opened,
             }
         }
     };
-    if matches!(error.downcast_ref(), Some(StoreError::InUse { .. } | StoreError::Foreign { .. })) {
-        return Err(error);
+    match error.downcast_ref() {
+        Some(StoreError::Foreign { .. }) => return Err(error),
+        Some(StoreError::InUse { .. }) if !is_in_use_by_killed(&config.root) => return Err(error),
+        _ => {}
     }
     let unusable = format!("the data root {}, which cannot be used", config.root.display());
     if !arguments.force {
         let is_of_root = root == Root::IsSilent || error.downcast_ref::<StoreError>().is_some();
-        let advice = "only --force removes the rest without the data root";
+        let advice = match root {
+            Root::IsSilent => {
+                "wait until its disk responds, or use --force, which removes the rest without the data root"
+            }
+            Root::Responds => "only --force removes the rest without the data root",
+        };
         return Err(if is_of_root { error.context(unusable).context(advice) } else { error });
     }
     arguments.images = true;
-    match open_without_root(config, claims, left).await {
+    match open_without_root(config, arguments, claims, left).await {
         Err(problem) => Err(error.context(unusable).context(format!("{problem:#}"))),
         opened => {
             left.note(Err(error.context(unusable)));
@@ -184,10 +190,27 @@ async fn open(
     }
 }
 
+/// Claims what there is of wharf's. By force, what a wharfd has that was killed and does not end is taken over.
+async fn claim(config: &Config, arguments: &Arguments) -> anyhow::Result<&'static Claims> {
+    match Node::claim(config, OfKilled::Respected).await {
+        Err(error) if arguments.force && error.is::<Killed>() => {
+            Node::claim(config, OfKilled::PassedOver).await
+        }
+        claimed => claimed,
+    }
+}
+
+/// Whether nobody but a wharfd that was killed and does not end uses a data root.
+fn is_in_use_by_killed(root: &Path) -> bool {
+    let [.., lock] = &wharf_images::Store::ENTRIES;
+    root.join(lock).metadata().is_ok_and(|lock| killed_holder(&lock).is_some())
+}
+
 /// Opens the rest, with an empty directory in place of the data root: in the state directory, or where there may be
 /// room if there is none.
 async fn open_without_root(
     mut config: Config,
+    arguments: &Arguments,
     mut claims: Option<&'static Claims>,
     left: &mut Left,
 ) -> anyhow::Result<Node> {
@@ -200,7 +223,7 @@ async fn open_without_root(
         config.root.clone_from(&place);
         let claimed = match claims {
             Some(claims) => claims,
-            None => *claims.insert(Node::claim(&config).await?),
+            None => *claims.insert(claim(&config, arguments).await?),
         };
         if let Err(error) = make_private(&place) {
             problems.push(format!("making {}: {error}", place.display()));
@@ -224,18 +247,18 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
 fn is_anything_left(config: &Config) -> anyhow::Result<bool> {
     let pods = Layout::new(config.state.clone(), config.root.clone()).pods();
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
-    let logs = Path::new(POD_LOGS);
-    if has_store(&config.root)
-        || is_there(&pods)
-        || config.sockets().any(|(_, socket)| is_there(socket) && Listener::at(socket).is_none())
-        || is_network_claimed()
-    {
+    if has_store(&config.root) || is_there(&pods) || is_network_claimed() {
         return Ok(true);
+    }
+    for (_, socket) in config.sockets().filter(|(_, socket)| is_there(socket)) {
+        if Listener::at(socket)?.is_none() {
+            return Ok(true);
+        }
     }
     let (cgroups, placement) = (config.cgroups()?, config.placement()?);
     let has_cgroup = parents(&cgroups, &placement)?.any(|path| cgroups.open(&path).is_ok());
     // Last, because their disk may be another one, and may not respond.
-    Ok(has_cgroup || work_in(logs, || is_there(logs)))
+    Ok(has_cgroup || logs::are_any_unused())
 }
 
 /// Whether a data root has been wharf's, as far as it can be read.
@@ -281,21 +304,17 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     left.note(remove_empty(&pods));
     remove_entries(state, ["leases", "quarantine", IN_PLACE_OF_ROOT], left);
     // One of `extra_sockets` may be another runtime's by now.
-    for (_, socket) in config.sockets().filter(|(_, socket)| Listener::at(socket).is_none()) {
-        left.note(remove(socket, wharf_sys::socket::remove(socket)));
+    for (_, socket) in config.sockets() {
+        match Listener::at(socket) {
+            Ok(None) => left.note(remove(socket, wharf_sys::socket::remove(socket))),
+            Ok(Some(_others)) => continue,
+            Err(error) => left.note(Err(error).with_context(|| format!("removing {}", socket.display()))),
+        }
         left.note(remove_empty(socket.parent().unwrap_or(root)));
     }
     for directory in [root, state] {
         left.note(remove_empty(directory));
     }
-}
-
-/// Removes the directories that are left of logs. Logs themselves stay: whose pods these were may need them.
-fn remove_unused_logs(logs: &Path) -> anyhow::Result<()> {
-    for pod in std::fs::read_dir(logs).into_iter().flatten().flatten() {
-        remove_empty(&pod.path())?;
-    }
-    remove_empty(logs)
 }
 
 /// Removes wharf's entries in the data root. As long as any is left, so is the lock, by which wharf knows its
@@ -481,22 +500,6 @@ mod tests {
     }
 
     #[test]
-    fn of_logs_only_what_is_empty_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let logs = dir.path().join("logs");
-        std::fs::create_dir_all(logs.join("empty")).unwrap();
-        std::fs::create_dir(logs.join("web-1")).unwrap();
-        std::fs::write(logs.join("web-1/web.log"), "").unwrap();
-        remove_unused_logs(&logs).unwrap();
-        assert!(!logs.join("empty").exists() && logs.join("web-1/web.log").exists());
-        std::fs::remove_file(logs.join("web-1/web.log")).unwrap();
-        for _ in 0..2 {
-            remove_unused_logs(&logs).unwrap();
-            assert!(!logs.exists());
-        }
-    }
-
-    #[test]
     fn what_cannot_be_removed_is_named_and_keeps_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("last"), "").unwrap();
@@ -562,9 +565,10 @@ mod tests {
         let layout = Layout::new(config.state.clone(), config.root.clone());
         let claims = Claims::to_pods(&layout).unwrap().keep();
         let mut left = Left::default();
-        let node = open_without_root(config.clone(), Some(claims), &mut left).await.unwrap();
+        let arguments = Arguments { force: true, images: true };
+        let node = open_without_root(config.clone(), &arguments, Some(claims), &mut left).await.unwrap();
         assert!(node.layout.root().starts_with(SHARED_MEMORY), "{:?}", node.layout);
-        remove_files(&node, &config, &Arguments { force: true, images: true }, &mut left);
+        remove_files(&node, &config, &arguments, &mut left);
         assert!(left.0.is_empty() && !node.layout.root().exists(), "{left:?}");
     }
 

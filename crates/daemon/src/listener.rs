@@ -1,4 +1,6 @@
 //! Who serves a socket, for people and for those who would take its place.
+//!
+//! What is killed and does not end serves nobody, whatever it keeps.
 
 use std::fmt;
 use std::io;
@@ -11,6 +13,8 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use wharf_sys::fs::kernel_text;
 
+use crate::killed::Killed;
+
 /// A process that serves a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listener {
@@ -20,19 +24,22 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Whoever serves the socket at a path; `None` if nobody does. Never waits: one whose queue is full serves it, too.
-    pub(crate) fn at(path: &Path) -> Option<Self> {
+    ///
+    /// # Errors
+    /// The kernel has no descriptor to ask with, which says nothing of the socket at that path.
+    pub(crate) fn at(path: &Path) -> io::Result<Option<Self>> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let untold = Some(Self::of(None));
-        let Ok(own) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else { return untold };
-        match connect(own.as_raw_fd(), &UnixAddr::new(path).ok()?) {
+        let own = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let Ok(address) = UnixAddr::new(path) else { return Ok(None) };
+        match connect(own.as_raw_fd(), &address) {
             Ok(()) => {}
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED) => return None,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED) => return Ok(None),
             // Its queue is full, or it is a socket of another type.
-            Err(_untold) => return untold,
+            Err(_untold) => return Ok(Some(Self::of(None))),
         }
         let stream = UnixStream::from(own);
         let owner = getsockopt(&stream, PeerCredentials).ok().map(|owner| owner.pid()).filter(|pid| *pid > 0);
-        Some(Self::of(owner))
+        Ok(owner.and_then(Killed::find).is_none().then(|| Self::of(owner)))
     }
 
     /// This process, if it is known.
@@ -85,24 +92,37 @@ impl fmt::Display for Listener {
 mod tests {
     use std::os::unix::net::UnixListener;
 
+    use wharf_sys::seccomp::Call;
+
     use super::*;
 
     #[test]
     fn whoever_serves_a_socket_is_named_even_if_the_queue_is_full() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        assert_eq!(Listener::at(&path), None);
+        let at = || Listener::at(&path).unwrap();
+        assert_eq!(at(), None);
         let listener = UnixListener::bind(&path).unwrap();
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
-        let found = Listener::at(&path).unwrap();
+        let found = at().unwrap();
         assert!(found.to_string().ends_with(&format!(" (pid {})", std::process::id())), "{found}");
         // That connection is in the queue, which has no room for another one.
-        assert_eq!(Listener::at(&path).unwrap().to_string(), "another process");
+        assert_eq!(at().unwrap().to_string(), "another process");
         drop(listener);
-        assert_eq!(Listener::at(&path), None);
+        assert_eq!(at(), None);
         let other = Listener { process: Some((7, "containerd".to_owned())) };
         assert!(!other.may_be_wharfd() && Listener::of(None).may_be_wharfd());
         let own = Listener { process: Some((7, "wharfd".to_owned())) };
         assert!(own.is_wharfd() && !other.is_wharfd() && !Listener::of(None).is_wharfd());
+    }
+
+    #[test]
+    fn without_a_descriptor_nobody_is_said_to_serve() {
+        let ask = || {
+            wharf_sys::seccomp::refuse(Call::SOCKET, Errno::EMFILE).expect("these tests need root");
+            Listener::at(Path::new("/no/such/socket"))
+        };
+        let error = std::thread::spawn(ask).join().unwrap().unwrap_err();
+        assert!(wharf_types::chain(&error).contains("LimitNOFILE"), "{error}");
     }
 }

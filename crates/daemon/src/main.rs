@@ -7,6 +7,7 @@ mod clean;
 mod config;
 mod figures;
 mod journal;
+mod killed;
 mod listener;
 mod log;
 mod reload;
@@ -33,7 +34,7 @@ use wharf_nri::Plugins;
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
 
-use crate::claims::{Claims, Unclaimed};
+use crate::claims::{Claims, OfKilled, Unclaimed};
 use crate::config::{Config, Log, LogFormat};
 use crate::figures::Figures;
 use crate::serve::Services;
@@ -104,11 +105,11 @@ fn perform() -> anyhow::Result<ExitCode> {
     }
     let config = Config::load(arguments.config.as_deref())?;
     if let Some(Command::Config(command)) = &arguments.command {
-        config.check_disks(slow::responds)?;
-        config.check_apart(|_path, resolve| resolve())?;
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
             ConfigCommand::Check => {
+                config.check_disks(slow::responds)?;
+                config.check_apart(|_path, resolve| resolve())?;
                 for without in config.check_machine()? {
                     // Who does not read it is told on standard output, or by the exit code.
                     writeln!(std::io::stderr(), "Warning: {without}").ok();
@@ -163,14 +164,15 @@ struct Node {
 
 impl Node {
     /// Claims what only one wharfd may have at a time, until this process ends.
-    async fn claim(config: &Config) -> anyhow::Result<&'static Claims> {
+    async fn claim(config: &Config, of_killed: OfKilled) -> anyhow::Result<&'static Claims> {
         let layout = Layout::new(config.state.clone(), config.root.clone());
         config.check_apart(|path, resolve| work_in(path, resolve))?;
         let taken = |unclaimed: &Unclaimed| match unclaimed {
             Unclaimed::Taken(error) => Some(error.to_string()),
             Unclaimed::Refused(_) | Unclaimed::Failed(_) => None,
         };
-        let claims = patiently(|| work_in(&config.state, || Claims::make(&layout)), taken).await?.keep();
+        let claims = patiently(|| work_in(&config.state, || Claims::make(&layout, of_killed)), taken);
+        let claims = claims.await?.keep();
         tokio::spawn(claims.show());
         Ok(claims)
     }
@@ -221,8 +223,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Before a disk that stalls can keep it from saying anything.
     let [root, state] = [&config.root, &config.state].map(|path| path.display());
     tracing::info!(%root, %state, "wharfd starts");
-    let Node { images, network, cgroups, plugins, engine, .. } =
-        Node::open(&config, Node::claim(&config).await?).await?;
+    let Node { images, network, cgroups, plugins, engine, layout, .. } =
+        Node::open(&config, Node::claim(&config, OfKilled::Respected).await?).await?;
+    check_open_files(engine.program().supervised(&layout.pods())?.len())?;
     let info = admin::info(&config, &cgroups)?;
     if info.bounding_capabilities & wharf_types::capability::SYS_RESOURCE == 0 {
         tracing::warn!(
@@ -279,6 +282,24 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     drop(serving);
     Ok(sessions.await?)
+}
+
+/// Refuses to take over running pods with a limit on open files with which some could not be listed: whoever asks would
+/// take them for gone.
+fn check_open_files(pods: usize) -> anyhow::Result<()> {
+    /// Its sockets, and a few calls.
+    const TO_SERVE: usize = 8;
+    /// The process and the connection of a supervisor.
+    const OF_POD: usize = 2;
+    #[expect(clippy::disallowed_methods, reason = "procfs waits for no disk")]
+    let open = std::fs::read_dir("/proc/self/fd").context("counting open files")?.count();
+    let (limit, least) = (wharf_sys::open_files::raise()?, open + TO_SERVE + pods * OF_POD);
+    anyhow::ensure!(
+        usize::try_from(limit).is_ok_and(|limit| limit >= least),
+        "the limit on open files is {limit}, and for {pods} running pods wharfd needs at least {least}: raise \
+         LimitNOFILE of wharfd.service, or the hard limit (ulimit -Hn) with which wharfd is started"
+    );
+    Ok(())
 }
 
 /// Serves metrics, if the configuration says where, until what this returns is dropped.

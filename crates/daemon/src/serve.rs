@@ -137,7 +137,7 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     if let Some(parent) = socket.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
-    if let Some(listener) = Listener::at(socket) {
+    if let Some(listener) = Listener::at(socket)? {
         anyhow::bail!("{listener} is serving it: stop that first");
     }
     wharf_sys::socket::remove(socket)?;

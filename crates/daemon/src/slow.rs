@@ -2,26 +2,51 @@
 //! first whether the disk responds.
 #![expect(clippy::disallowed_methods, reason = "it is this program, for commands that nobody else waits for")]
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use wharf_sys::fs::kernel_text;
 use wharf_sys::process::{await_end_or, open_pidfd};
 
 /// How long the work may take until that is logged, and how long a disk may take to respond.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// This program, whatever is at its path by now.
+const ITSELF: &str = "/proc/self/exe";
+
 /// The command, for this program alone, that touches a directory.
 pub(crate) const TOUCH: &str = "touch-directory";
 
 /// Whether the disk of a directory responds. Another process touches it: a thread that waits for a disk cannot be
-/// ended, and would keep this process from ending.
+/// ended, and would keep this process from ending. As long as that of an earlier call waits, there is no other one.
 pub(crate) fn responds(directory: &Path) -> bool {
-    let mut touches = Command::new("/proc/self/exe");
-    ends_within(PATIENCE, touches.arg(TOUCH).arg(directory))
+    let mut touches = Command::new(ITSELF);
+    let ended = earlier_touch(directory).is_none_or(|earlier| has_ended(PATIENCE, &earlier));
+    ended && ends_within(PATIENCE, touches.arg(TOUCH).arg(directory))
+}
+
+/// A process of this program that touches this directory already.
+fn earlier_touch(directory: &Path) -> Option<OwnedFd> {
+    let line = [ITSELF.as_bytes(), TOUCH.as_bytes(), directory.as_os_str().as_bytes(), b""].join(&0);
+    let program = |process: &Path| process.join("exe").metadata().map(|file| (file.dev(), file.ino())).ok();
+    let own = program(Path::new("/proc/self"))?;
+    // By its name first: a command line is in the process's memory, for which the kernel may wait.
+    let touches = |process: &Path| {
+        kernel_text(process.join("comm")).is_ok_and(|name| name == "exe\n")
+            && std::fs::read(process.join("cmdline")).is_ok_and(|found| found == line)
+            && program(process) == Some(own)
+    };
+    let mut processes = std::fs::read_dir("/proc").ok()?.flatten();
+    processes.find_map(|process| {
+        let earlier = open_pidfd(process.file_name().to_str()?.parse().ok()?).ok()?;
+        touches(&process.path()).then_some(earlier)
+    })
 }
 
 /// Whether a process ends in time. One that does not is left behind, without a stream that somebody reads to its end.
@@ -29,16 +54,15 @@ fn ends_within(patience: Duration, command: &mut Command) -> bool {
     let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     // What keeps it from running, such as a limit, is for others to find.
     let Ok(mut process) = started else { return true };
-    let deadline = Instant::now() + patience;
-    let ended = open_pidfd(process.id().cast_signed()).and_then(|process| {
-        let process = process.as_fd();
-        await_end_or(process, process, Some(deadline), patience)
-    });
-    match ended {
-        Ok(true) => process.wait().is_ok(),
-        Ok(false) => false,
+    match open_pidfd(process.id().cast_signed()) {
+        Ok(watched) => has_ended(patience, &watched) && process.wait().is_ok(),
         Err(_unwatched) => true,
     }
+}
+
+fn has_ended(patience: Duration, process: &OwnedFd) -> bool {
+    let process = process.as_fd();
+    await_end_or(process, process, Some(Instant::now() + patience), patience).unwrap_or(true)
 }
 
 /// What the other process does: it looks at a directory, and makes a file without a name in what is there of its path.
@@ -74,6 +98,7 @@ fn within<T>(patience: Duration, tell: impl FnOnce() + Send + 'static, work: imp
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::sync::mpsc::channel;
 
     use super::*;
@@ -89,6 +114,24 @@ mod tests {
         drop(std::fs::File::options().write(true).open(&fifo).unwrap());
         assert!(ends_within(Duration::from_secs(60), &mut Command::new("true")));
         assert!(ends_within(Duration::ZERO, &mut Command::new("/no/such/program")));
+    }
+
+    #[test]
+    fn a_touch_that_waits_is_found_as_long_as_it_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        // It is this test's program, which has something to say and nobody to say it to.
+        nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+        (&writer).write_all(&[b'x'; 4096]).unwrap();
+        let mut command = Command::new(ITSELF);
+        let mut waits =
+            command.arg(TOUCH).arg(dir.path()).stdin(Stdio::null()).stdout(writer).spawn().unwrap();
+        drop(command);
+        assert!(!has_ended(Duration::from_millis(50), &earlier_touch(dir.path()).unwrap()));
+        assert!(earlier_touch(&dir.path().join("other")).is_none());
+        drop(reader);
+        waits.wait().unwrap();
+        assert!(earlier_touch(dir.path()).is_none());
     }
 
     #[test]

@@ -10,15 +10,15 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use wharf_cri_api::admin::PullProgressRequest;
 use wharf_cri_api::admin::admin_client::AdminClient;
+use wharf_cri_api::admin::{InfoRequest, PullProgressRequest};
 use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
-use wharf_cri_api::v1::{GetEventsRequest, VersionRequest};
+use wharf_cri_api::v1::{GetEventsRequest, StatusRequest, VersionRequest};
 use wharf_tests::connect::connect;
 
 use crate::daemon::process_with;
 use crate::place;
-use crate::world::{self, until};
+use crate::world::{self, World, until};
 
 /// The soft and the hard limit on a process's open files.
 fn open_files(pid: u32) -> (String, String) {
@@ -350,17 +350,63 @@ fn a_daemon_without_room_for_its_threads_says_what_to_raise() {
     });
 }
 
+#[test]
+fn a_daemon_that_could_not_list_all_its_pods_says_what_to_raise() {
+    world::run(async |world| {
+        for name in ["a", "b", "c", "d"] {
+            world.client.run(&world.client.pod(name)).await.unwrap();
+        }
+        let few = world.daemon.descriptors().len() - 8;
+        world.daemon.end().await;
+        let mut wharfd = place::command(Path::new("prlimit"));
+        wharfd.arg(format!("--nofile={few}")).arg(place::built().wharfd).arg("--config");
+        let output = wharfd.arg(world.dir.join("config.toml")).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && told.contains("for 4 running pods wharfd needs at least"),
+            "{told}"
+        );
+        world.start_again().await;
+        assert_eq!(world.client.pods().await.len(), 4);
+    });
+}
+
 /// The main thread, two workers, two that delete what is thrown away, and one for blocking work.
 const THREADS: usize = 6;
+
+/// Leaves a daemon without room for one more thread.
+async fn crowd(world: &World, cgroup: &Path) {
+    fs::write(cgroup.join("cgroup.procs"), world.daemon.pid().to_string()).unwrap();
+    let are_few = async || (world.daemon.threads() == THREADS).then_some(());
+    until("those that did something have ended", are_few).await;
+    fs::write(cgroup.join("pids.max"), THREADS.to_string()).unwrap();
+}
+
+#[test]
+fn a_daemon_without_room_for_a_thread_is_ready_to_end_pods_and_says_what_is_wrong() {
+    world::run(async |world| {
+        let pod = world.client.run(&world.client.pod("p")).await.unwrap();
+        let cgroup = cgroup_for_tasks(1000);
+        crowd(world, &cgroup).await;
+        let told = world.client.runtime.clone().status(StatusRequest { verbose: false }).await;
+        let [runtime, network] = &told.unwrap().into_inner().status.unwrap().conditions[..] else { panic!() };
+        assert!(runtime.status, "a kubelet would not even end the pod that uses up the tasks: {runtime:?}");
+        assert!(!network.status && network.message.contains("no thread can be started"), "{network:?}");
+        let mut admin = AdminClient::new(connect(&world.daemon.socket()).await.unwrap());
+        admin.info(InfoRequest {}).await.expect("wharf doctor asks for it first");
+        world.client.down(&pod).await.unwrap();
+        fs::write(cgroup.join("pids.max"), "max").unwrap();
+        world.daemon.end().await;
+        fs::remove_dir(cgroup).unwrap();
+        world.start_again().await;
+    });
+}
 
 #[test]
 fn a_daemon_goes_on_once_there_is_room_for_its_threads_again() {
     world::run(async |world| {
         let cgroup = cgroup_for_tasks(1000);
-        fs::write(cgroup.join("cgroup.procs"), world.daemon.pid().to_string()).unwrap();
-        let are_few = async || (world.daemon.threads() == THREADS).then_some(());
-        until("those that did something have ended", are_few).await;
-        fs::write(cgroup.join("pids.max"), THREADS.to_string()).unwrap();
+        crowd(world, &cgroup).await;
         let client = world.client.clone();
         let config = client.pod("p");
         let call = tokio::spawn(async move { client.run(&config).await });

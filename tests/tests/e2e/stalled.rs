@@ -4,8 +4,11 @@ use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use wharf_cri_api::v1::{
     ContainerState, ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, NamespaceMode, StatusRequest,
 };
@@ -16,7 +19,7 @@ use crate::logs;
 use crate::paused::processes_of;
 use crate::people;
 use crate::place::{self, command};
-use crate::world::{run, run_on, until};
+use crate::world::{World, run, run_on, until};
 
 /// How many commands exit while the daemon is stopped: more than the kernel queues messages for.
 const COMMANDS: usize = 400;
@@ -148,6 +151,89 @@ fn people_are_told_of_a_disk_of_logs_that_stalls_and_need_not_wait_for_it() {
             world.start_again().await;
         },
     );
+}
+
+/// The daemon keeps its claims and its connections as long as the disk stalls.
+#[test]
+fn pods_can_be_ended_beside_a_daemon_that_was_killed_and_waits_for_its_disk() {
+    run_on(ext4_for_root, async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("p")).await.unwrap();
+        client.launch(&pod, &client.container("c", "sleep 1000 & exec sleep 1001")).await.unwrap();
+        let frozen = Frozen::freeze(&world.dir.join("root"));
+        let (other, into, late) = (client.clone(), pod.clone(), client.container("late", "sleep 1002"));
+        let stuck = tokio::spawn(async move { other.create(&into, &late).await });
+        until("a thread waits for the disk", async || world.daemon.has_stuck_thread().then_some(())).await;
+        let pid = world.daemon.pid();
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        until("its first thread has ended", async || stat().contains(") Z ").then_some(())).await;
+        stuck.abort();
+        // It waits until the other one might have ended.
+        let next = start_wharfd(world, &[]);
+        let doctor = people::command(world, "doctor").output().unwrap();
+        let told = String::from_utf8_lossy(&doctor.stdout);
+        let can_continue = told.contains(&format!("-CONT {pid}"));
+        assert!(told.contains("was killed, but cannot end") && !can_continue, "{told}");
+        let clean = start_wharfd(world, &["clean", "--force"]);
+        let (success, told) = outcome(next);
+        assert!(!success && told.contains(&format!("wharfd (pid {pid}) was killed")), "{told}");
+        let (success, told) = outcome(clean);
+        assert!(!success && told.contains("everything else is removed"), "{told}");
+        for process in [pod.as_str(), "sleep 1000", "sleep 1001"] {
+            assert!(process_with(process).is_none(), "{process}");
+        }
+        assert!(!world.dir.join("state").exists());
+        drop(frozen);
+        world.daemon.end().await;
+        world.start_again().await;
+    });
+}
+
+#[test]
+fn a_disk_that_stalls_is_told_by_all_commands_and_keeps_one_process() {
+    run_on(ext4_for_root, async |world| {
+        world.daemon.end().await;
+        let frozen = Frozen::freeze(&world.dir.join("root"));
+        for (words, told_of) in [
+            (&["config", "check"][..], "does not respond"),
+            (&["clean"], "wait until its disk responds, or use --force"),
+        ] {
+            let (success, told) = outcome(start_wharfd(world, words));
+            assert!(!success && told.contains(told_of), "{words:?}: {told}");
+            assert_eq!(touches(), 1, "{words:?}");
+        }
+        let (success, told) = outcome(start_wharfd(world, &["config", "dump"]));
+        assert!(success, "it needs no disk: {told}");
+        drop(frozen);
+        world.start_again().await;
+    });
+}
+
+fn ext4_for_root(dir: &Path) {
+    let root = dir.join("root");
+    fs::create_dir(&root).unwrap();
+    ext4_at(dir, &root);
+}
+
+fn start_wharfd(world: &World, words: &[&str]) -> Child {
+    let mut wharfd = command(&place::built().wharfd);
+    wharfd.arg("--config").arg(world.dir.join("config.toml")).args(words);
+    wharfd.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Whether a command has succeeded, and what it has said.
+fn outcome(command: Child) -> (bool, String) {
+    let output = command.wait_with_output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&told).into_owned())
+}
+
+/// How many processes touch a directory to find out whether its disk responds.
+fn touches() -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.split(|byte| *byte == 0).nth(1) == Some(b"touch-directory")).count()
 }
 
 fn ext4_for_logs(dir: &Path) {

@@ -1,4 +1,7 @@
 //! The families of a pod's network interfaces.
+//!
+//! Each is a counter of the kernel's since the interface was made, seen from inside the pod: received is what the pod
+//! received. Rows are as in `table`.
 
 use wharf_cri_api::v1::MetricType;
 use wharf_network::InterfaceStats;

@@ -1,4 +1,8 @@
 //! Everything from which the samples of one container are computed, at one moment.
+//!
+//! The families of the table compute from it alone, so that a family costs no reading of its own. What could not be
+//! read is absent, and gives no sample. How many processes and descriptors there are is up to the container, so
+//! counting them has a bound.
 #![expect(clippy::disallowed_methods, reason = "only a thread that may wait leads here")]
 
 use std::cell::Cell;

@@ -1,4 +1,8 @@
 //! The families of a container.
+//!
+//! A row is a name, what it means, the labels of its own, and a rule from a [`Reading`] to samples. Names, units and
+//! labels are cAdvisor's, because dashboards and alerts are written for those. No row does I/O or keeps anything; what
+//! a node lacks is left out one level above.
 
 use wharf_cgroup::{Bound, DeviceIo, Pressure, PressureLine};
 use wharf_cri_api::v1::MetricType::{self, Counter, Gauge};

@@ -25,6 +25,7 @@ use wharf_types::ContainerId;
 use wharf_types::capability::SYS_ADMIN;
 
 use super::Unclaimed;
+use crate::killed::Killed;
 use crate::listener::has_one;
 
 const NAME: &[u8] = b"wharf-network";
@@ -109,7 +110,8 @@ fn owner(patience_ms: i64) -> io::Result<Option<String>> {
     let is_wharfd = is_powerful(owner, &status)
         && has_own_users(owner.pid())?
         && (!is_in_a_container(owner.pid())? || is_as_powerful(&status, &kernel_text("/proc/self/status")?))
-        && listens(owner.pid())?;
+        && listens(owner.pid())?
+        && Killed::find(owner.pid()).is_none();
     Ok(is_wharfd.then(|| format!("pid {}", owner.pid())))
 }
 

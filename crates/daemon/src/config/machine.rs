@@ -84,9 +84,9 @@ impl Config {
                 );
             }
             ensure!(seen.insert(place), "{key}: {shown} leads to the same file as another socket");
-            without.extend(
-                Listener::at(path).map(|other| self.check_free(key, path, &other)).transpose()?.flatten(),
-            );
+            if let Some(other) = Listener::at(path)? {
+                without.extend(self.check_free(key, path, &other)?);
+            }
         }
         Ok(without)
     }
