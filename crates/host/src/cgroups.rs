@@ -1,4 +1,7 @@
 //! Keeping a container out of the cgroup with its limits, and giving its cgroup to its user.
+//!
+//! The planner decides about both. What only this host knows is where a cgroup is, and which of its users the
+//! container's is. No cgroup is made here: a description is changed, and one that exists is given away.
 
 use wharf_cgroup::{Cgroup, CgroupPath, Cgroups, Limits};
 use wharf_cri_api::v1::NamespaceOption;
@@ -12,7 +15,7 @@ use crate::places::cgroup_places;
 /// the cgroup with the limits, which need not exist.
 ///
 /// # Errors
-/// Those of [`Site::places`](crate::Site::places).
+/// Those of [`ContainerPlaces::places`](crate::ContainerPlaces::places).
 pub(crate) fn enclose(
     description: &mut Description,
     limits: &Limits,

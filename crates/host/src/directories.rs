@@ -1,4 +1,8 @@
 //! The directories of a pod: its own in the state directory, and that of its containers' logs.
+//!
+//! The first is wharf's, for root alone, and goes with the pod. The other is the kubelet's, which names it and reads
+//! and removes what is in it; it is only made here if it is missing. What is in a pod's directory is drawn in
+//! `state/src/layout.rs`.
 
 use std::fs::{DirBuilder, create_dir_all, remove_dir_all};
 use std::io::ErrorKind::NotFound;

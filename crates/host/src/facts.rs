@@ -1,4 +1,8 @@
 //! The facts about this machine on which a container's description depends, gathered once, as data.
+//!
+//! The planner reads no file, so whatever it may want to know of the host is looked up here before. Something that
+//! cannot be read is a fact as well (`Unread`): it only fails a request that depends on it. Nothing is decided here,
+//! and one thing is made: a missing directory of the host that a request mounts.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, DirEntry, Metadata};

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use wharf_planner::hooks::{Hook, Kept, Point, State};
+use wharf_planner::saved_hooks;
+use wharf_state::record;
+use wharf_sys::launch::end_with_thread;
 use wharf_types::program::DEFAULT_PATH;
 use wharf_types::{ContainerId, ErrorKind, Failure, Stage as _, StageError, chain};
 
@@ -29,6 +32,22 @@ pub struct Hooked {
     pub pid: i32,
     /// The directory of its bundle.
     pub bundle: PathBuf,
+}
+
+/// What was kept of a container's hooks, for one whose record is damaged: its saved runtime spec says it, too. Empty if
+/// that is missing. If it is damaged as well, the hooks are lost, and the log says so.
+#[must_use]
+pub fn hooks_of_saved(spec: &Path) -> String {
+    const STAGE: &str = "reading the container's hooks";
+    let read = match record::read_file(spec) {
+        Err(error) if error.is_missing() => return String::new(),
+        read => read.stage(STAGE).and_then(|text| saved_hooks(&text).stage(STAGE)),
+    };
+    read.unwrap_or_else(|error| {
+        let (spec, error) = (spec.display(), chain(&error));
+        tracing::warn!(%spec, error, "any hooks for the end of a container with a damaged record are not executed");
+        String::new()
+    })
 }
 
 /// Why a hook failed.
@@ -138,7 +157,12 @@ impl Hooked {
     fn run(&self, kept: &Kept, point: Point, hook: &Hook) -> Result<(), StageError> {
         let bundle = self.bundle.to_string_lossy();
         let state = kept.state(point, &State { id: &self.id, pid: self.pid, bundle: &bundle });
-        let ran = program::run(&mut self.command(hook), &state, hook.patience);
+        let mut command = self.command(hook);
+        // The next daemon undoes what was not made yet, and repeats an end. Nobody repeats what follows a start.
+        if point != Point::Poststart {
+            end_with_thread(&mut command);
+        }
+        let ran = program::run(&mut command, &state, hook.patience);
         ran.map_err(|problem| {
             let program = hook.program.to_string();
             StageError::at(STAGE, HookError { program, point: point.name(), problem })

@@ -12,9 +12,9 @@ use wharf_types::{ContainerId, HostPath, Reserve, Stage as _, StageError};
 
 use crate::images::ImageView;
 
-/// What the places of a container follow from.
+/// A container whose places are wanted, and what they follow from.
 #[derive(Debug)]
-pub struct Site<'a> {
+pub struct ContainerPlaces<'a> {
     /// The writable layers of all containers.
     pub snapshots: &'a Snapshots,
     /// The container.
@@ -31,7 +31,7 @@ pub struct Site<'a> {
     pub namespaces: Pins,
 }
 
-impl Site<'_> {
+impl ContainerPlaces<'_> {
     /// The container's places.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A container's runtime spec as it is saved and shown to people and tools, which look for it in `info.runtimeSpec`.
 //! Nothing in wharf depends on it. The hooks are kept once more on their own: they must be known at the container's
-//! end.
+//! end. Only if the container's record is damaged are they read from here.
 //!
 //! The runtime's own seccomp profile is left out: it is the longest part, and follows from the rest. What is known only
 //! later is filled in: the ids that belong to the user's name, and the present limits.
@@ -39,6 +39,15 @@ pub fn to_saved(mut spec: Spec, seccomp: Seccomp) -> Result<(Vec<u8>, String), R
     }
     let fault = |error| Refusal::spec("saved", error);
     Ok((serde_json::to_vec(&spec).map_err(fault)?, hooks::Kept::text_of(&spec).map_err(fault)?))
+}
+
+/// The text of the hooks in a saved text, as [`to_saved`] has returned it.
+///
+/// # Errors
+/// The text is not what was saved.
+pub fn saved_hooks(text: &[u8]) -> Result<String, Refusal> {
+    let damaged = |error| Refusal::spec("saved", error);
+    hooks::Kept::text_of(&serde_json::from_slice(text).map_err(damaged)?).map_err(damaged)
 }
 
 /// What is kept of a saved text. The state directory is memory of the host, which no limit of a pod holds, and an image

@@ -261,9 +261,14 @@ impl Engine {
     }
 
     /// Lists a container that was just created.
-    pub(crate) async fn publish(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
+    ///
+    /// # Errors
+    /// FailedPrecondition if its pod ends.
+    pub(crate) fn publish(self: &Arc<Self>, pod: &Pod, container: &Arc<Container>) -> Result<(), Error> {
         let early = {
             let _order = pod.telling();
+            // Whoever ends the pod says so before it has this lock, and afterwards ends what is listed.
+            pod.check_lasts()?;
             let mut making = pod.making();
             self.table.insert_container(pod, container);
             self.events.tell(ContainerEventType::ContainerCreatedEvent, container.id().as_str(), pod);
@@ -273,10 +278,7 @@ impl Engine {
         if let Some(exit) = early {
             self.ended(pod, container, exit);
         }
-        // The task that saw the supervisor's end may not have known the container yet.
-        if pod.contact().is_gone() && !container.is_exited() {
-            self.end_unwatched(pod, container).await;
-        }
+        Ok(())
     }
 
     pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), Error> {

@@ -92,14 +92,21 @@ impl Error {
     }
 }
 
-/// The containers with these ids are not made yet.
+/// A pod cannot be changed yet: because of the containers with these ids, or, without any, of another change.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "still being made: {0}; if that goes on, wharf doctor shows whether a disk or a directory does not respond"
+    "{}: try again; if that goes on, wharf doctor shows whether a disk or a directory does not respond", why(.0)
 )]
-pub(crate) struct StillMaking(pub(crate) String);
+pub(crate) struct StillChanging(pub(crate) String);
 
-impl Failure for StillMaking {
+fn why(containers: &str) -> String {
+    match containers {
+        "" => "another call, or the undoing of a container with its hooks, still changes it".to_owned(),
+        ids => format!("containers still being made, or undone with their hooks: {ids}"),
+    }
+}
+
+impl Failure for StillChanging {
     fn kind(&self) -> ErrorKind {
         ErrorKind::Unavailable
     }

@@ -21,7 +21,7 @@ use wharf_supervision::{Connection, Contact, ContactWatch, Process, SupervisorEr
 use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
 
 use crate::container::Container;
-use crate::error::{Error, StillMaking};
+use crate::error::{Error, StillChanging};
 use crate::lock::{Mutex, RwLock};
 
 /// How long a change waits for containers that are being made. Its caller tries again, and until then no other can be
@@ -60,7 +60,8 @@ pub struct Pod {
     contact: ContactWatch,
     /// The process of its supervisor; `None` before it was started and after it has ended.
     supervisor: Mutex<Option<Process>>,
-    /// The containers that are being made, each with its exit if that was reported before the container was known.
+    /// The containers that are being made, or undone because that has failed, each with its exit if that was reported
+    /// before the container was known.
     making: Mutex<BTreeMap<ContainerId, Option<ExitRecord>>>,
     /// Held while something happens and is reported, so that reports are in order.
     telling: Mutex<()>,
@@ -162,11 +163,12 @@ impl Pod {
     /// Waits for its turn to change the whole pod. See `lock` for the order.
     ///
     /// # Errors
-    /// Unavailable if containers are being made for too long: they may be stuck.
+    /// Unavailable if containers are being made or undone for too long, or another change takes too long: they may be
+    /// stuck.
     pub(crate) async fn change(&self) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>, Error> {
         let turn = tokio::time::timeout(TURN_PATIENCE, self.changing.write()).await;
         let made = || self.making().keys().map(ContainerId::short).collect::<Vec<_>>().join(", ");
-        turn.map_err(|_late| Error::at("waiting for a turn to change the pod", StillMaking(made())))
+        turn.map_err(|_late| Error::at("waiting for a turn to change the pod", StillChanging(made())))
     }
 
     /// Waits for its turn to make a container, beside others that do.
@@ -358,6 +360,24 @@ mod tests {
         let record = ContainerRecord { config, ..Default::default() };
         let container = Container::bare(&pod(), 2, record);
         assert_eq!(container.facts().log_path, "/var/log/pods/web/main/0.log");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_waits_too_long_says_for_what() {
+        let pod = pod();
+        let _part = pod.take_part().await;
+        let why = async || pod.change().await.unwrap_err().why();
+        let other =
+            "another call, or the undoing of a container with its hooks, still changes it: try again; ";
+        assert!(why().await.starts_with(other));
+        let [one, other] = [2, 3].map(|byte| ContainerId::from_random([byte; 32]));
+        pod.making().extend([(one.clone(), None), (other.clone(), None)]);
+        let both = format!(
+            "containers still being made, or undone with their hooks: {}, {}: try again; ",
+            one.short(),
+            other.short()
+        );
+        assert!(why().await.starts_with(&both));
     }
 
     #[tokio::test(start_paused = true)]

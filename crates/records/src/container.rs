@@ -197,6 +197,19 @@ pub fn remove_container(layout: &Layout, pod: &PodId, id: &ContainerId) -> Resul
     removed.stage("removing the container's records")
 }
 
+/// Removes the exit record of a container that its supervisor has forgotten. As long as the container has a record, the
+/// exit stays: it goes with the rest, in [`remove_container`].
+///
+/// # Errors
+/// The disk's error.
+pub fn remove_left_exit(layout: &Layout, pod: &PodId, id: &ContainerId) -> Result<(), StageError> {
+    const STAGE: &str = "removing an exit record";
+    if layout.container_record(pod, id).try_exists().stage(STAGE)? {
+        return Ok(());
+    }
+    record::remove(&layout.exit_record(pod, id)).stage(STAGE)
+}
+
 /// The containers of a pod that have a record. The exit record of any other is removed.
 ///
 /// # Errors
@@ -270,6 +283,25 @@ mod tests {
         std::fs::remove_file(&records).unwrap();
         remove_container(&layout, &pod, &id).unwrap();
         assert!(!exit.exists());
+    }
+
+    /// Its supervisor may have forgotten it while its hooks for the end, which may take minutes, are executed.
+    #[test]
+    fn an_exit_stays_as_long_as_its_container_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, pod) = pod(dir.path());
+        let id = ContainerId::from_random([2; 32]);
+        let exit = layout.exit_record(&pod, &id);
+        for file in [&exit, &layout.container_record(&pod, &id)] {
+            std::fs::write(file, "").unwrap();
+        }
+        remove_left_exit(&layout, &pod, &id).unwrap();
+        assert!(exit.exists());
+        std::fs::remove_file(layout.container_record(&pod, &id)).unwrap();
+        for _again in 0..2 {
+            remove_left_exit(&layout, &pod, &id).unwrap();
+            assert!(!exit.exists());
+        }
     }
 
     #[test]

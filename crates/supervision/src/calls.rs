@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use wharf_isolation::{Plan, Source};
+use wharf_types::signal::SIGKILL;
 use wharf_types::{ContainerId, Stage as _, StageError, Timings};
 use wharf_wire::v1::{self, reply, request};
 
@@ -35,7 +36,7 @@ pub enum Signal {
 impl Signal {
     /// The signal with a number. Only the kernel acts on SIGKILL, so it may kill every process.
     pub fn of_number(number: i32) -> Self {
-        if number == 9 { Self::KillAll } else { Self::First(number) }
+        if number == i32::from(SIGKILL) { Self::KillAll } else { Self::First(number) }
     }
 }
 
@@ -98,7 +99,7 @@ impl Connection {
     pub async fn signal(&self, container: &ContainerId, signal: Signal) -> Result<(), StageError> {
         let (number, all) = match signal {
             Signal::First(number) => (number.unsigned_abs(), false),
-            Signal::KillAll => (9, true),
+            Signal::KillAll => (SIGKILL.into(), true),
         };
         let signal = v1::Signal { container: container.to_string(), number, all };
         self.call_briefly("signalling the container", request::Body::Signal(signal)).await
@@ -173,6 +174,7 @@ fn other(stage: &'static str, expected: &'static str) -> StageError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::signal::SIGTERM;
     use wharf_types::{ErrorKind, Failure as _, chain};
     use wharf_wire::v1::{Message, Reply, Request, message};
 
@@ -250,12 +252,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_stop_signal_is_for_the_first_process_and_a_kill_for_all() {
-        for (signal, number, all) in [(Signal::First(15), 15, false), (Signal::KillAll, 9, true)] {
+        let stop = Signal::First(SIGTERM.into());
+        for (signal, number, all) in [(stop, SIGTERM, false), (Signal::KillAll, SIGKILL, true)] {
             let (ours, theirs) = wharf_sys::socket::pair().unwrap();
             let (connection, _events) = Connection::new(ours).unwrap();
             let supervisor = supervisor(theirs, reply::Result::Done(v1::Done {}));
             connection.signal(&container(), signal).await.unwrap();
-            let sent = v1::Signal { container: container().to_string(), number, all };
+            let sent = v1::Signal { container: container().to_string(), number: number.into(), all };
             assert_eq!(supervisor.join().unwrap(), request::Body::Signal(sent));
         }
     }

@@ -59,8 +59,7 @@ impl Shared {
     fn answer(&self, reply: v1::Reply, descriptors: Vec<OwnedFd>) {
         let waiter = self.waiting().remove(&reply.id);
         if let (Some(waiter), Some(result)) = (waiter, reply.result) {
-            // A caller that went away needs no reply.
-            drop(waiter.send((result, descriptors)));
+            let _caller_may_be_gone = waiter.send((result, descriptors));
         }
     }
 }

@@ -71,7 +71,8 @@ impl ContactWatch {
     /// Waits until the supervisor is gone.
     pub async fn gone(&self) {
         // The sender belongs to the pod, so it lives as long as the wait.
-        drop(self.0.subscribe().wait_for(|contact| matches!(contact, Contact::Gone)).await);
+        let mut contacts = self.0.subscribe();
+        let _gone = contacts.wait_for(|contact| matches!(contact, Contact::Gone)).await;
     }
 
     /// Waits until it is made or never will be, but not for a supervisor that does not respond soon.
@@ -79,7 +80,7 @@ impl ContactWatch {
         let mut contacts = self.0.subscribe();
         let settled = contacts.wait_for(|contact| !matches!(contact, Contact::Connecting));
         // The sender belongs to the pod, so it lives as long as the wait.
-        drop(tokio::time::timeout(BRIEF_PATIENCE, settled).await);
+        let _settled_in_time = tokio::time::timeout(BRIEF_PATIENCE, settled).await.map(drop);
         self.now()
     }
 }

@@ -145,7 +145,7 @@ impl Program {
                     directory = %directory.display(),
                     "a pod's supervisor cannot be reached, because its socket has been removed: ending it"
                 );
-                process::signal(process.as_fd(), 9).stage("killing a supervisor")?;
+                process::kill(process.as_fd()).stage("killing a supervisor")?;
             }
         }
         Ok(())
@@ -229,9 +229,9 @@ impl Supervisor {
         let container_of = |child| container_of(child, &self.pod, &own);
         let containers: Vec<CgroupPath> = children.iter().filter_map(container_of).collect();
         // First, so that it makes no others.
-        process::signal(self.process.as_fd(), 9).stage("killing a supervisor")?;
+        process::kill(self.process.as_fd()).stage("killing a supervisor")?;
         for child in children {
-            match process::signal(child.as_fd(), 9) {
+            match process::kill(child.as_fd()) {
                 Err(error) if error.errno == nix::errno::Errno::ESRCH => {}
                 killed => killed.stage(STAGE)?,
             }

@@ -88,7 +88,7 @@ impl Process {
 
     /// Kills it, if it still exists.
     pub fn kill(&self) {
-        if let Err(error) = process::signal(self.0.pidfd.get_ref().as_fd(), 9) {
+        if let Err(error) = process::kill(self.0.pidfd.get_ref().as_fd()) {
             tracing::debug!(%error, "a supervisor was gone before it was killed");
         }
     }
@@ -96,10 +96,9 @@ impl Process {
     /// Waits until it exits, and reaps it.
     pub async fn ended(&self) {
         // This fails only when the runtime shuts down, which ends this task, too.
-        drop(self.0.pidfd.readable().await);
+        let _runtime_may_end = self.0.pidfd.readable().await;
         if self.0.parent == Parent::ThisDaemon {
-            // Another waiter may already have reaped it.
-            drop(process::wait(self.0.pidfd.get_ref().as_fd(), Reap::Remove));
+            let _another_may_have_reaped_it = process::wait(self.0.pidfd.get_ref().as_fd(), Reap::Remove);
         }
     }
 }

@@ -38,8 +38,7 @@ impl<T> Waiters<T> {
     /// Passes the value to the waiter with this number, if there is one.
     pub fn tell(&self, number: u64, value: T) {
         if let Some(waiter) = self.lock().remove(&number) {
-            // A caller that went away needs no value.
-            drop(waiter.send(value));
+            let _caller_may_be_gone = waiter.send(value);
         }
     }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use wharf_state::Layout;
 use wharf_sys::socket;
+use wharf_types::signal::SIGKILL;
 use wharf_wire::v1::{self, Message, Reply, Request, message, reply, request::Body};
 
 /// The features of the last release before supervisors held namespaces.
@@ -51,7 +52,8 @@ impl Earlier<'_> {
         send(daemon, message::Body::Reply(Reply { id: request.id, result: Some(result) }))?;
         match request.body {
             Some(Body::Signal(signal)) if self.containers.remove(&signal.container) => {
-                let exit = Some(v1::Exit { kind: v1::exit::Kind::Signal.into(), value: 9, oom: false });
+                let exit =
+                    Some(v1::Exit { kind: v1::exit::Kind::Signal.into(), value: SIGKILL.into(), oom: false });
                 let exited = v1::ContainerExited { container: signal.container, exit, finished_at_ns: 1 };
                 send(daemon, message::Body::ContainerExited(exited))
             }

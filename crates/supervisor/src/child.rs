@@ -178,7 +178,7 @@ impl Child {
     }
 
     fn abandon(&self) {
-        kill::signal(self.pidfd.as_fd(), 9);
+        kill::kill_process(self.pidfd.as_fd());
     }
 }
 
@@ -214,6 +214,7 @@ mod tests {
     use nix::sys::epoll::EpollTimeout;
     use std::process::Command;
     use wharf_sys::{seccomp::Call, socket};
+    use wharf_types::signal::SIGKILL;
 
     const READY: &[u8] = b"R\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
@@ -360,7 +361,7 @@ mod tests {
             "nobody would learn of its end"
         );
         let ended = process::wait(child.seen.pidfd.as_fd(), Reap::Leave).unwrap();
-        assert_eq!(ended, Some(process::Ended::Signal(9)));
+        assert_eq!(ended, Some(process::Ended::Signal(SIGKILL)));
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! Times in RFC 3339, for people.
+//!
+//! They are for lines of containers' logs, in the form that the CRI prescribes, and for the supervisor's own. It is
+//! always UTC, so there is no time zone to be looked up; and each line of output has one, so it allocates nothing.
 
 /// The length of a time stamp: `2016-10-06T00:17:09.669794202Z`.
 pub(crate) const STAMP_LENGTH: usize = 30;

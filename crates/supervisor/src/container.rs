@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_isolation::{CgroupPlan, Identity, Outline};
 use wharf_sys::process::{Ended, Reap};
+use wharf_types::signal::{SHELL_BASE, SIGKILL};
 use wharf_types::{ContainerId, Exit, HostPath};
 use wharf_wire::v1::{self, container_status};
 
@@ -29,6 +30,8 @@ use crate::watch::{Out, Source, Watch};
 
 /// How many cgroups of ended execs are retried at the end of the next one.
 const LEAVES_AT_ONCE: usize = 4;
+/// The exit code of a shell whose command was killed.
+const SHELL_OF_KILLED: u8 = SHELL_BASE + SIGKILL;
 
 /// A container, from the request to create it to the request to remove it.
 #[derive(Debug)]
@@ -119,9 +122,10 @@ impl Container {
         };
         let oom = oom_kills(&self.plan) > self.oom_kills_before;
         Some(match ended {
-            // A shell reports a child's SIGKILL as 137; if an OOM kill was counted in the meantime, that child was the
-            // victim.
-            Ended::Signal(9) | Ended::Code(137) if oom => Exit::Signal { number: 9, oom: true },
+            // If an OOM kill was counted in the meantime, the shell's child was the victim.
+            Ended::Signal(SIGKILL) | Ended::Code(SHELL_OF_KILLED) if oom => {
+                Exit::Signal { number: SIGKILL, oom: true }
+            }
             Ended::Signal(number) => Exit::Signal { number, oom: false },
             Ended::Code(code) => Exit::Code(code),
         })
@@ -143,7 +147,7 @@ impl Container {
     /// Kills every process of the container on request.
     pub(crate) fn kill(&mut self) {
         self.excuse_oom_kills();
-        kill::signal(self.child.pidfd.as_fd(), 9);
+        kill::kill_process(self.child.pidfd.as_fd());
         self.kill_rest();
     }
 
@@ -308,7 +312,7 @@ impl Exec {
             }
             return;
         }
-        kill::signal(self.child.pidfd.as_fd(), 9);
+        kill::kill_process(self.child.pidfd.as_fd());
         kill::kill_command(&self.leaf, container);
     }
 

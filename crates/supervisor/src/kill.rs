@@ -118,12 +118,12 @@ fn kill_if_listed(pids: &[i32], list: &dyn Fn() -> Vec<i32>) {
     }
     let listed = BTreeSet::from_iter(list());
     let listed = opened.iter().filter(|(pid, _)| listed.contains(pid));
-    listed.for_each(|(_, process)| signal(process.as_fd(), 9));
+    listed.for_each(|(_, process)| kill_process(process.as_fd()));
 }
 
-/// Sends a signal; a process that is gone needs none.
-pub(crate) fn signal(process: BorrowedFd<'_>, number: i32) {
-    match process::signal(process, number) {
+/// Kills a process; one that is gone needs that no more.
+pub(crate) fn kill_process(process: BorrowedFd<'_>) {
+    match process::kill(process) {
         Err(error) if error.errno != Errno::ESRCH => diagnostics::warn(error),
         _ => {}
     }
@@ -305,6 +305,7 @@ mod tests {
     #[test]
     fn what_is_listed_is_killed() {
         use std::os::unix::process::ExitStatusExt;
+        use wharf_types::signal::SIGKILL;
         let (mut child, pid) = waits();
         let times = std::cell::Cell::new(0);
         let frozen = std::cell::Cell::new(0);
@@ -314,7 +315,7 @@ mod tests {
             if times.get() > 2 { vec![] } else { vec![pid] }
         };
         kill_listed(&list, || frozen.set(frozen.get() + 1), || frozen.set(frozen.get() - 1));
-        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL.into()));
         assert_eq!(frozen.get(), 0);
     }
 

@@ -1,4 +1,5 @@
-//! An exec's own cgroup, below its container's, through which everything that the command starts is reached.
+//! An exec's own cgroup: a leaf, as the kernel's documentation calls a cgroup with processes and none below it. It is
+//! below its container's, and everything that the command starts is reached through it.
 //!
 //! It has no limits of its own. A command that leaves a process running leaves its cgroup, too; that is removed with
 //! the container at the latest.

@@ -7,8 +7,7 @@
 //! A file may have a limit as well. A new one then takes its place under the same name, as readers expect of a log that
 //! is rotated, and what the old one had is gone.
 //!
-//! A kubelet that gets no answer when it has a log reopened, because wharfd was killed, puts the renamed file back over
-//! the new one. What the new one has is then added to the old one, which goes on.
+//! If somebody replaces the file, the log goes on in the one that is there ([`replaced`]).
 //!
 //! If the disk refuses a write, the incomplete record is removed again and the missing records are counted. As soon as
 //! the disk accepts something, a record says how many are missing.
@@ -16,26 +15,20 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 
 use nix::errno::Errno;
 use wharf_isolation::{LogLimits, open_existing_log, open_log, replace_log};
-use wharf_sys::fs::proc_path;
 
 use batch::{Batch, line_end};
+use replaced::Renamed;
 
 use crate::diagnostics::{self, OrWarn as _};
 
 mod batch;
 pub(crate) mod frame;
 mod process;
+mod replaced;
 pub(crate) mod writer;
-
-/// How often a log looks whether its file has been replaced.
-const LOOK_NS: i64 = 1_000_000_000;
-/// The longest file that is added to the one in its place. What was written between two looks is shorter: a longer one
-/// has been removed to free its space.
-const CARRIED_LIMIT_BYTES: u64 = 64 << 20;
 
 /// Which stream a record came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +53,8 @@ struct Log {
     file_bytes: u64,
     /// The bytes in the file of a record that was not written completely.
     torn_bytes: u64,
-    /// When it last looked whether the file has been replaced.
-    looked_ns: i64,
+    /// What the kubelet may put back; `None` if the file was not made by a reopening.
+    renamed: Option<Renamed>,
     lost: Lost,
 }
 
@@ -97,7 +90,7 @@ impl Log {
             batch: Batch::default(),
             file_bytes: 0,
             torn_bytes: 0,
-            looked_ns: 0,
+            renamed: None,
             lost: Lost::default(),
         }
     }
@@ -106,16 +99,32 @@ impl Log {
     /// the disk took until after the deadline: a kubelet that was told of a failure renames the old file back, and a
     /// new file would be lost with everything written to it.
     fn reopen(&mut self, deadline_ns: u64) -> wharf_sys::Result<()> {
-        let file = open_log(self.directory.as_fd(), &self.name)?;
+        self.follow();
+        // First, because from the moment at which the new file is made, nobody writes to the old one.
+        self.mend()
+            .or_warn(format_args!("an incomplete record stays at the end of the renamed log {}", self.name));
+        let (file, is_new) = match open_existing_log(self.directory.as_fd(), &self.name) {
+            Err(error) if error.errno == Errno::ENOENT => {
+                (open_log(self.directory.as_fd(), &self.name)?, true)
+            }
+            found => (found?, false),
+        };
         let is_late = deadline_ns != 0 && wharf_sys::clock::monotonic_ns() >= deadline_ns;
         if is_late && self.file.is_some() {
             return Err(wharf_sys::Error::new("open", &*self.name, Errno::ETIMEDOUT));
         }
-        self.mend()
-            .or_warn(format_args!("an incomplete record stays at the end of the renamed log {}", self.name));
-        self.torn_bytes = 0;
-        self.use_file(file.into());
+        let file = File::from(file);
+        if is_new {
+            self.renamed = Renamed::before(&file, self.file.as_ref());
+        }
+        self.switch_to(file);
         Ok(())
+    }
+
+    /// Goes on in another file.
+    fn switch_to(&mut self, file: File) {
+        self.torn_bytes = 0;
+        self.use_file(file);
     }
 
     /// Writes all complete lines of `bytes`, and holds back the rest.
@@ -173,10 +182,6 @@ impl Log {
 
     fn append(&mut self, batch: &mut Batch) {
         if !batch.records().is_empty() {
-            if batch.now_ns().saturating_sub(self.looked_ns) >= LOOK_NS {
-                self.looked_ns = batch.now_ns();
-                self.follow();
-            }
             let appended = self.append_loss(batch.now_ns()).map_err(|error| (0, error));
             if let Err((end, error)) = appended.and_then(|()| self.append_records(batch.records())) {
                 let left = batch.records()[end..].iter().filter(|&&byte| byte == b'\n').count();
@@ -184,37 +189,6 @@ impl Log {
             }
             batch.clear();
         }
-    }
-
-    /// Goes on in the file that has replaced the present one, if one has.
-    fn follow(&mut self) {
-        let Some(Ok(metadata)) = self.file.as_ref().map(File::metadata) else { return };
-        if metadata.nlink() > 0 || metadata.len() > CARRIED_LIMIT_BYTES {
-            return;
-        }
-        match self.carry_over() {
-            Ok(file) => self.use_file(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => diagnostics::warn(format_args!(
-                "log {} was replaced, and what it has cannot be added to the file in its place: {error}",
-                self.name
-            )),
-        }
-    }
-
-    /// The file with the log's name, with what the present one has added to it.
-    fn carry_over(&mut self) -> io::Result<File> {
-        self.mend()?;
-        let mut file =
-            File::from(open_existing_log(self.directory.as_fd(), &self.name).map_err(|error| error.errno)?);
-        let Some(present) = &self.file else { return Ok(file) };
-        let length = file.metadata()?.len();
-        let copied =
-            File::open(proc_path(present.as_fd())).and_then(|mut present| io::copy(&mut present, &mut file));
-        if copied.is_err() {
-            file.set_len(length)?;
-        }
-        copied.map(|_bytes| file)
     }
 
     /// Appends a record that says what is missing, if anything is.
@@ -307,18 +281,18 @@ mod tests {
     use nix::fcntl::OFlag;
     use std::path::Path;
 
-    fn open_directory(path: &Path) -> OwnedFd {
+    pub(super) fn open_directory(path: &Path) -> OwnedFd {
         wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY).unwrap()
     }
 
-    fn log() -> (tempfile::TempDir, Log) {
+    pub(super) fn log() -> (tempfile::TempDir, Log) {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(open_directory(dir.path()), "0.log".into(), LogLimits::default()).unwrap();
         (dir, log)
     }
 
     /// Tag and text of each record; `!` is before those of standard error.
-    fn records(dir: &Path) -> Vec<(String, String)> {
+    pub(super) fn records(dir: &Path) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(dir.join("0.log")).unwrap();
         assert!(text.is_empty() || text.ends_with('\n'), "the last record is whole");
         text.lines()
@@ -423,30 +397,6 @@ mod tests {
         log.write(Stream::Stdout, 0, b"new\n");
         assert_eq!(records(&moved), [("F".into(), "new".into())]);
         std::fs::remove_dir_all(moved).unwrap();
-    }
-
-    /// As the kubelet does it if its call to reopen the log has no answer.
-    #[test]
-    fn what_was_written_before_the_old_file_was_put_back_is_kept() {
-        for writes_more in [true, false] {
-            let (dir, mut log) = log();
-            let [path, rotated] = ["0.log", "rotated"].map(|name| dir.path().join(name));
-            log.write(Stream::Stdout, 0, b"one\n");
-            std::fs::rename(&path, &rotated).unwrap();
-            log.reopen(0).unwrap();
-            log.write(Stream::Stdout, 1, b"two\n");
-            std::fs::rename(&rotated, &path).unwrap();
-            if writes_more {
-                log.write(Stream::Stdout, LOOK_NS, b"three\n");
-            }
-            assert!(log.settle(LOOK_NS));
-            let texts: Vec<_> = records(dir.path()).into_iter().map(|(_, text)| text).collect();
-            assert_eq!(texts, &["one", "two", "three"][..2 + usize::from(writes_more)]);
-            // One that somebody has removed stays so.
-            std::fs::remove_file(&path).unwrap();
-            log.write(Stream::Stdout, 2 * LOOK_NS, b"four\n");
-            assert!(log.settle(LOOK_NS) && !path.exists());
-        }
     }
 
     #[test]

@@ -185,7 +185,7 @@ enum Daemon {
 enum Life {
     /// As long as its pod.
     #[default]
-    Wanted,
+    Serving,
     /// Until every process is gone.
     Ending(RequestId),
     Over,

@@ -93,7 +93,7 @@ impl PodReaper {
 
     /// Kills it, and everything in its namespace.
     pub(crate) fn end(&self) {
-        kill::signal(self.pidfd.as_fd(), 9);
+        kill::kill_process(self.pidfd.as_fd());
     }
 }
 
@@ -179,7 +179,7 @@ fn lend(
 impl Drop for Lender {
     /// It must be gone before the container's own processes, which have a limit.
     fn drop(&mut self) {
-        kill::signal(self.0.as_fd(), 9);
+        kill::kill_process(self.0.as_fd());
         let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         // If its cgroup is frozen it is reaped with the strays, once that thaws.
         if matches!(poll(&mut ended, PollTimeout::from(END_PATIENCE_MS)), Ok(1..)) {

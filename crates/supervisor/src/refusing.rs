@@ -1,4 +1,7 @@
 //! A kernel that refuses one call, for tests of what becomes of that.
+//!
+//! The refusal is real, by a seccomp filter, and not a mock: what follows is what the code does when the kernel says
+//! no. It holds for a thread that ends with the test. Needs root.
 
 use nix::errno::Errno;
 use wharf_sys::seccomp::{self, Call};

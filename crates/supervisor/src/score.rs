@@ -1,4 +1,8 @@
 //! The `oom_score_adj` of a process, kept open: it is read for each exec, and to open it takes ten times as long.
+//!
+//! The open file is the process's, not the number's: once the process is gone, reading it is ESRCH, whoever has the
+//! number by then. The score is only read here. The first process of a container writes its own, and an update writes
+//! it from the daemon.
 
 use std::cell::OnceCell;
 use std::fs::File;

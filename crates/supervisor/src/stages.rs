@@ -1,4 +1,7 @@
 //! How long a container's creation and start took, stage by stage. The daemon is told with its replies, for people.
+//!
+//! The first process of a container measures its own stages by the same monotonic clock, and reports when each has
+//! ended. Nothing is decided by them: they are what `wharf explain` shows.
 
 use wharf_isolation::STAGES;
 use wharf_sys::clock::monotonic_ns;

@@ -302,17 +302,19 @@ fn hooks_for_the_end_keep_no_daemon_from_starting() {
         for name in ["one", "two"] {
             client.launch(&pod, &hooked(client, name)).await.unwrap();
         }
-        let id = client.launch(&other, &client.container("damaged", "sleep 1000")).await.unwrap();
+        let id = client.launch(&other, &hooked(client, "damaged")).await.unwrap();
         world.daemon.kill();
         let pods = world.place("state/pods");
         for record in [pods.join(&pod).join("record"), pods.join(&other).join("containers").join(&id)] {
             fs::write(record, "nonsense").unwrap();
         }
         world.start_again().await;
-        let both_hang = async || (world.noted().len() == 2).then_some(());
-        until("both hooks hang", both_hang).await;
+        let all_hang = async || (world.noted().len() == 3).then_some(());
+        until("all hooks hang", all_hang).await;
         assert_eq!(world.client.pods().await.len(), 1);
         fs::remove_file(world.place("held")).unwrap();
+        let bundle = pods.join(&other).join("bundles").join(&id);
+        until("its bundle is removed", async || (!bundle.exists()).then_some(())).await;
         world.client.down(&other).await.unwrap();
         let undone = async || fs::read_dir(&pods).unwrap().next().is_none().then_some(());
         until("the pod is undone", undone).await;
@@ -324,8 +326,9 @@ fn hooks_for_the_end_keep_no_daemon_from_starting() {
 fn a_daemon_that_is_killed_at_a_hook_leaves_a_container_that_is_undone() {
     run(async |world| {
         let note = world.script("note", NOTE);
-        // It ends with the test at the latest: nobody kills it with its daemon.
-        let hang = world.script("hang", "touch $D/hangs; while [ -e $D/hangs ]; do sleep 0.1; done");
+        // It ends with its daemon: what it does must not come after the hooks for the end.
+        let hang = "echo $$ > $D/pid; touch $D/hangs; while [ -e $D/hangs ]; do sleep 0.1; done";
+        let hang = world.script("hang", hang);
         for point in ["createRuntime", "createContainer"] {
             drop(fs::remove_file(world.place("order")));
             world.device(&[(point, &hang, nothing()), ("poststop", &note, nothing())]);
@@ -338,6 +341,10 @@ fn a_daemon_that_is_killed_at_a_hook_leaves_a_container_that_is_undone() {
             };
             let (created, ()) = tokio::join!(client.create(&pod, &config), killed);
             assert!(created.is_err());
+            let hook = format!("/proc/{}/cmdline", world.read("pid").trim());
+            // That of a zombie is empty.
+            let ended = async || fs::read(&hook).unwrap_or_default().is_empty().then_some(());
+            until("the hook ends with its daemon", ended).await;
             world.start_again().await;
             let undone = async || (world.noted() == ["poststop"]).then_some(());
             until("the container is undone", undone).await;

@@ -91,6 +91,28 @@ fn the_first_hook_that_fails_is_the_last_and_what_it_wrote_is_told() {
 }
 
 #[test]
+fn hooks_are_in_the_saved_spec_as_well_unless_that_is_damaged() {
+    let mut rig = Rig::new();
+    let spec = rig.dir.path().join("spec");
+    let saved = |text: &str| {
+        fs::write(&spec, text).unwrap();
+        hooks_of_saved(&spec)
+    };
+    let ran = rig.dir.path().join("ran");
+    rig.script(&format!("cat > {}", ran.display()), json!({}));
+    let mut text: Value = serde_json::from_str(&rig.hooked("poststop").hooks).unwrap();
+    text["hostname"] = "of-the-pod".into();
+    let hooks = saved(&text.to_string());
+    Hooked { hooks, ..rig.hooked("poststop") }.notify(Point::Poststop).unwrap();
+    let state: Value = serde_json::from_str(&rig.read("ran")).unwrap();
+    assert_eq!((&state["status"], &state["annotations"]), (&json!("stopped"), &json!({"a": "b"})));
+    assert_eq!(saved(r#"{"ociVersion": "1.2.1"}"#), "", "it had none");
+    assert_eq!(saved("nonsense"), "", "they are lost");
+    fs::remove_file(&spec).unwrap();
+    assert_eq!(hooks_of_saved(&spec), "");
+}
+
+#[test]
 fn where_nothing_can_be_undone_every_hook_is_executed() {
     let mut rig = Rig::new();
     let ran = rig.dir.path().join("ran");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use wharf_cgroup::{Cgroup, CgroupPath};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
-use wharf_host::{self as host, Given, Hooked, HooksOf, Images, Planned, Site, earlier};
+use wharf_host::{self as host, ContainerPlaces, Given, Hooked, HooksOf, Images, Planned, earlier};
 use wharf_images::LayerLease;
 use wharf_nri::api::Event;
 use wharf_nri::{Changes, ContainerView, Shown};
@@ -63,8 +63,8 @@ struct Decision {
     path: CgroupPath,
 }
 
-/// A description, and what NRI plugins have changed in it.
-type Wanted = (Description, Box<Changes>);
+/// A description as NRI plugins have adjusted it, and what they have changed.
+type Adjusted = (Description, Box<Changes>);
 
 impl Asked<'_> {
     /// As NRI plugins are shown it.
@@ -117,9 +117,9 @@ impl Engine {
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         pod.making().insert(id.clone(), None);
         let mut window = self.parts.plugins.window().await;
-        match window.during(Box::pin(self.build_container(&pod, &id, config))).await {
+        let built = window.during(Box::pin(self.build_container(&pod, &id, config))).await;
+        match built.and_then(|container| self.publish(&pod, &container).map(|()| container)) {
             Ok(container) => {
-                self.publish(&pod, &container).await;
                 if let Ok(supervisor) = pod.connection() {
                     self.count_traffic(&pod, &supervisor).await;
                 }
@@ -128,7 +128,6 @@ impl Engine {
                 Ok(id)
             }
             Err(error) => {
-                pod.making().remove(&id);
                 self.parts.plugins.not_created(&id).await;
                 self.undo_container(&pod, &id).await;
                 Err(pod.end_or(error))
@@ -173,6 +172,8 @@ impl Engine {
 
     /// Records a complete container.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
+        // Its hooks may have taken long, and what is recorded as whole is no longer undone by the next daemon.
+        pod.check_lasts()?;
         let Prepared { planned, record, cgroup, delegation, leases, timings, .. } = prepared;
         host::set_rules(&cgroup, &planned)?;
         host::delegate(&cgroup, delegation, (record.uid, &pod.namespaces()))?;
@@ -234,7 +235,7 @@ impl Engine {
     }
 
     /// Describes a container as NRI plugins want it.
-    fn describe(&self, of: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Wanted, Error> {
+    fn describe(&self, of: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Adjusted, Error> {
         let (pod, places) = (of, self.places(of, asked, cgroup)?);
         let Asked { id, config: container, images, defaults, .. } = *asked;
         let selinux = self.selinux.of(pod.level());
@@ -270,7 +271,7 @@ impl Engine {
     fn places(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Places, Error> {
         let (layout, held) = (&self.parts.layout, asked.supervisor.held());
         let files = held.path(v1::Held::Files).unwrap_or_else(|| earlier::files(layout, pod.id()));
-        let site = Site {
+        let from = ContainerPlaces {
             snapshots: &self.parts.snapshots,
             container: asked.id,
             image: &asked.images.own,
@@ -279,7 +280,7 @@ impl Engine {
             pod_files: &files,
             namespaces: places::pins(layout, pod.id(), &held)?,
         };
-        Ok(site.places()?)
+        Ok(from.places()?)
     }
 
     /// Makes what was decided. The record comes first, so that everything made later can be found from it.

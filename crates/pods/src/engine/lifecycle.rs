@@ -17,7 +17,7 @@ use wharf_planner::hooks::Point;
 use wharf_planner::{self as planner, stop_signal};
 use wharf_supervision::{KILL_PATIENCE, Signal};
 use wharf_tasks::spawn;
-use wharf_types::{ContainerState, ErrorKind, Failure, chain};
+use wharf_types::{ContainerState, ErrorKind, Failure, chain, signal::SIGTERM};
 use wharf_wire::v1::Started;
 
 use super::Engine;
@@ -136,7 +136,7 @@ impl Engine {
         if container.was_started().await {
             // The container's state can be known a moment before the supervisor accepts requests.
             pod.contact().settled().await;
-            let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
+            let number = stop_signal::number(&container.record().stop_signal).unwrap_or(SIGTERM.into());
             container.stopping().tell(self.signal(pod, container, Signal::of_number(number))).await;
             container.exited().await;
         }

@@ -1,4 +1,7 @@
 //! How much goes on, for metrics.
+//!
+//! These are figures of one moment, from memory and without a wait, so that they can be had when the rest is stuck:
+//! `daemon/src/figures.rs` shows them to Prometheus. What is counted over time is counted where it happens.
 
 use wharf_tasks::pool;
 

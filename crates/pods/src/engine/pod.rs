@@ -15,7 +15,7 @@ use std::time::Duration;
 use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
 use wharf_host::namespaces::NewNamespaces;
 use wharf_host::{self as host, directories, earlier, files};
-use wharf_network::{Attachment, Dns, StatsSocket};
+use wharf_network::{StatsSocket, is_pinned, open_netns};
 use wharf_nri::Window;
 use wharf_nri::api::Event;
 use wharf_planner::{self as planner, NetworkPlan, PodKey, PodPlan};
@@ -196,27 +196,28 @@ impl Engine {
         NetworkPlan { ports, sysctls }: &NetworkPlan,
     ) -> Result<Vec<IpAddr>, Error> {
         let Some(netns) = namespaces.net.as_ref().map(AsFd::as_fd) else { return Ok(Vec::new()) };
-        let config = &*pod.config();
-        let metadata = config.metadata.clone().unwrap_or_default();
-        let dns = config.dns_config.clone().unwrap_or_default();
-        let attachment = Attachment {
-            id: pod.id(),
-            name: &metadata.name,
-            namespace: &metadata.namespace,
-            uid: &metadata.uid,
-            netns,
-            pin: &self.parts.layout.namespace(pod.id(), "net"),
-            ports,
-            annotations: &config.annotations,
-            dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
-            cgroup_parent: planner::cgroup_parent(config).unwrap_or_default(),
-        };
+        let (config, pin) = (pod.config(), self.parts.layout.namespace(pod.id(), "net"));
+        let attachment = planner::attachment(pod.id(), &config, (netns, &pin), ports);
         let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
         if !self.parts.network.counts(pod.id()) {
             *pod.network_stats() = Some(StatsSocket::open(netns).stage("counting the pod's traffic")?);
         }
         self.template.set_sysctls(namespaces, sysctls)?;
         Ok(addresses.ips)
+    }
+
+    /// The addresses of a pod that an earlier daemon attached. A plugin's, whose record may be lost, are those in the
+    /// pod's namespace, which is pinned for it.
+    pub(super) fn find_addresses(&self, pod: &Pod) -> Result<Vec<IpAddr>, Error> {
+        const STAGE: &str = "looking for the pod's addresses";
+        let (config, pin) = (pod.config(), self.parts.layout.namespace(pod.id(), "net"));
+        let mut found = self.parts.network.addresses(pod.id());
+        if found.is_none() && is_pinned(&pin).stage(STAGE)? {
+            let (netns, ports) = (open_netns(&pin).stage(STAGE)?, planner::host_ports(&config)?);
+            let attachment = planner::attachment(pod.id(), &config, (netns.as_fd(), &pin), &ports);
+            found = self.parts.network.adopt(&attachment).stage(STAGE)?;
+        }
+        Ok(found.map(|addresses| addresses.ips).unwrap_or_default())
     }
 
     /// Stops a pod: kills its processes and releases its addresses; its containers stay listed. Unknown and stopped

@@ -1,10 +1,10 @@
 //! Recovery of what an earlier daemon left: records say what was intended, supervisors say what runs, exit records say
 //! what has ended.
 //!
-//! A damaged record is moved to the quarantine, and its pod or container is undone. A record of a newer release is left
+//! A damaged record is kept in the quarantine, and its pod or container is undone. A record of a newer release is left
 //! as it is and listed; if it cannot be read, everything that belongs to it is left alone. The wait for a supervisor
-//! that does not respond is in the background: until then its containers count as running. Nothing here keeps the
-//! daemon from starting.
+//! that does not respond, or for a process that does not die, is in the background: until then the containers count as
+//! running. Nothing here keeps the daemon from starting.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -78,36 +78,30 @@ impl Engine {
             self.recover_container(&pod, container, record).await;
         }
         self.look_around(&pod).await;
-        match self.reach(&pod).await {
-            Ok(None) => {
-                let ended = self.blocking(&pod, |engine, pod| {
-                    Ok(engine.program.end_unreachable(&engine.parts.layout.pod(pod.id()))?)
-                });
-                if let Err(error) = ended.await {
-                    tracing::warn!(pod = pod.id().short(), error = chain(&error), "a supervisor may be left");
-                }
-                self.supervisor_gone(&pod).await;
-            }
-            reached => {
-                self.watch_over(&pod, reached.ok().flatten());
-                pod.contact().settled().await;
+        let reached = self.reach(&pod).await;
+        if let Ok(None) = reached {
+            let ended = self.blocking(&pod, |engine, pod| {
+                Ok(engine.program.end_unreachable(&engine.parts.layout.pod(pod.id()))?)
+            });
+            if let Err(error) = ended.await {
+                tracing::warn!(pod = pod.id().short(), error = chain(&error), "a supervisor may be left");
             }
         }
+        self.watch_over(&pod, reached.ok().flatten());
+        pod.contact().settled().await;
         self.table.insert_found(pod);
     }
 
     /// Asks the kernel and the network about a pod that was made.
     async fn look_around(self: &Arc<Self>, pod: &Arc<Pod>) {
         let looked = self.blocking(pod, |engine, pod| {
-            let addresses = engine.parts.network.addresses(pod.id());
-            let mut state = pod.write_state();
-            state.ready = true;
-            state.ips = addresses.map(|addresses| addresses.ips).unwrap_or_default();
-            drop(state);
+            let found = engine.find_addresses(pod);
+            pod.write_state().ready = true;
             if !pod.is_host_network() {
                 let netns = engine.parts.layout.namespace(pod.id(), "net");
                 *pod.network_stats() = StatsSocket::pinned(&netns).stage("counting the pod's traffic")?;
             }
+            pod.write_state().ips = found?;
             Ok(())
         });
         if let Err(error) = looked.await {
@@ -141,16 +135,10 @@ impl Engine {
                 return;
             }
         };
-        tracing::warn!(
-            pod = pod.id().short(),
-            container = id.short(),
-            error = chain(&error),
-            "removing a container without a usable record"
-        );
+        let (of, container, error) = (pod.id().short(), id.short(), chain(&error));
+        tracing::warn!(pod = of, container, error, "removing a container without a usable record");
         self.put_aside(self.parts.layout.container_record(pod.id(), &id), id.to_string()).await;
-        // In the background, because its hooks may take minutes.
-        let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
-        tokio::spawn(async move { engine.undo_container(&pod, &id).await });
+        self.undo_found(pod, id);
     }
 
     /// Lists a container: as exited if its exit record is on disk, otherwise as running until its supervisor reports.
@@ -199,12 +187,13 @@ impl Engine {
         self.leave_behind(Pod::new(id, Default::default(), String::new(), 0), containers);
     }
 
-    /// Moves a damaged record to the quarantine. If there is none, the crash came before it was written.
+    /// Keeps a damaged record in the quarantine. It also stays where it is until what it meant is undone: by it, the
+    /// sweep and the next daemon know of the rest. If there is none, the crash came before it was written.
     async fn put_aside(&self, record: std::path::PathBuf, name: String) {
         let quarantine = Quarantine::new(self.parts.layout.quarantine());
-        let kept = blocking(move || quarantine.put_aside(&record, name).stage("keeping a damaged record"));
+        let kept = blocking(move || quarantine.keep(&record, name).stage("keeping a damaged record"));
         match kept.await {
-            Ok(Some(place)) => tracing::warn!(place = %place.display(), "a damaged record was put aside"),
+            Ok(Some(place)) => tracing::warn!(place = %place.display(), "a damaged record was kept"),
             Ok(None) => {}
             Err(error) => tracing::warn!(error = chain(&error), "a damaged record could not be kept"),
         }

@@ -1,4 +1,8 @@
 //! Removing a container, or undoing one that could not be made. Each step can be repeated.
+//!
+//! What is left of a container goes first, and its record last, because whoever continues after a failure or a crash
+//! finds the rest by it. So hooks for the end may be executed twice. The log of a container that was made is the
+//! kubelet's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,12 +102,13 @@ impl Engine {
         }
         // Nothing of it is left but files.
         let hooked = self.hooked(pod, id, record, 0);
-        let last = |hooked: &Hooked| hooked.notify(Point::Poststop).and_then(|()| hooked.remove_bundle());
-        hooked.execute(HooksOf::End, pod.id(), last).await?;
+        let last = |hooked: &Hooked| hooked.notify(Point::Poststop);
+        hooked.clone().execute(HooksOf::End, pod.id(), last).await?;
         let (engine, of, id) = (Arc::clone(self), pod.id().clone(), id.clone());
         let handler = pod.handler().to_owned();
         blocking(move || {
             let Parts { layout, snapshots, .. } = &engine.parts;
+            hooked.remove_bundle()?;
             engine.options.handlers.delete(&handler, (layout, &of, &id));
             snapshots.remove(&id).stage("removing the container's files")?;
             Ok(remove_container(layout, &of, &id)?)
@@ -121,20 +126,34 @@ impl Engine {
     pub(super) fn undo_half_made(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
         tracing::warn!(container = container.id().short(), "removing a container that was left half made");
         self.table.remove_container(pod, container);
-        let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id().clone());
-        tokio::spawn(async move { engine.undo_container(&pod, &id).await });
+        self.undo_found(pod, container.id().clone());
+    }
+
+    /// Undoes a container of an earlier daemon, in the background, because its hooks may take minutes.
+    pub(super) fn undo_found(self: &Arc<Self>, pod: &Arc<Pod>, id: ContainerId) {
+        let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
+        tokio::spawn(async move {
+            // The pod's removal waits for it.
+            let _order = pod.take_part().await;
+            engine.undo_container(&pod, &id).await;
+        });
     }
 
     /// Undoes a container that could not be made. The supervisor forgets it once its first process has exited.
     pub(super) async fn undo_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) {
         // Once: later, its successor may have the same log.
         self.remove_unused_log(pod, id).await;
-        let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), id.clone());
+        let (engine, of, own) = (Arc::clone(self), Arc::clone(pod), id.clone());
         persist("a container that could not be made", id.to_string(), move || {
-            let (engine, pod, id) = (Arc::clone(&engine), Arc::clone(&pod), id.clone());
+            let (engine, pod, id) = (Arc::clone(&engine), Arc::clone(&of), own.clone());
             async move { engine.try_undo_container(&pod, &id).await }
         })
         .await;
+        // It was in the making until now. Who reports an exit from now on is told to forget it.
+        let ended = pod.making().remove(id).flatten();
+        if let (Some(_exit), Ok(supervisor)) = (ended, pod.connection()) {
+            self.disown(pod, &supervisor, id.as_str());
+        }
     }
 
     async fn try_undo_container(self: &Arc<Self>, pod: &Pod, id: &ContainerId) -> Result<(), Error> {
@@ -143,14 +162,16 @@ impl Engine {
     }
 
     /// The record of a container that could not be made. It has the right path of the cgroup: if the pod's own record
-    /// cannot be read, the parent is unknown.
+    /// cannot be read, the parent is unknown. Of one whose record is damaged, the hooks for the end are known.
     async fn half_made(&self, pod: &Pod, id: &ContainerId) -> Result<ContainerRecord, Error> {
-        let path = self.parts.layout.container_record(pod.id(), id);
-        match blocking(move || Ok(ContainerRecord::load(&path))).await? {
+        let layout = &self.parts.layout;
+        let (path, spec) = (layout.container_record(pod.id(), id), layout.container_spec(pod.id(), id));
+        let load = move || Ok(ContainerRecord::load(&path).map_err(|_none| host::hooks_of_saved(&spec)));
+        match blocking(load).await? {
             Ok(record) => Ok(record),
-            Err(_none_yet) => {
+            Err(hooks) => {
                 let cgroup = self.container_cgroup(pod, id)?.to_string();
-                Ok(ContainerRecord { cgroup, ..ContainerRecord::default() })
+                Ok(ContainerRecord { cgroup, hooks, ..ContainerRecord::default() })
             }
         }
     }

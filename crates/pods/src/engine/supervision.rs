@@ -12,8 +12,8 @@ use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::NewNamespaces;
 use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
-use wharf_records::{Recovered, Word, decide, end_of, exit_or_lost};
-use wharf_state::{ExitRecord, Layout, record};
+use wharf_records::{Recovered, Word, decide, end_of, exit_or_lost, remove_left_exit};
+use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{Connection, Contact, KILL_PATIENCE, Process, Signal, SupervisorError, patiently};
 use wharf_tasks::{CrowdLimits, Threads, persist};
 use wharf_types::{ContainerId, chain};
@@ -196,29 +196,26 @@ impl Engine {
     /// Disowns a container unless it is listed, or will be.
     pub(super) fn disown_unknown(&self, pod: &Pod, supervisor: &Arc<Connection>, id: &str) {
         // In this order: one that is made is listed before it is no longer in the making.
-        let is_in_the_making = pod.making().keys().any(|made| made.as_str() == id);
+        let is_in_the_making = pod.making().contains_key(id);
         if !is_in_the_making && pod.container(id).is_none() {
             self.disown(pod, supervisor, id);
         }
     }
 
-    /// Has the supervisor forget a container that belongs to nobody, because the call that made it has failed.
+    /// Has the supervisor forget a container that belongs to nobody, because the call that made it has failed, or that
+    /// is being removed: until it is, its exit record stays.
     pub(super) fn disown(&self, pod: &Pod, supervisor: &Arc<Connection>, id: &str) {
         let Ok(container) = id.parse::<ContainerId>() else { return };
         if pod.is_stranger(&container) {
             return;
         }
-        let (supervisor, exit) =
-            (Arc::clone(supervisor), self.parts.layout.exit_record(pod.id(), &container));
+        let (supervisor, layout, pod) = (Arc::clone(supervisor), self.parts.layout.clone(), pod.id().clone());
         tokio::spawn(async move {
-            tracing::debug!(
-                container = container.short(),
-                "a supervisor holds a container that wharfd does not know"
-            );
+            tracing::debug!(container = container.short(), "a supervisor is asked to forget a container");
             // If it does not accept this now, it is asked again when it reports the container's exit.
             drop(supervisor.signal(&container, Signal::KillAll).await);
             if supervisor.remove(&container).await.is_ok() {
-                drop(blocking(move || record::remove(&exit).stage("removing an exit record")).await);
+                drop(blocking(move || Ok(remove_left_exit(&layout, &pod, &container)?)).await);
             }
         });
     }
@@ -257,8 +254,7 @@ impl Engine {
             self.ended(pod, &container, exit);
             return true;
         }
-        let early = making.iter_mut().find(|(made, _)| made.as_str() == id);
-        early.map(|(_, early)| *early = Some(exit)).is_some()
+        making.get_mut(id).map(|early| *early = Some(exit)).is_some()
     }
 
     /// Notes that a container's program runs.
@@ -332,7 +328,7 @@ impl Engine {
     }
 
     /// Handles the supervisor's end, whether it died or was asked to exit: its containers have ended, or are ended now.
-    pub(super) async fn supervisor_gone(self: &Arc<Self>, pod: &Arc<Pod>) {
+    async fn supervisor_gone(self: &Arc<Self>, pod: &Arc<Pod>) {
         pod.contact().set(Contact::Gone);
         self.pod_stopped(pod);
         pod.execs().clear();
@@ -347,7 +343,7 @@ impl Engine {
     }
 
     /// Kills what is left of a container that has no supervisor any more. Until that has ended, it counts as running.
-    pub(super) async fn end_unwatched(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
+    async fn end_unwatched(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
         let (engine, own, it) = (Arc::clone(self), Arc::clone(pod), Arc::clone(container));
         persist("a container without a supervisor", container.id().to_string(), move || {
             let (engine, pod, container) = (Arc::clone(&engine), Arc::clone(&own), Arc::clone(&it));

@@ -13,6 +13,7 @@ use wharf_sys::capabilities::Capabilities;
 use wharf_sys::process::{await_end, open_pidfd};
 use wharf_sys::seccomp::Call;
 use wharf_types::ContainerPath;
+use wharf_types::signal::SIGTERM;
 use wharf_wire::exit_of;
 
 /// A container, and the directory in which the files of its cgroup would be.
@@ -98,12 +99,13 @@ impl Rig {
 
 #[test]
 fn an_end_by_sigkill_is_oom_if_the_kernel_counted_one() {
-    let killed = |oom| Exit::Signal { number: 9, oom };
+    let killed = |oom| Exit::Signal { number: SIGKILL, oom };
+    let asked_to_end = Exit::Signal { number: SIGTERM, oom: false };
     for (script, oom, quiet) in [
-        ("kill -9 $$", killed(true), killed(false)),
+        ("kill -KILL $$", killed(true), killed(false)),
         // A shell reports the SIGKILL of its child like this.
-        ("exit 137", killed(true), Exit::Code(137)),
-        ("kill -15 $$", Exit::Signal { number: 15, oom: false }, Exit::Signal { number: 15, oom: false }),
+        ("exit 137", killed(true), Exit::Code(SHELL_OF_KILLED)),
+        ("kill -TERM $$", asked_to_end, asked_to_end),
         ("exit 1", Exit::Code(1), Exit::Code(1)),
     ] {
         let rig = Rig::new(script);
@@ -116,8 +118,8 @@ fn an_end_by_sigkill_is_oom_if_the_kernel_counted_one() {
 fn a_kill_on_request_is_no_oom_kill_although_one_was_counted_before() {
     let mut rig = Rig::new("read forever </dev/zero");
     rig.oom_kill();
-    rig.container.signal(9).unwrap();
-    assert_eq!(rig.exit(), Exit::Signal { number: 9, oom: false });
+    rig.container.signal(SIGKILL.into()).unwrap();
+    assert_eq!(rig.exit(), Exit::Signal { number: SIGKILL, oom: false });
 }
 
 /// It may be as long as an image likes, and the container may stay for as long as its pod.
@@ -162,7 +164,7 @@ fn a_command_that_is_to_die_is_thawed() {
     exec.kill(Some(&enclosed));
     states.iter().for_each(|state| assert_eq!(std::fs::read_to_string(state).unwrap(), "THAWED"));
     await_end(exec.child.pidfd.as_fd()).unwrap();
-    assert_eq!(exec.ended(), Some(Exit::Signal { number: 9, oom: false }));
+    assert_eq!(exec.ended(), Some(Exit::Signal { number: SIGKILL, oom: false }));
     drop(process);
     rig.exit();
 }

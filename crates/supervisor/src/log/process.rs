@@ -9,11 +9,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+use wharf_sys::clock::monotonic_ns;
 use wharf_sys::socket;
 
 use super::frame::{self, HEADER_BYTES, Header, Opening, Order, PAYLOAD_LIMIT_BYTES, Refusal};
 use super::{Log, Stream};
-use crate::diagnostics;
+use crate::diagnostics::{self, OrWarn as _};
+
+/// How often it looks whether files have been replaced, with orders or without. The kubelet rotates a log every three
+/// seconds at most.
+const LOOK_S: u8 = 1;
 
 /// All logs, by the supervisor's numbers.
 #[derive(Debug, Default)]
@@ -21,12 +28,16 @@ struct Logs {
     open: BTreeMap<u64, Log>,
     /// The logs of containers that are gone, until they say what they lost.
     closing: Vec<Log>,
+    /// When it last looked.
+    looked_ns: u64,
 }
 
 /// Carries out orders until the supervisor closes the connection.
 pub(super) fn run(orders: &OwnedFd) {
     let mut logs = Logs::default();
     let mut buffer = vec![0; HEADER_BYTES + PAYLOAD_LIMIT_BYTES];
+    setsockopt(orders, sockopt::ReceiveTimeout, &TimeVal::new(LOOK_S.into(), 0))
+        .or_warn("without orders, nobody looks whether logs have been replaced");
     loop {
         match socket::receive(orders.as_fd(), &mut buffer) {
             Ok((count @ 1.., descriptors)) => {
@@ -34,7 +45,7 @@ pub(super) fn run(orders: &OwnedFd) {
                     logs.carry_out(orders.as_fd(), header, payload, descriptors);
                 }
             }
-            Err(error) if error.errno == Errno::EINTR => {}
+            Err(error) if matches!(error.errno, Errno::EINTR | Errno::EAGAIN) => {}
             Ok((0, _)) => break,
             Err(error) => {
                 if error.errno != Errno::ECONNRESET {
@@ -43,6 +54,7 @@ pub(super) fn run(orders: &OwnedFd) {
                 break;
             }
         }
+        logs.look();
     }
     logs.end();
 }
@@ -74,6 +86,15 @@ impl Logs {
             Order::Write(stream) => self.with(log, |log| log.write(stream, number.cast_signed(), payload)),
             Order::Finish(stream) => self.with(log, |log| log.finish(stream, number.cast_signed())),
             Order::Lose => self.with(log, |log| log.lose(number, "the disk did not take them in time")),
+        }
+    }
+
+    /// Goes on in the files that have replaced others, if it is time to look.
+    fn look(&mut self) {
+        let now_ns = monotonic_ns();
+        if now_ns.saturating_sub(self.looked_ns) >= u64::from(LOOK_S) * 1_000_000_000 {
+            self.looked_ns = now_ns;
+            self.open.values_mut().chain(&mut self.closing).for_each(Log::follow);
         }
     }
 

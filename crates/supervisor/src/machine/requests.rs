@@ -62,7 +62,7 @@ impl Machine {
     /// While all processes are being ended, a new one would keep the supervisor alive for good.
     fn check_life(&self) -> Result<(), Failure> {
         match self.life {
-            Life::Wanted => Ok(()),
+            Life::Serving => Ok(()),
             Life::Ending(_) | Life::Over => Err(Failure::precondition("the pod is being ended")),
         }
     }

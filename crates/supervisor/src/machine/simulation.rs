@@ -11,6 +11,7 @@ mod world;
 use std::collections::{BTreeSet, VecDeque};
 
 use wharf_types::ContainerId;
+use wharf_types::signal::SIGTERM;
 
 use super::container::Missing;
 use super::{Event, Machine, Request, Signal, client, container, exec};
@@ -111,7 +112,7 @@ impl History {
                 Request::Create { container, missing, target }
             }
             3..6 => Request::Start { container },
-            6 => Request::Signal { container, signal: Signal::First(15) },
+            6 => Request::Signal { container, signal: Signal::First(SIGTERM.into()) },
             7 => Request::Signal { container, signal: Signal::KillAll },
             8..10 => Request::Exec { container, exec },
             10 => Request::KillExec { exec },

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use wharf_isolation::{Plan, Source};
 use wharf_types::Exit;
+use wharf_types::signal::SIGKILL;
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, failure::Kind, message, reply, request};
 
@@ -90,7 +91,7 @@ fn a_command_is_killed_with_all_that_it_started() {
     // The pipe closes only when the child in the background is gone as well.
     running.exec(exec(&running.plan, "sleep 1001 & sleep 1002"));
     running.supervisor.done(request::Body::KillExec(v1::KillExec { exec: 7 }));
-    assert_eq!(running.exit(), Exit::Signal { number: 9, oom: false });
+    assert_eq!(running.exit(), Exit::Signal { number: SIGKILL, oom: false });
     assert_eq!(running.printed(), "");
 }
 

@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use wharf_isolation::{LogFile, LogLimits, PidNamespace, Plan, Source};
 use wharf_state::{ExitRecord, Layout};
 use wharf_types::Exit;
+use wharf_types::signal::{SIGKILL, SIGTERM};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, container_status::Phase, failure::Kind, message, reply, request};
 
@@ -39,12 +40,20 @@ fn container(supervisor: &Supervisor, script: &str) -> Plan {
     plan
 }
 
-fn signal(plan: &Plan, number: u32) -> request::Body {
-    request::Body::Signal(v1::Signal { container: plan.container.to_string(), number, all: false })
+fn signal(plan: &Plan, number: u8) -> request::Body {
+    request::Body::Signal(v1::Signal {
+        container: plan.container.to_string(),
+        number: number.into(),
+        all: false,
+    })
 }
 
 fn kill_all(plan: &Plan) -> request::Body {
-    request::Body::Signal(v1::Signal { container: plan.container.to_string(), number: 9, all: true })
+    request::Body::Signal(v1::Signal {
+        container: plan.container.to_string(),
+        number: SIGKILL.into(),
+        all: true,
+    })
 }
 
 fn remove(plan: &Plan) -> request::Body {
@@ -141,18 +150,18 @@ fn a_signal_is_for_the_first_process_and_a_kill_for_all() {
     supervisor.create(&plan);
     supervisor.start_container(&plan);
     has_text(&supervisor.directory.path().join("0.log"), "ready");
-    supervisor.done(signal(&plan, 15));
+    supervisor.done(signal(&plan, SIGTERM));
     assert_eq!(exit_of(supervisor.exit().exit), Exit::Code(7));
-    supervisor.done(signal(&plan, 15));
+    supervisor.done(signal(&plan, SIGTERM));
     supervisor.done(remove(&plan));
-    let (kind, message) = supervisor.refused(signal(&plan, 15), &[]);
+    let (kind, message) = supervisor.refused(signal(&plan, SIGTERM), &[]);
     assert!(kind == Kind::NotFound && message.contains(plan.container.as_str()), "{message}");
     let mut supervisor = Supervisor::start();
     let plan = container(&supervisor, "sleep 1000");
     supervisor.create(&plan);
     supervisor.start_container(&plan);
     supervisor.done(kill_all(&plan));
-    assert_eq!(exit_of(supervisor.exit().exit), Exit::Signal { number: 9, oom: false });
+    assert_eq!(exit_of(supervisor.exit().exit), Exit::Signal { number: SIGKILL, oom: false });
 }
 
 #[test]

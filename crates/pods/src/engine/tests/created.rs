@@ -129,6 +129,28 @@ fn what_cannot_be_created_leaves_nothing_whatever_failed() {
     }
 }
 
+/// Whoever wants to change the pod waits for that, and is to be told for which container.
+#[test]
+fn a_container_is_in_the_making_until_it_is_undone() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        world.hook("createRuntime", "exit 1");
+        let [begun, held] = world.hold("poststop");
+        let undoing = async {
+            until(|| begun.exists()).await;
+            let id = pod.making().keys().next().cloned().expect("it is being undone");
+            supervisor.report(exited(id.as_str(), Exit::Code(0)));
+            until(|| pod.making()[&id].is_some()).await;
+            std::fs::remove_file(&held).unwrap();
+        };
+        let (created, ()) = tokio::join!(world.try_create(&pod, container_config("app")), undoing);
+        assert_eq!(created.unwrap_err().kind(), ErrorKind::FailedPrecondition);
+        assert!(pod.making().is_empty());
+        world.assert_no_container(&pod, "undone");
+        until(|| supervisor.asked().contains(&"remove".to_owned())).await;
+    });
+}
+
 #[test]
 fn a_supervisor_that_relents_makes_the_container_at_the_next_attempt() {
     alone(async |world| {
@@ -172,16 +194,38 @@ fn an_end_before_anyone_knows_the_container_is_not_lost() {
 
 /// As if the supervisor had died between its answer and the moment from which everybody knows the container.
 #[test]
-fn a_container_that_nobody_knew_when_its_supervisor_died_does_not_wait_for_ever() {
+fn a_container_that_nobody_knew_when_its_supervisor_died_is_not_listed() {
     alone(async |world| {
         let (pod, supervisor) = world.pod().await;
         let container = world.create(&pod).await;
         world.engine.table.remove_container(&pod, &container);
         supervisor.die();
         until(|| pod.contact().is_gone()).await;
-        world.engine.publish(&pod, &container).await;
-        assert!(container.is_exited());
+        let error = world.engine.publish(&pod, &container).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+        assert!(pod.containers().is_empty(), "whoever asked for it undoes it");
         world.engine.remove_pod(pod.id().as_str()).await.unwrap();
+    });
+}
+
+/// Whoever has stopped a pod knows what is in it.
+#[test]
+fn a_container_whose_hooks_outlast_its_pod_is_undone() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let [begun, held] = world.hold("createRuntime");
+        let ending = async {
+            until(|| begun.exists()).await;
+            world.engine.stop_pod(pod.id().as_str()).await.unwrap();
+            let id = pod.making().keys().next().cloned().expect("it is being made");
+            supervisor.report(exited(id.as_str(), Exit::Code(0)));
+            std::fs::remove_file(&held).unwrap();
+        };
+        let (created, ()) = tokio::join!(world.try_create(&pod, container_config("app")), ending);
+        let error = created.unwrap_err();
+        assert!(wharf_types::chain(&error).contains("is not ready"), "{error}");
+        world.assert_no_container(&pod, "undone");
+        assert!(pod.making().is_empty());
     });
 }
 

@@ -6,11 +6,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use wharf_cri_api::v1::{ContainerEventType, LinuxContainerResources};
 use wharf_records::ContainerRecord;
-use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _};
+use wharf_state::ExitRecord;
+use wharf_types::signal::{SIGINT, SIGKILL};
+use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure as _};
 use wharf_wire::v1::failure::Kind;
 
 use super::super::supervision::{READERS, READERS_LIMIT};
-use super::world::{World, alone, container_config};
+use super::world::{World, alone, container_config, until};
 use crate::container::Container;
 use crate::pod::Pod;
 
@@ -26,7 +28,7 @@ fn a_program_is_asked_before_it_is_killed() {
         let container = world.start(&pod).await;
         world.engine.stop_container(container.id().as_str(), LONG).await.unwrap();
         assert_eq!(supervisor.asked()[2..], ["signal 2"], "the image's own signal");
-        assert_eq!(container.exit(), Exit::Signal { number: 2, oom: false });
+        assert_eq!(container.exit(), Exit::Signal { number: SIGINT, oom: false });
         world.engine.stop_container(container.id().as_str(), LONG).await.unwrap();
         assert_eq!(supervisor.asked().len(), 3, "an exited container is stopped");
     });
@@ -40,7 +42,7 @@ fn a_program_that_does_not_listen_is_killed_after_its_time() {
         supervisor.ignore("signal 2");
         world.engine.stop_container(container.id().as_str(), SHORT).await.unwrap();
         assert_eq!(supervisor.asked()[2..], ["signal 2", "kill"]);
-        assert_eq!(container.exit(), Exit::Signal { number: 9, oom: false });
+        assert_eq!(container.exit(), Exit::Signal { number: SIGKILL, oom: false });
     });
 }
 
@@ -151,7 +153,29 @@ fn a_supervisor_that_cannot_forget_now_is_asked_again_later() {
         supervisor.refuse("remove", Kind::Expired);
         world.engine.remove_container(container.id().as_str()).await.unwrap();
         world.assert_no_container(&pod, "removed without its supervisor");
-        super::world::until(|| supervisor.asked()[2..] == ["kill", "remove", "kill", "remove"]).await;
+        until(|| supervisor.asked()[2..] == ["kill", "remove", "kill", "remove"]).await;
+    });
+}
+
+/// It is removed without its supervisor, and its hooks for the end may take minutes. If a kill of the daemon cuts them
+/// off, the next one has to find how it ended.
+#[test]
+fn a_supervisor_that_forgets_late_takes_no_exit_of_a_recorded_container_along() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let unknown = ContainerId::from_random([9; 32]);
+        let exits = [container.id(), &unknown].map(|id| world.layout().exit_record(pod.id(), id));
+        let end = ExitRecord { exit: Exit::Code(7), started_at_ns: 1, finished_at_ns: 2 };
+        exits.iter().for_each(|exit| end.save(exit).unwrap());
+        for id in [container.id(), &unknown] {
+            world.engine.disown(&pod, &pod.connection().unwrap(), id.as_str());
+            until(|| supervisor.asked().ends_with(&["remove".to_owned()])).await;
+        }
+        until(|| !exits[1].exists()).await;
+        assert!(exits[0].exists());
+        world.engine.remove_container(container.id().as_str()).await.unwrap();
+        world.assert_no_container(&pod, "its exit record goes last");
     });
 }
 
@@ -194,10 +218,10 @@ fn an_update_changes_limits_and_record_or_neither() {
 }
 
 /// A cgroup that looks, as long as this exists, as if it had a process that the kernel does not let die.
-struct Undead(PathBuf);
+pub(super) struct Undead(PathBuf);
 
 impl Undead {
-    fn in_cgroup(directory: &Path, scratch: &Path) -> Self {
+    pub(super) fn in_cgroup(directory: &Path, scratch: &Path) -> Self {
         let seen = scratch.join("undead");
         std::fs::create_dir(&seen).unwrap();
         for (file, text) in

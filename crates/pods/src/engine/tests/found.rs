@@ -2,18 +2,23 @@
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_planner::PodKey;
 use wharf_records::{ContainerRecord, Phase, PodRecord};
 use wharf_state::record::{Durability, Format};
 use wharf_state::records::Content;
 use wharf_state::{ExitRecord, Layout};
+use wharf_supervision::KILL_PATIENCE;
 use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _};
 use wharf_wire::v1::container_status;
 
+use super::ended::Undead;
 use super::supervisor::Supervisor;
 use super::world::{World, alone, container_config, pod_config, until};
+use crate::container::Container;
 use crate::engine::Engine;
 
 fn names(directory: &Path) -> Vec<String> {
@@ -110,6 +115,8 @@ fn what_nobody_was_told_of_is_taken_back() {
 fn a_damaged_record_is_put_aside_and_what_it_meant_is_undone() {
     alone(async |world| {
         let (pod, _supervisor) = world.pod().await;
+        let ended = world.aside("ended");
+        world.hook("poststop", &format!("touch {}", ended.display()));
         let container = world.create(&pod).await;
         std::fs::write(world.layout().container_record(pod.id(), container.id()), "nonsense").unwrap();
         let next = world.next_engine();
@@ -120,6 +127,7 @@ fn a_damaged_record_is_put_aside_and_what_it_meant_is_undone() {
         let kept = [world.layout().container_records(pod.id()), exits];
         until(|| kept.iter().all(|kept| names(kept).is_empty())).await;
         world.assert_no_container(&pod, "undone");
+        assert!(ended.exists() && !world.layout().bundle(pod.id(), container.id()).exists());
         std::fs::write(world.layout().pod_record(pod.id()), "nonsense").unwrap();
         let next = world.next_engine();
         next.recover().await.unwrap();
@@ -127,6 +135,65 @@ fn a_damaged_record_is_put_aside_and_what_it_meant_is_undone() {
         assert!(PodKey::of(&pod.config()).is_ok() && next.table.owners().contains(pod.id()));
         next.tidy().await;
         assert!(names(&world.layout().pods()).is_empty() && next.table.owners().is_empty());
+    });
+}
+
+/// A container whose first process the kernel does not let die until this is dropped.
+fn undead(world: &World, container: &Container) -> Undead {
+    Undead::in_cgroup(&container.cgroup().unwrap().kill_directory(), world.layout().root())
+}
+
+#[test]
+fn a_process_that_does_not_die_holds_up_no_start() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let undead = undead(world, &container);
+        let next = world.next_engine();
+        let recovered = timeout(KILL_PATIENCE / 2, next.recover()).await;
+        recovered.expect("nobody waits for it").unwrap();
+        let (pod, container) = next.container(container.id().as_str()).unwrap();
+        assert!(!pod.is_ready() && !container.is_exited(), "something of it is left");
+        drop(undead);
+        container.exited().await;
+    });
+}
+
+/// A daemon that is killed meanwhile leaves the record to the next one, with what it says of the rest.
+#[test]
+fn what_a_damaged_record_meant_keeps_its_files_and_its_record_as_long_as_it_runs() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let undead = undead(world, &container);
+        let path = world.layout().container_record(pod.id(), container.id());
+        std::fs::write(&path, "nonsense").unwrap();
+        world.next_engine().recover().await.unwrap();
+        let snapshots = || world.engine.parts.snapshots.list().unwrap();
+        assert_eq!((snapshots(), quarantined(world)), (vec![container.id().clone()], 1));
+        assert!(path.exists());
+        drop(undead);
+        until(|| !path.exists()).await;
+        assert!(snapshots().is_empty());
+    });
+}
+
+#[test]
+fn a_pod_is_removed_after_what_an_earlier_daemon_left_half_made_in_it() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let [begun, held] = world.hold("poststop");
+        let container = world.create(&pod).await;
+        let half = ContainerRecord { phase: Phase::Making.into(), groups: Vec::new(), ..container.record() };
+        half.save(&world.layout().container_record(pod.id(), container.id())).unwrap();
+        let next = world.next_engine();
+        next.recover().await.unwrap();
+        until(|| begun.exists()).await;
+        let remove = || next.remove_pod(pod.id().as_str());
+        timeout(Duration::from_millis(100), remove()).await.expect_err("its hook is not at its end");
+        std::fs::remove_file(&held).unwrap();
+        remove().await.unwrap();
+        assert!(names(&world.layout().pods()).is_empty());
     });
 }
 

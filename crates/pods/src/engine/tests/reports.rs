@@ -70,7 +70,7 @@ fn an_end_that_came_while_the_container_was_being_made_and_nobody_listened_is_no
         let (supervisor, socket) = Supervisor::start();
         supervisor.hold_ended(own.id(), Exit::Code(5));
         world.watch(&pod, socket).await;
-        world.engine.publish(&pod, &own).await;
+        world.engine.publish(&pod, &own).unwrap();
         assert!(own.is_exited() && own.exit() == Exit::Code(5));
         assert_eq!(supervisor.asked(), [""; 0], "nobody disowned it");
         drop(first);

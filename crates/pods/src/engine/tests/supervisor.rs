@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use wharf_types::signal::SIGKILL;
 use wharf_types::{ContainerId, Exit};
 use wharf_wire::v1::{self, container_status::Phase, failure, message, reply, request};
 
@@ -216,7 +217,7 @@ impl Mind {
                 (done, None)
             }
             Asked::KillExec(kill) => {
-                let exit = Some(Exit::Signal { number: 9, oom: false }.into());
+                let exit = Some(Exit::Signal { number: SIGKILL, oom: false }.into());
                 (done, Some(Body::ExecExited(v1::ExecExited { exec: kill.exec, exit })))
             }
             Asked::ReopenLog(_) | Asked::Shutdown(_) | Asked::Lend(_) => (done, None),

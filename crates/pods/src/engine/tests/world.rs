@@ -122,6 +122,25 @@ impl World {
         self.directory.path().join(name)
     }
 
+    /// Has each container that is created from now on execute a hook at a point of its life.
+    pub(super) fn hook(&self, point: &str, script: &str) {
+        let hook = serde_json::json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
+        let file = serde_json::json!({
+            "version": "1.0.0", "hook": hook, "when": {"always": true}, "stages": [point]
+        });
+        std::fs::create_dir_all(self.aside("hooks")).unwrap();
+        std::fs::write(self.aside("hooks").join(format!("{point}.json")), file.to_string()).unwrap();
+    }
+
+    /// The same for a hook that tells by the first file that it has begun, and goes on once the second is removed.
+    pub(super) fn hold(&self, point: &str) -> [PathBuf; 2] {
+        let [begun, held] = ["begun", "held"].map(|name| self.aside(name));
+        std::fs::write(&held, "").unwrap();
+        let wait = format!("touch {}; while [ -e {} ]; do sleep 0.01; done", begun.display(), held.display());
+        self.hook(point, &wait);
+        [begun, held]
+    }
+
     /// A pod that is ready, with its supervisor.
     pub(super) async fn pod(&self) -> (Arc<Pod>, Supervisor) {
         let (supervisor, socket) = Supervisor::start();
@@ -231,6 +250,7 @@ fn add_image(store: &Store) {
         form: Form::Archive,
         blob_digest: digest.clone(),
         blob_size_bytes: layer.len() as u64,
+        registry: String::new(),
     };
     let config = format!(
         r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["/app"],"StopSignal":"SIGINT"}},

@@ -1,4 +1,8 @@
 //! The connection to a log writer, and the orders that it has not accepted yet.
+//!
+//! The connection never blocks. It takes an order whole or not at all, so one that it does not take waits behind those
+//! before it, with the descriptor that goes with it. What an order says is not known here; whether there is room for
+//! more output is asked before it is read.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

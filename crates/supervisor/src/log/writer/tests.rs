@@ -104,6 +104,39 @@ fn what_is_written_after_a_failed_rotation_is_in_the_file() {
     assert_eq!(rig.texts(), ["before", "after"]);
 }
 
+/// The call that has the log reopened succeeds, and the kubelet does not learn of it. The container then has nothing to
+/// say before the next rotation, whatever others of its pod say.
+#[test]
+fn what_was_written_before_the_old_file_was_put_back_is_added_in_time() {
+    for others_write in [false, true] {
+        let mut rig = Rig::running();
+        let mut writer = std::mem::take(&mut rig.writer);
+        let other = rig.open_made(&mut writer, "1.log");
+        rig.writer = writer;
+        assert!(matches!(rig.event(), LogEvent::Opened(_, Ok(()))));
+        let (path, rotated) = (rig.dir.path().join("0.log"), rig.dir.path().join("0.log.1"));
+        rig.write(b"one\n");
+        rig.flush();
+        std::fs::rename(&path, &rotated).unwrap();
+        rig.writer.reopen(rig.log, RequestId::of_test(1));
+        assert!(matches!(rig.event(), LogEvent::Reopened(_, Ok(()))));
+        rig.write(b"two\n");
+        rig.flush();
+        std::fs::rename(&rotated, &path).unwrap();
+        let begin = Instant::now();
+        while rig.texts() != ["one", "two"] {
+            assert!(begin.elapsed() < Duration::from_secs(20), "others write: {others_write}");
+            if others_write {
+                let log = std::mem::replace(&mut rig.log, other);
+                rig.write(b"line\n");
+                rig.flush();
+                rig.log = log;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
 #[test]
 fn flushed_output_is_in_the_file() {
     let mut rig = Rig::running();

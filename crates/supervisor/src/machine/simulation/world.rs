@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use wharf_types::signal::SIGKILL;
 use wharf_types::{ContainerId, Exit};
 
 use super::random::Random;
@@ -108,7 +109,7 @@ pub(super) struct World {
 /// Whether the pod's end was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pod {
-    Wanted,
+    Stays,
     Ends,
 }
 
@@ -133,7 +134,7 @@ impl World {
             daemon: Some(BTreeSet::new()),
             forgotten: BTreeSet::new(),
             lost: BTreeSet::new(),
-            pod: Pod::Wanted,
+            pod: Pod::Stays,
         }
     }
 
@@ -409,5 +410,5 @@ pub(super) fn no() -> Failure {
 
 /// Any exit.
 pub(super) fn exit(random: &mut Random) -> Exit {
-    if random.one_in(2) { Exit::Code(0) } else { Exit::Signal { number: 9, oom: false } }
+    if random.one_in(2) { Exit::Code(0) } else { Exit::Signal { number: SIGKILL, oom: false } }
 }
