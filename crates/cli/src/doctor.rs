@@ -102,10 +102,10 @@ pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, 
         return checks(socket, output).await;
     }
     match apart(itself()) {
-        Ok(told) => {
-            output::bytes(Stream::Stderr, &told.stderr)?;
-            output::bytes(Stream::Stdout, &told.stdout)?;
-            Ok(ExitCode::from(told.code))
+        Ok(report) => {
+            output::bytes(Stream::Stderr, &report.stderr)?;
+            output::bytes(Stream::Stdout, &report.stdout)?;
+            Ok(ExitCode::from(report.code))
         }
         // What keeps another process from running, such as a limit, is to be found all the same.
         Err(_alone) => Ok(ExitCode::from(check_all(socket, output).await?)),
@@ -114,7 +114,7 @@ pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, 
 
 /// What the process that makes the checks has to say.
 #[derive(Debug, Default)]
-struct Told {
+struct Report {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     code: u8,
@@ -130,24 +130,24 @@ fn itself() -> Command {
 
 /// Has another process make all checks, and does not wait for it to end: a thread of it that waits for a disk keeps it
 /// from ending. It has no stream of this process, which it could keep open.
-fn apart(mut checks: Command) -> std::io::Result<Told> {
+fn apart(mut checks: Command) -> std::io::Result<Report> {
     let (mut code, tells) = std::io::pipe()?;
     checks.stdin(tells).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = checks.spawn()?;
     // It has the other end of the pipe.
     drop(checks);
-    let mut told = Told::default();
+    let mut report = Report::default();
     if let (Some(mut stdout), Some(mut stderr)) = (process.stdout.take(), process.stderr.take()) {
-        stdout.read_to_end(&mut told.stdout)?;
+        stdout.read_to_end(&mut report.stdout)?;
         // A few lines at most, for which the pipe has room.
-        stderr.read_to_end(&mut told.stderr)?;
+        stderr.read_to_end(&mut report.stderr)?;
     }
-    if code.read_exact(std::slice::from_mut(&mut told.code)).is_err() {
+    if code.read_exact(std::slice::from_mut(&mut report.code)).is_err() {
         // It ended before it had a result, and has said why.
         let code = process.wait()?.code();
-        told.code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+        report.code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     }
-    Ok(told)
+    Ok(report)
 }
 
 /// Makes all checks for [`apart`], which gets the exit code through standard input.
@@ -202,9 +202,9 @@ mod tests {
         let end = dir.path().join("end");
         nix::unistd::mkfifo(&end, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let script = "printf said; printf told >&2; exec >/dev/null 2>&1; printf '\\007' >&0; read -r end <";
-        let told = apart(shell(&format!("{script}{}", end.display()))).unwrap();
+        let report = apart(shell(&format!("{script}{}", end.display()))).unwrap();
         std::fs::write(&end, "\n").unwrap();
-        assert_eq!((&*told.stdout, &*told.stderr, told.code), (&b"said"[..], &b"told"[..], 7));
+        assert_eq!((&*report.stdout, &*report.stderr, report.code), (&b"said"[..], &b"told"[..], 7));
         let ended = apart(shell("echo why >&2; exit 3")).unwrap();
         assert_eq!((&*ended.stderr, ended.code), (&b"why\n"[..], 3));
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use tokio::signal::unix::SignalKind;
 use tonic::{Code, Status};
 use wharf_types::{chain, program};
@@ -30,11 +31,7 @@ pub(crate) enum Error {
     NotListening { socket: PathBuf, pid: i32 },
     #[error("permission denied to connect to wharfd at {}\n  use sudo: only root may control containers", socket.display())]
     Denied { socket: PathBuf },
-    #[error(
-        "wharfd{} does not respond\n  see its log: journalctl -u wharfd{}",
-        of_pid(*pid),
-        pid.map(|pid| format!("; if it was stopped, continue it: kill -CONT {pid}")).unwrap_or_default()
-    )]
+    #[error("wharfd{} does not respond\n  {}", of_pid(*pid), of_silence(*pid))]
     Unresponsive { pid: Option<i32> },
     #[error("cannot connect to wharfd at {}", socket.display())]
     Unreachable { socket: PathBuf, source: tonic::transport::Error },
@@ -52,6 +49,11 @@ pub(crate) enum Error {
     Forgotten { name: String },
     #[error("{name} already exists\n  remove it (wharf rm {name}), or give another --name")]
     NameTaken { name: String },
+    #[error(
+        "another command starts {name}, or runs one of its name, at the same time\n  \
+         see what has become of it: wharf ps --all"
+    )]
+    Overtaken { name: String },
     #[error("{name} is {state}, not running{advice}")]
     NotRunningYet { name: String, state: &'static str, advice: String },
     #[error("{image} is in use by {}\n  remove them first (wharf rm), or use --force", users.join(", "))]
@@ -124,6 +126,9 @@ pub(crate) enum Error {
     // No `source`, which the chain of causes would repeat: what to do comes after the cause.
     #[error("{}\n  {name} may be left ({}): wharf rm --force {name}", chain(first.as_ref()), line(cause))]
     NotRemoved { first: Box<Self>, name: String, cause: Box<Self> },
+    // No `source`, as above.
+    #[error("{}\n  {now}", chain(first.as_ref()))]
+    Lost { first: Box<Self>, now: String },
     #[error("cannot listen on port {port} of this machine\n  choose another: LOCAL:PORT")]
     Listen { port: u16, source: io::Error },
     #[error("cannot write the output")]
@@ -170,20 +175,42 @@ impl Error {
         Self::NotRemoved { first: Box::new(self), name: name.to_owned(), cause: Box::new(cause) }
     }
 
-    /// Whether wharfd was not there for a call, as when it restarts.
+    /// This error, after which this is so.
+    pub(crate) fn but(self, now: String) -> Self {
+        Self::Lost { first: Box::new(self), now }
+    }
+
+    /// Whether it means that a container is no longer heard of. The container itself may still run.
+    pub(crate) fn is_loss(&self) -> bool {
+        self.is_away()
+            || matches!(self, Self::Session { .. } | Self::Refused { .. } | Self::Incomplete { .. })
+    }
+
+    /// Whether wharfd was not there for a call, as when it restarts: what has become of it, nobody has told.
     pub(crate) fn is_away(&self) -> bool {
-        matches!(self, Self::Call { status, .. } if status.code() == Code::Unavailable || is_lost(status))
+        matches!(self, Self::Call { status, .. } if is_lost(status))
     }
 }
 
 /// An error with its causes, without what to do about it.
-fn line(error: &Error) -> String {
+pub(crate) fn line(error: &Error) -> String {
     chain(error).lines().next().unwrap_or_default().to_owned()
 }
 
-/// Whether the connection was lost: a status without a source came from wharfd itself, so wharfd is running.
+/// Whether the connection was lost, or there was none: a status without a source came from wharfd itself, so wharfd is
+/// running.
 fn is_lost(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown) && std::error::Error::source(status).is_some()
+    let is_transports = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
+    is_transports && std::error::Error::source(status).is_some()
+}
+
+/// The end of the words of wharfd about a call that has joined an earlier one for the same name, and got what has ended
+/// by now.
+const SPENT: &str = ": remove it first";
+
+/// Whether a call got what has ended by now, instead of something new.
+pub(crate) fn is_spent(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition && status.message().ends_with(SPENT)
 }
 
 /// The words of an error of the daemon, or of the connection to it.
@@ -209,9 +236,41 @@ fn advice(status: &Status) -> &'static str {
         Code::ResourceExhausted => {
             "\n  see what has run out, such as a disk: wharf doctor; and what is in use: wharf info, wharf stats"
         }
+        Code::Internal if of_disk(status.message()) => {
+            "\n  a disk has failed, or is mounted read-only: see wharf doctor, and the kernel's log (dmesg)"
+        }
         Code::DataLoss => "\n  the message above says what was damaged; pull or load the image again",
         _ => of_supervisor(status.message()),
     }
+}
+
+/// Whether an error's last words are the kernel's for a disk that fails, or that takes no writes. The standard library
+/// has words of its own, which end with the number.
+fn of_disk(message: &str) -> bool {
+    let errnos = [Errno::EROFS, Errno::EIO, Errno::ESTALE, Errno::ESHUTDOWN, Errno::EUCLEAN];
+    let is_told = |errno: Errno| {
+        message.ends_with(errno.desc()) || message.ends_with(&format!("(os error {})", errno as i32))
+    };
+    errnos.into_iter().any(is_told)
+}
+
+/// What the user can do about a wharfd that is silent.
+fn of_silence(pid: Option<i32>) -> String {
+    const LOG: &str = "see its log: journalctl -u wharfd";
+    match pid {
+        Some(pid) if is_zombie(pid) => "it was killed, but cannot end before its disk responds: check the disk, and see \
+                                        the kernel's log (dmesg)\n  if it has failed, restart the machine, or end the \
+                                        pods without it: sudo wharfd clean --force"
+            .to_owned(),
+        Some(pid) => format!("{LOG}; if it was stopped, continue it: kill -CONT {pid}"),
+        None => LOG.to_owned(),
+    }
+}
+
+/// Whether a process's first thread has ended, as after a kill. No signal continues it.
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with('Z'))
 }
 
 /// The words of wharfd about a supervisor that is silent. Another error begins with some of them.
@@ -263,6 +322,16 @@ mod tests {
         let [known, unknown] = [Some(7), None].map(|pid| Error::Unresponsive { pid }.to_string());
         assert!(known.starts_with("wharfd (pid 7) does not") && known.ends_with("kill -CONT 7"), "{known}");
         assert_eq!(unknown, "wharfd does not respond\n  see its log: journalctl -u wharfd");
+        #[expect(clippy::disallowed_methods, reason = "a test's own process")]
+        let mut killed = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        killed.kill().unwrap();
+        let pid = killed.id().cast_signed();
+        while !is_zombie(pid) {
+            std::thread::yield_now();
+        }
+        let told = Error::Unresponsive { pid: Some(pid) }.to_string();
+        assert!(told.contains("was killed") && !told.contains("-CONT"), "{told}");
+        killed.wait().unwrap();
         let registry = Error::call("pulling x")(Status::unknown("RegistryUnavailable: no route"));
         assert!(registry.to_string().contains("reaches the registry"), "{registry}");
         let full = Error::call("running x")(Status::resource_exhausted("No space left on device"));
@@ -288,6 +357,55 @@ mod tests {
             source.lines().filter_map(|line| line.trim().strip_prefix("#[error(\"")?.strip_suffix("\")]"));
         let advised: Vec<&str> = texts.clone().filter(|text| !of_supervisor(text).is_empty()).collect();
         assert_eq!(advised, [format!("{SILENT}{{patience:?}}")], "of {:?}", texts.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_disk_that_has_failed_is_looked_for() {
+        let told = |status: Status| Error::call("running x")(status).to_string();
+        for errno in [Errno::EROFS, Errno::EIO] {
+            for words in [errno.desc().to_owned(), io::Error::from(errno).to_string()] {
+                let message = format!("cannot make the snapshot /a: mkdirat(.b): {words}");
+                let internal = told(Status::internal(&message));
+                assert!(internal.starts_with(&format!("running x: {message}\n")), "{internal}");
+                assert!(internal.contains("wharf doctor") && internal.contains("dmesg"), "{internal}");
+                let of_request = told(Status::invalid_argument(&message));
+                assert!(!of_request.contains("doctor"), "{of_request}");
+            }
+        }
+        assert!(!told(Status::internal("mkdirat(.b): File exists")).contains("doctor"));
+    }
+
+    #[test]
+    fn what_wharfd_says_itself_does_not_mean_that_it_was_away() {
+        for code in [Code::Unavailable, Code::Unknown, Code::Cancelled] {
+            let mut status = Status::new(code, "gone");
+            assert!(!Error::call("running x")(status.clone()).is_away(), "{code:?}");
+            status.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+            assert!(Error::call("running x")(status).is_away(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_is_not_heard_of_may_run() {
+        let lost = Error::Session { source: tokio_tungstenite::tungstenite::Error::ConnectionClosed };
+        let refused = Error::Refused { message: "wharfd is being restarted".to_owned() };
+        assert!([lost, Error::Incomplete { what: "x" }].iter().all(Error::is_loss) && refused.is_loss());
+        let told = refused.but("web keeps running".to_owned());
+        assert_eq!(chain(&told), "wharfd is being restarted\n  web keeps running");
+        let closed = Error::Output { source: io::Error::from(io::ErrorKind::BrokenPipe) };
+        let answered = Error::call("asking for the container")(Status::not_found("gone"));
+        assert!(!closed.is_loss() && !answered.is_loss());
+    }
+
+    #[test]
+    fn what_an_earlier_call_made_and_has_ended_is_recognised() {
+        for file in ["create.rs", "pod.rs"] {
+            let source = format!("{}/../pods/src/engine/{file}", env!("CARGO_MANIFEST_DIR"));
+            let source = std::fs::read_to_string(source).unwrap();
+            assert_eq!(source.matches(&format!("{SPENT}\"")).count(), 1, "{file}");
+        }
+        assert!(is_spent(&Status::failed_precondition("container 7 is exited: remove it first")));
+        assert!(!is_spent(&Status::failed_precondition("container 7 is exited")));
     }
 
     #[test]

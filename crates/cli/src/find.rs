@@ -39,6 +39,10 @@ pub(crate) fn runs(container: &Container) -> bool {
     container.state() == ContainerState::ContainerRunning
 }
 
+pub(crate) fn is_over(container: &Container) -> bool {
+    container.state() == ContainerState::ContainerExited
+}
+
 pub(crate) fn is_ready(pod: &PodSandbox) -> bool {
     pod.state() == PodSandboxState::SandboxReady
 }

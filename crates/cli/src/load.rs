@@ -33,9 +33,9 @@ struct Loaded {
 pub(crate) async fn load(daemon: &mut Daemon, output: Output, load: Load) -> Result<(), Error> {
     let begun = Instant::now();
     let archive = Archive::open(load.input)?;
-    let told = Told::new(load.quiet, archive.size_bytes);
+    let progress = Progress::new(load.quiet, archive.size_bytes);
     let (pieces, receiver) = mpsc::channel(2);
-    let reading = archive.start(pieces, told.received.clone())?;
+    let reading = archive.start(pieces, progress.received.clone())?;
     let answer = daemon.admin.load(ReceiverStream::new(receiver)).await;
     let calling = || Error::call("cannot load the archive");
     let mut events = answer.map_err(calling())?.into_inner();
@@ -46,11 +46,11 @@ pub(crate) async fn load(daemon: &mut Daemon, output: Output, load: Load) -> Res
             (Err(_), Ok(failed)) => return Err(failed),
             (event, _) => event.map_err(calling())?,
         };
-        told.of(&event, &mut bars);
+        progress.of(&event, &mut bars);
         if let Some(Event::Loaded(image)) = event.event {
             bars = None;
             if output.is_table() {
-                output::text(&lines(&image, told.quiet))?;
+                output::text(&lines(&image, progress.quiet))?;
             }
             loaded.push(Loaded { names: image.names, id: image.id });
         }
@@ -61,7 +61,7 @@ pub(crate) async fn load(daemon: &mut Daemon, output: Output, load: Load) -> Res
     if !output.is_table() {
         output::json(&loaded)?;
     }
-    told.end(&loaded, begun);
+    progress.end(&loaded, begun);
     Ok(())
 }
 
@@ -83,13 +83,13 @@ enum Quiet {
 }
 
 /// What is told while an archive is loaded.
-struct Told {
+struct Progress {
     quiet: Quiet,
     /// How much of the archive has been read.
     received: ProgressBar,
 }
 
-impl Told {
+impl Progress {
     #[expect(clippy::fn_params_excessive_bools, reason = "the flag of the command line is given a name here")]
     fn new(quiet: bool, size_bytes: Option<u64>) -> Self {
         let quiet = if quiet { Quiet::Yes } else { Quiet::No };

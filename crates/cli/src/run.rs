@@ -7,15 +7,16 @@ mod undo;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
-use wharf_cri_api::v1::{AttachRequest, StartContainerRequest};
+use wharf_cri_api::v1::{AttachRequest, ContainerState, ContainerStatus, StartContainerRequest};
 
 use crate::args::Run;
-use crate::daemon::{Daemon, patiently};
+use crate::daemon::{Daemon, patiently, still_there};
 use crate::doctor::KUBELETS;
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::logs::{self, Reader, Selection};
 use crate::output::{self, Output};
 use crate::signals::Signals;
@@ -25,10 +26,16 @@ use crate::{credentials, pull, stop, units, wait};
 
 use make::{Created, Plan};
 
-pub(crate) use request::LOGS_ANNOTATION;
+pub(crate) use request::{LOGS_ANNOTATION, is_of, mark, random};
+
+/// How often a run may find that another one was faster. Each time, at least one other has got a name.
+const TRIES: u32 = 100;
 
 /// How long a program may take to exit after Ctrl-C.
 const GRACE_S: u32 = 10;
+
+/// How long a program may take to exit once its session is lost: its input may have ended with that.
+const LAST: Duration = Duration::from_secs(2);
 
 /// What this process is connected to while the container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,14 +74,12 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
     if connects == ConnectedTo::Streams && run.interactive && run.tty {
         terminal::check()?;
     }
-    let name = plan.shown();
-    let made = Box::pin(make::make(daemon, &run, plan));
-    let created = signals.hold(&name, "waiting for wharfd, to remove", made).await??;
+    let created = create(daemon, &run, plan, &mut signals).await?;
     if let Some(signal) = signals.first {
         return Err(withdraw(daemon, &created, &mut signals, signal).await);
     }
     let begun = Box::pin(begin(daemon, &run, &created, connects));
-    let session = match signals.hold(&name, "waiting for wharfd, to stop", begun).await? {
+    let session = match signals.hold(&created.shown, "waiting for wharfd, to stop", begun).await? {
         Ok(session) => session,
         Err(error) => return removed(daemon, &created, &mut signals, Err(error)).await,
     };
@@ -97,13 +102,33 @@ fn started_as(name: &str, told: Result<(), Error>, report: impl FnOnce(&str)) ->
 }
 
 fn keeps_running(name: &str) -> String {
-    format!("{name} keeps running: wharf attach {name}, wharf rm --force {name}")
+    format!("{name} keeps running: wharf attach {name}, wharf logs -f {name}, wharf rm --force {name}")
 }
 
 /// Pulls the images that are missing, and decides what to create.
 async fn prepare(daemon: &mut Daemon, run: &Run) -> Result<Plan, Error> {
     fetch(daemon, run).await?;
     make::plan(daemon, run).await
+}
+
+/// Creates what is planned, or what is to be made in its place once another run has taken a name: a name that was asked
+/// for is then refused, unless that run has already removed what had it.
+async fn create(
+    daemon: &mut Daemon,
+    run: &Run,
+    mut plan: Plan,
+    signals: &mut Signals,
+) -> Result<Created, Error> {
+    let mut tries = 1..TRIES;
+    loop {
+        let name = plan.shown();
+        let made = Box::pin(make::make(daemon, run, plan));
+        match signals.hold(&name, "waiting for wharfd, to remove", made).await? {
+            Err(Error::NameTaken { .. }) if signals.first.is_none() && tries.next().is_some() => {}
+            made => return made,
+        }
+        plan = signals.cut(Box::pin(make::plan(daemon, run))).await?;
+    }
 }
 
 /// Stays with a container until it exits, and then removes or stops what was created.
@@ -125,9 +150,53 @@ async fn accompany(
         }
         // Whoever has lost patience does not wait for the removal either.
         Err(error @ Error::LeftBehind { .. }) => return Err(error),
+        // What was to end is removed, or stopped.
+        Err(error) if error.is_loss() && signals.first.is_none() => {
+            return lost(daemon, run, created, signals, error).await;
+        }
         _ => {}
     }
     tidy(daemon, run, created, signals, ended.map(Ended::code)).await
+}
+
+/// Leaves a container that is no longer heard of, or removes it if it has ended: a restart of wharfd ends none. There
+/// is no new session, because output would be missing before it, and without a terminal the input has ended.
+async fn lost(
+    daemon: &mut Daemon,
+    run: &Run,
+    created: &Created,
+    signals: &mut Signals,
+    error: Error,
+) -> Result<ExitCode, Error> {
+    let name = &created.shown;
+    let asked = signals.hold(name, "waiting for wharfd, to stop", last_status(daemon, created)).await?;
+    let error = match still_there(asked) {
+        Ok(None) => error,
+        Ok(Some(status)) if status.state() == ContainerState::ContainerExited => error.but(format!(
+            "{name} has exited with code {} since; some of its input or output may be missing",
+            status.exit_code
+        )),
+        Ok(Some(_)) if signals.first.is_some() => error,
+        Ok(Some(_)) => return Err(error.but(keeps_running(name))),
+        Err(unknown) => {
+            let why = error::line(&unknown);
+            let advice =
+                format!("once wharfd is back, see wharf ps --all, or remove it: wharf rm --force {name}");
+            return Err(error.but(format!("{name} may keep running ({why})\n  {advice}")));
+        }
+    };
+    tidy(daemon, run, created, signals, Err(error)).await
+}
+
+/// What has become of a container, once wharfd is back.
+async fn last_status(daemon: &mut Daemon, created: &Created) -> Result<ContainerStatus, Error> {
+    let end = wait::for_end(daemon.clone(), created.container_id.clone());
+    match tokio::time::timeout(LAST, end).await {
+        Ok(ended) => ended,
+        Err(_goes_on) => {
+            undo::once_back(undo::AWAY, async || daemon.container_status(&created.container_id).await).await
+        }
+    }
 }
 
 /// Removes what was created, or stops what is left of it, after a run with this result.
@@ -144,8 +213,9 @@ async fn tidy(
     if created.own_pod.is_none() {
         return ended;
     }
-    // Nothing in the pod is running any more; the log and the exit code stay until it is removed.
-    let stopping = stop::pod_with(daemon, &created.pod_id, &[], GRACE_S);
+    // The log and the exit code stay until it is removed.
+    let stop = async || stop::pod_with(daemon, &created.pod_id, &[], GRACE_S).await;
+    let stopping = undo::once_back(undo::AWAY, stop);
     after(ended, signals.hold(&created.shown, "stopping", stopping).await.flatten())
 }
 
@@ -339,6 +409,9 @@ mod tests {
         let attending = attend(&daemon, &created, &mut signals);
         assert!(is_left(end(attending, &[INTERRUPT, INTERRUPT, TERMINATE]).await, TERMINATE));
         // After the first signal, each one ends it.
+        let (run, error) = (request::tests::parsed("--rm -i busybox"), Error::Incomplete { what: "x" });
+        let asking = Box::pin(lost(&mut daemon, &run, &created, &mut signals, error));
+        assert!(is_left(end(asking, &[TERMINATE]).await, TERMINATE));
         let withdrawing = Box::pin(withdraw(&mut daemon, &created, &mut signals, INTERRUPT));
         assert!(is_left::<()>(Err(end(withdrawing, &[INTERRUPT]).await), INTERRUPT));
     }

@@ -3,6 +3,7 @@
 //! anew.
 
 use futures_util::future::join_all;
+use tonic::Status;
 use wharf_cri_api::admin::{ContainerRequest, PodRequest};
 use wharf_cri_api::v1::{
     Container, ContainerConfig, ContainerState, CreateContainerRequest, PodSandbox, RunPodSandboxRequest,
@@ -11,10 +12,11 @@ use wharf_cri_api::v1::{
 
 use crate::args::Start;
 use crate::daemon::Daemon;
-use crate::error::Error;
+use crate::error::{Error, is_spent};
 use crate::find::{Found, Listing, is_ready, pod_name, runs};
 use crate::output::{self, Output};
 use crate::remove;
+use crate::run::{is_of, mark, random};
 use crate::stop::{self, each};
 
 pub(crate) async fn start(daemon: &mut Daemon, output: Output, start: Start) -> Result<(), Error> {
@@ -52,7 +54,7 @@ async fn again(daemon: &mut Daemon, pod: &PodSandbox, container: &Container) -> 
         return begin(daemon, container.id.clone()).await;
     }
     let config = daemon.container_request(container).await?;
-    let id = create(daemon, &pod.id, next(config)).await?;
+    let id = create(daemon, &pod.id, config).await?;
     if let Err(error) = begin(daemon, id.clone()).await {
         remove::container(daemon, &id).await?;
         return Err(error);
@@ -72,9 +74,15 @@ async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox, wanted: &[String]) -> 
     if let Some(metadata) = &mut config.metadata {
         metadata.attempt += 1;
     }
+    let random = random()?;
+    mark(&mut config.annotations, &random);
     let asked = RunPodSandboxRequest { config: Some(config), runtime_handler };
     let answer = Box::pin(daemon.runtime.run_pod_sandbox(asked)).await;
-    let id = answer.map_err(Error::call(failure(pod)))?.into_inner().pod_sandbox_id;
+    let id = answer.map_err(|status| refused(pod_name(pod), status))?.into_inner().pod_sandbox_id;
+    let is_own = |made: &PodSandbox| made.id == id && is_of(&made.annotations, &random);
+    if !daemon.listing().await?.pods.iter().any(is_own) {
+        return Err(Error::Overtaken { name: pod_name(pod).to_owned() });
+    }
     if let Err(error) = Box::pin(fill(daemon, &id, containers, wanted)).await {
         if let Err(left) = daemon.remove_pod(&id).await {
             output::report(&wharf_types::chain(&left));
@@ -93,7 +101,7 @@ async fn fill(
 ) -> Result<(), Error> {
     for ContainerRequest { container_id, config } in containers {
         let config = config.ok_or(Error::Incomplete { what: "a container's description" })?;
-        let id = create(daemon, pod_id, next(config)).await?;
+        let id = create(daemon, pod_id, config).await?;
         if wanted.contains(&container_id) {
             begin(daemon, id).await?;
         }
@@ -101,23 +109,26 @@ async fn fill(
     Ok(())
 }
 
-/// The config of a container's successor, which continues the same log.
-fn next(mut config: ContainerConfig) -> ContainerConfig {
-    if let Some(metadata) = &mut config.metadata {
-        metadata.attempt += 1;
-    }
-    config
-}
-
-async fn create(daemon: &mut Daemon, pod_id: &str, config: ContainerConfig) -> Result<String, Error> {
-    let name = config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+/// Creates a container's successor, which continues the same log.
+///
+/// # Errors
+/// Overtaken if wharfd has joined this with another command's call; what that has made is not this one's.
+async fn create(daemon: &mut Daemon, pod_id: &str, mut config: ContainerConfig) -> Result<String, Error> {
+    let metadata = config.metadata.get_or_insert_default();
+    metadata.attempt += 1;
+    let (name, random) = (metadata.name.clone(), random()?);
+    mark(&mut config.annotations, &random);
     let request = CreateContainerRequest {
         pod_sandbox_id: pod_id.to_owned(),
         config: Some(config),
         ..CreateContainerRequest::default()
     };
     let created = Box::pin(daemon.runtime.create_container(request)).await;
-    Ok(created.map_err(Error::call(format!("cannot restart {name}")))?.into_inner().container_id)
+    let id = created.map_err(|status| refused(&name, status))?.into_inner().container_id;
+    match is_of(&daemon.container_status(&id).await?.annotations, &random) {
+        true => Ok(id),
+        false => Err(Error::Overtaken { name }),
+    }
 }
 
 async fn begin(daemon: &mut Daemon, container_id: String) -> Result<(), Error> {
@@ -125,6 +136,9 @@ async fn begin(daemon: &mut Daemon, container_id: String) -> Result<(), Error> {
     started.map(drop).map_err(Error::call("starting the container"))
 }
 
-fn failure(pod: &PodSandbox) -> String {
-    format!("cannot restart {}", pod_name(pod))
+fn refused(name: &str, status: Status) -> Error {
+    if is_spent(&status) {
+        return Error::Overtaken { name: name.to_owned() };
+    }
+    Error::call(format!("cannot restart {name}"))(status)
 }

@@ -34,7 +34,7 @@ const REMEMBERED_LIMIT: usize = 4 << 20;
 pub struct SnapshotError {
     /// What was tried.
     pub what: &'static str,
-    /// The container, or the directory of all snapshots.
+    /// The snapshot's directory, or that of all snapshots.
     pub name: String,
     /// The call that failed.
     #[source]
@@ -138,7 +138,6 @@ impl Snapshots {
         top: &Path,
         ids: Option<IdMaps>,
     ) -> Result<Snapshot, SnapshotError> {
-        let failed = |source| SnapshotError { what: "make", name: container.to_string(), source };
         let snapshot = self.at(container);
         let half = OsString::from(format!(".{container}"));
         let made = self.make_half(&half, top, ids).and_then(|usage| {
@@ -156,7 +155,7 @@ impl Snapshots {
             // What cannot be removed now is removed at the next start.
             drop(self.trash.discard(self.root.as_fd(), &half));
         }
-        made.map_err(failed)?;
+        made.map_err(self.failed("make", container))?;
         Ok(snapshot)
     }
 
@@ -192,7 +191,7 @@ impl Snapshots {
                 let volumes = open_below(own.as_fd(), VOLUMES, directory, Resolve::BeneathNoLinks)?;
                 ensure_directory(volumes.as_fd(), &number)
             })
-            .map_err(|source| SnapshotError { what: "add to", name: container.to_string(), source })?;
+            .map_err(self.failed("add to", container))?;
         Ok(self.volumes(container).join(number))
     }
 
@@ -216,7 +215,7 @@ impl Snapshots {
     pub fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError> {
         self.trash
             .discard(self.root.as_fd(), OsStr::new(container.as_str()))
-            .map_err(|source| SnapshotError { what: "remove", name: container.to_string(), source })?;
+            .map_err(self.failed("remove", container))?;
         // Only after the rename: a walk that ends in between checks that the snapshot exists before it stores its
         // result.
         lock(&self.measured).remove(container);
@@ -252,7 +251,7 @@ impl Snapshots {
             Some(measured) => (measured.usage, measured.rest.take().map(|walk| (walk, measured.activity))),
             None => (Usage::default(), None),
         };
-        let failed = |source| SnapshotError { what: "measure", name: container.to_string(), source };
+        let failed = self.failed("measure", container);
         let (mut walk, activity) = match begun {
             Some(begun) => begun,
             None => (self.walk(container).map_err(failed)?, activity),
@@ -264,6 +263,18 @@ impl Snapshots {
         };
         self.remember(container, Measured { usage, at: Instant::now(), activity, rest });
         Ok(usage)
+    }
+
+    /// The failure of a call about a container's snapshot.
+    fn failed(
+        &self,
+        what: &'static str,
+        container: &ContainerId,
+    ) -> impl Fn(wharf_sys::Error) -> SnapshotError + Copy {
+        move |source| {
+            let name = self.path.join(container.as_str()).display().to_string();
+            SnapshotError { what, name, source }
+        }
     }
 
     /// Whether a walk may be kept for the next stretch, with what it remembers.

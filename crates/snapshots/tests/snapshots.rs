@@ -63,6 +63,18 @@ mod tests {
     }
 
     #[test]
+    fn what_fails_is_named_with_its_directory() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("s");
+        let snapshots = Snapshots::open(&path).unwrap();
+        let own = path.join(id(1).as_str());
+        let error = snapshots.prepare(&id(1), Path::new("/no/such"), None).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot make the snapshot {}", own.display()));
+        let error = snapshots.volume(&id(1), 0).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot add to the snapshot {}", own.display()));
+    }
+
+    #[test]
     fn removal_is_idempotent_and_at_once() {
         let temp = tempfile::tempdir().unwrap();
         let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();

@@ -1,6 +1,7 @@
 //! The command line `wharf` as people use it: on a terminal, with its exit codes, and with what it does not do without
 //! confirmation.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -357,6 +358,96 @@ fn a_run_in_a_pod_shows_nothing_of_an_earlier_container_of_its_name() {
         .await;
         printed(world, "rm --force web/job");
         assert_eq!(logs(), 1);
+        printed(world, "rm --force web");
+    });
+}
+
+/// Runs `wharf` with the words of each line, all at once.
+fn at_once(world: &World, lines: impl IntoIterator<Item = String>) -> Vec<Output> {
+    let spawn = |line: String| {
+        let mut command = command(world, &line);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let all: Vec<Child> = lines.into_iter().map(spawn).collect();
+    all.into_iter().map(|child| child.wait_with_output().unwrap()).collect()
+}
+
+/// Checks that one of several runs at once has succeeded, and that the name was taken for all others.
+fn one_wins(outputs: &[Output], name: &str) {
+    assert_eq!(outputs.iter().filter(|output| output.status.success()).count(), 1, "{outputs:?}");
+    for refused in outputs.iter().filter(|output| !output.status.success()) {
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert!(told.contains(&format!("{name} already exists")), "{told}");
+    }
+}
+
+#[test]
+fn of_runs_at_once_with_one_name_one_makes_its_pod() {
+    run(async |world| {
+        for _round in 0..3 {
+            let lines = (0..4).map(|number| format!("run -d --name web IMAGE sleep 200{number}"));
+            let outputs = at_once(world, lines);
+            one_wins(&outputs, "web");
+            let winner = outputs.iter().position(|output| output.status.success()).unwrap();
+            let (pods, containers) = (world.client.pods().await, world.client.containers().await);
+            assert_eq!((pods.len(), containers.len()), (1, 1), "{pods:#?} {containers:#?}");
+            assert!(process_with(&format!("sleep 200{winner}")).is_some(), "the losers leave it alone");
+            printed(world, "rm --force web");
+        }
+    });
+}
+
+#[test]
+fn runs_at_once_in_a_pod_have_a_container_each() {
+    run(async |world| {
+        printed(world, "run -d --name pod IMAGE sleep 1000");
+        let outputs =
+            at_once(world, (0..5).map(|number| format!("run -d --pod pod IMAGE sleep 200{number}")));
+        assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}");
+        let all = (0..5).map(|number| format!("sleep 200{number}"));
+        assert!(all.clone().all(|program| process_with(&program).is_some()), "{outputs:?}");
+        let containers = world.client.containers().await;
+        let names: BTreeSet<String> =
+            containers.iter().map(|container| container.metadata.clone().unwrap().name).collect();
+        assert_eq!((containers.len(), names.len()), (6, 6), "{names:?}");
+        // Those that end soon leave their names to others, and show nothing of these.
+        for options in ["--rm", ""] {
+            let line = |number| format!("run {options} --pod pod IMAGE echo said-{number}");
+            for (number, output) in at_once(world, (0..6).map(line)).iter().enumerate() {
+                let said = String::from_utf8_lossy(&output.stdout);
+                assert_eq!(said, format!("said-{number}\n"), "{output:?}");
+            }
+        }
+        one_wins(&at_once(world, vec!["run -d --pod pod --name job IMAGE sleep 1000".into(); 4]), "pod/job");
+        printed(world, "rm --force pod");
+    });
+}
+
+#[test]
+fn a_start_leaves_alone_what_another_command_has_made_meanwhile() {
+    run(async |world| {
+        let client = &world.client;
+        printed(world, "run -d --name web IMAGE sleep 1000");
+        printed(world, "run --pod web --name job IMAGE true");
+        let named = async || {
+            let mut jobs = client.containers().await;
+            jobs.retain(|container| container.metadata.as_ref().is_some_and(|of| of.name == "job"));
+            jobs
+        };
+        let ended = named().await.remove(0);
+        let mut successor = client.container("job", "sleep 2000");
+        successor.metadata.as_mut().unwrap().attempt = 1;
+        let theirs = client.create(&ended.pod_sandbox_id, &successor).await.unwrap();
+        for state in [ContainerState::ContainerCreated, ContainerState::ContainerExited] {
+            let (code, words) = refused(world, &format!("start {}", ended.id));
+            assert!(code == Some(1) && words.contains("another command starts job"), "{words}");
+            let found = named().await;
+            assert_eq!(found.len(), 2, "{found:#?}");
+            let left = found.iter().find(|container| container.id == theirs).unwrap();
+            assert_eq!(left.state(), state);
+            client.start(&theirs).await.ok();
+            client.stop_container(&theirs, 0).await.unwrap();
+        }
         printed(world, "rm --force web");
     });
 }

@@ -1,7 +1,9 @@
 //! Sessions whose container, client or daemon ends, and so many of them that a leak in one would add up.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,6 +17,7 @@ use wharf_cri_api::v1::{ContainerConfig, ContainerState, NamespaceMode};
 use crate::client::{Client, pod_security, security};
 use crate::daemon::process_with;
 use crate::line::{Farewell, Line};
+use crate::people::{self, command, printed};
 use crate::streams::{ALL, Ended, Forward, OUTPUT, SPEECHES, Session, Speech, TERMINAL};
 use crate::world::{World, run, run_on, until};
 
@@ -337,6 +340,53 @@ fn a_daemon_that_is_killed_takes_its_commands_along_and_nothing_else() {
             goes_on(world, &id, first.started_at).await;
         }
     });
+}
+
+#[test]
+fn a_run_that_loses_its_session_leaves_what_runs_and_removes_what_has_ended() {
+    people::run(async |world| {
+        for (options, program, end) in [
+            ("-i --rm", "sleep 1003", End::Asked),
+            ("-i --rm", "sleep 1003", End::Killed),
+            ("-i", "sleep 1003", End::Killed),
+            ("-i --rm", "cat", End::Asked),
+            ("-i --rm", "cat", End::Killed),
+        ] {
+            let mut run = command(world, &format!("run {options} --name main IMAGE sh -c"));
+            run.arg(format!("echo on; exec {program}"));
+            run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut run = run.spawn().unwrap();
+            run.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+            match end {
+                End::Asked => drop(world.daemon.end().await),
+                End::Killed => world.daemon.kill(),
+            }
+            world.start_again().await;
+            let status = until("the run ends", async || run.try_wait().unwrap()).await;
+            let mut told = String::new();
+            run.stderr.unwrap().read_to_string(&mut told).unwrap();
+            assert_eq!(status.code(), Some(125), "it is not the container's: {told}");
+            // It exits with its input, which ends with the session.
+            if program == "cat" {
+                assert!(told.contains("main has exited with code 0 since"), "{told}");
+                assert!(world.client.pods().await.is_empty());
+                continue;
+            }
+            let [left] = &*world.client.containers().await else { panic!("it was removed: {told}") };
+            assert_eq!(left.state(), ContainerState::ContainerRunning, "{told}");
+            for advice in ["main keeps running", "wharf attach main", "wharf logs -f main"] {
+                assert!(told.contains(advice), "{told}");
+            }
+            printed(world, "rm --force main");
+        }
+    });
+}
+
+/// How a daemon ends.
+#[derive(Clone, Copy)]
+enum End {
+    Asked,
+    Killed,
 }
 
 /// A container of [`reader`] was not touched, and accepts new sessions.

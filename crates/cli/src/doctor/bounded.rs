@@ -41,7 +41,8 @@ impl Unread {
     fn told(self, what: &'static str, place: &Path) -> Check {
         match self {
             Self::Silent => {
-                let advice = "check the disk, or the server that it is on, and see the kernel's log (dmesg)";
+                let advice = "check the disk, or the server that it is on, and see the kernel's log (dmesg); do not \
+                              restart wharfd before it responds, because the next one could not start";
                 Check::fail(what, format!("{} does not respond", place.display()), advice)
             }
             Self::NoThread(_error) => Check::warn(what, "not checked", format!("see {THREADS}")),

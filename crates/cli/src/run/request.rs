@@ -1,6 +1,7 @@
 //! The requests of `wharf run`, built from its arguments. The only I/O here is reading environment files and random
 //! bytes.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -14,10 +15,24 @@ use wharf_types::{MASKED_PATHS, POD_LOGS, READONLY_PATHS, Reference};
 
 use crate::args::{Cpus, Env, ImageMount, Name, Run, UserName, Users, Whose};
 use crate::error::Error;
-use crate::find::{self, Listing, container_name, runs};
+use crate::find::{self, Listing, container_name, is_over};
 
 /// The annotation that names a pod's log directory, which is removed with the pod.
 pub(crate) const LOGS_ANNOTATION: &str = "wharf.dev/log-directory";
+
+/// The annotation that tells what a run has created from what another one has created under the same name: wharfd joins
+/// calls for the same name, so the second one may get what the first one makes.
+const RUN_ANNOTATION: &str = "wharf.dev/run";
+
+/// Marks what is created with these random characters.
+pub(crate) fn mark(annotations: &mut BTreeMap<String, String>, random: &str) {
+    annotations.insert(RUN_ANNOTATION.to_owned(), random.to_owned());
+}
+
+/// Whether something with these annotations was created with these random characters.
+pub(crate) fn is_of(annotations: &BTreeMap<String, String>, random: &str) -> bool {
+    annotations.get(RUN_ANNOTATION).is_some_and(|run| run == random)
+}
 
 /// 32 random hexadecimal characters.
 pub(crate) fn random() -> Result<String, Error> {
@@ -39,18 +54,32 @@ pub(crate) fn pod_name(listing: &Listing, run: &Run, random: &str) -> Result<Str
     Ok(name.clone())
 }
 
-/// The name of a further container in a pod, and its attempt number: a container that has ended may have a successor of
-/// the same name.
+/// The name of a further container in a pod, and its attempt number. Without a requested name, it is the first free one
+/// of `nginx`, `nginx-2`, `nginx-3` and so on.
 pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<ContainerMetadata, Error> {
-    let name = run.name.as_ref().map_or_else(|| image_word(&run.image), |name| name.0.clone());
-    let mut attempt = 0;
-    for container in listing.containers_of(pod).filter(|container| container_name(container) == name) {
-        if runs(container) {
-            return Err(Error::NameTaken { name: format!("{}/{name}", find::pod_name(pod)) });
-        }
-        attempt = attempt.max(container.metadata.as_ref().map_or(0, |metadata| metadata.attempt) + 1);
+    if let Some(Name(name)) = &run.name {
+        let taken = || Error::NameTaken { name: format!("{}/{name}", find::pod_name(pod)) };
+        let attempt = attempt_of(listing, pod, name).ok_or_else(taken)?;
+        return Ok(ContainerMetadata { name: name.clone(), attempt });
     }
-    Ok(ContainerMetadata { name, attempt })
+    let (word, mut number) = (image_word(&run.image), 1_u32);
+    loop {
+        let name = if number == 1 { word.clone() } else { format!("{word}-{number}") };
+        if let Some(attempt) = attempt_of(listing, pod, &name) {
+            return Ok(ContainerMetadata { name, attempt });
+        }
+        number += 1;
+    }
+}
+
+/// The attempt number of a name that is free: a container that has ended may have a successor. One that waits for its
+/// start has not ended.
+fn attempt_of(listing: &Listing, pod: &PodSandbox, name: &str) -> Option<u32> {
+    let mut earlier = listing.containers_of(pod).filter(|container| container_name(container) == name);
+    earlier.try_fold(0, |attempt, container| {
+        let next = container.metadata.as_ref().map_or(0, |metadata| metadata.attempt) + 1;
+        is_over(container).then_some(attempt.max(next))
+    })
 }
 
 /// The last word of an image's name, or as much of it as leaves room for more in a name: `nginx` for
@@ -77,7 +106,8 @@ pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: name.to_owned(),
-            uid: random.to_owned(),
+            // Not random: of pods with one name, wharfd makes one.
+            uid: name.to_owned(),
             namespace: "default".into(),
             attempt: 0,
         }),
@@ -87,7 +117,11 @@ pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
             (None, false) => name.to_owned(),
         },
         port_mappings: run.publish.iter().flat_map(|publish| publish.0.clone()).collect(),
-        annotations: [(LOGS_ANNOTATION.to_owned(), log_directory.clone())].into(),
+        annotations: [
+            (LOGS_ANNOTATION.to_owned(), log_directory.clone()),
+            (RUN_ANNOTATION.to_owned(), random.to_owned()),
+        ]
+        .into(),
         log_directory,
         linux: Some(LinuxPodSandboxConfig {
             security_context: Some(security),
@@ -108,10 +142,11 @@ pub(crate) fn container(
     run: &Run,
     envs: Vec<KeyValue>,
     metadata: ContainerMetadata,
-    log_path: String,
+    (log_path, random): (String, &str),
 ) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(metadata),
+        annotations: [(RUN_ANNOTATION.to_owned(), random.to_owned())].into(),
         image: Some(ImageSpec { image: run.image.clone(), ..ImageSpec::default() }),
         command: run.entrypoint.iter().cloned().collect(),
         args: run.command.clone(),
@@ -279,7 +314,9 @@ pub(crate) mod tests {
         let run =
             parsed("--memory 1m --cpus 0.5 --user 7:8 --cap-drop ALL --read-only --entrypoint sh x -c -x");
         let metadata = ContainerMetadata { name: "web".into(), attempt: 2 };
-        let config = container(&run, Vec::new(), metadata, log_in("web", &"0123456789abcdef".repeat(2)));
+        let random = "0123456789abcdef".repeat(2);
+        let config = container(&run, Vec::new(), metadata, (log_in("web", &random), &random));
+        assert!(is_of(&config.annotations, &random) && !is_of(&config.annotations, "0123"));
         assert_eq!(
             (config.command, config.args),
             (vec!["sh".to_owned()], vec!["-c".to_owned(), "-x".into()])
@@ -318,7 +355,8 @@ pub(crate) mod tests {
         assert_eq!(mapping("--userns x"), one(0x7000_0000 + (15 << 16), 65_536));
         assert_eq!(mapping("--userns=100000 x"), one(100_000, 65_536));
         assert_eq!(mapping("--userns=1000:100000 x"), one(1000, 100_000));
-        let container = container(&parsed("--userns x"), vec![], ContainerMetadata::default(), String::new());
+        let unnamed = ContainerMetadata::default();
+        let container = container(&parsed("--userns x"), vec![], unnamed, (String::new(), ""));
         let options = container.linux.unwrap().security_context.unwrap().namespace_options.unwrap();
         assert_eq!(options.userns_options, None, "its pod's");
     }
@@ -398,7 +436,10 @@ pub(crate) mod tests {
         assert_eq!(name_in(&listing, &pod, &parsed("x")).unwrap(), metadata("x", 4));
         assert_eq!(name_in(&listing, &pod, &parsed("--name y x")).unwrap(), metadata("y", 0));
         listing.containers.push(container(4, ContainerState::ContainerRunning));
-        assert!(name_in(&listing, &pod, &parsed("x")).is_err());
+        assert!(matches!(name_in(&listing, &pod, &parsed("--name x x")), Err(Error::NameTaken { .. })));
+        assert_eq!(name_in(&listing, &pod, &parsed("x")).unwrap(), metadata("x-2", 0));
+        listing.containers[1].state = ContainerState::ContainerCreated.into();
+        assert!(name_in(&listing, &pod, &parsed("--name x x")).is_err(), "it is about to run");
     }
 
     #[test]

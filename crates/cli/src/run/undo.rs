@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use wharf_cri_api::v1::{ContainerMetadata, PodSandbox, PodSandboxConfig, PodSandboxMetadata};
+use wharf_cri_api::v1::{PodSandbox, PodSandboxConfig};
 
 use super::make::Created;
+use super::request::is_of;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::{output, remove};
 
 /// How long wharfd may be away. A restart takes about a second.
-const AWAY: Duration = Duration::from_secs(10);
+pub(super) const AWAY: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Removes everything that a run has created.
@@ -27,37 +28,26 @@ pub(super) async fn own_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(),
     once_back(AWAY, async || remove::whole_pod(daemon, pod).await).await
 }
 
-/// Removes a pod after an error of its creation. If wharfd went away, it may have created the pod all the same.
-pub(super) async fn pod(daemon: &mut Daemon, config: &PodSandboxConfig, error: &Error) -> Result<(), Error> {
-    if error.is_away() {
-        let uid = |metadata: &Option<PodSandboxMetadata>| metadata.as_ref().map(|it| it.uid.clone());
-        let asked = uid(&config.metadata);
-        let remove = async || {
-            let pods = daemon.listing().await?.pods;
-            match pods.iter().find(|pod| uid(&pod.metadata) == asked) {
-                Some(pod) => remove::whole_pod(daemon, pod).await,
-                None => Ok(()),
-            }
-        };
-        once_back(AWAY, remove).await?;
-    }
+/// Removes a pod after an error of its creation, if the run with these random characters has created it all the same,
+/// as when wharfd went away before it responded. Another one of the same name is another run's.
+pub(super) async fn pod(daemon: &mut Daemon, config: &PodSandboxConfig, random: &str) -> Result<(), Error> {
+    let remove = async || {
+        let pods = daemon.listing().await?.pods;
+        match pods.iter().find(|pod| is_of(&pod.annotations, random)) {
+            Some(pod) => remove::whole_pod(daemon, pod).await,
+            None => Ok(()),
+        }
+    };
+    once_back(AWAY, remove).await?;
     remove::unused_logs(config);
     Ok(())
 }
 
-/// The same for a container in a pod that stays. No other one has its name and number.
-pub(super) async fn container(
-    daemon: &mut Daemon,
-    (pod_id, metadata): (&str, Option<&ContainerMetadata>),
-    error: &Error,
-) -> Result<(), Error> {
-    if !error.is_away() {
-        return Ok(());
-    }
+/// The same for a container in a pod that stays.
+pub(super) async fn container(daemon: &mut Daemon, random: &str) -> Result<(), Error> {
     let remove = async || {
         let all = daemon.listing().await?.containers;
-        let mut of_pod = all.iter().filter(|container| container.pod_sandbox_id == pod_id);
-        match of_pod.find(|container| container.metadata.as_ref() == metadata) {
+        match all.iter().find(|container| is_of(&container.annotations, random)) {
             Some(container) => remove::with_log(daemon, &container.id).await,
             None => Ok(()),
         }
@@ -66,10 +56,10 @@ pub(super) async fn container(
 }
 
 /// Does something again until wharfd is there, for a while.
-async fn once_back(
+pub(super) async fn once_back<T>(
     patience: Duration,
-    mut work: impl AsyncFnMut() -> Result<(), Error>,
-) -> Result<(), Error> {
+    mut work: impl AsyncFnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
     let end = Instant::now() + patience;
     loop {
         match work().await {
@@ -101,7 +91,9 @@ mod tests {
     use crate::daemon;
 
     fn away() -> Error {
-        Error::call("removing the pod")(Status::unavailable("no connection"))
+        let mut lost = Status::unavailable("no connection");
+        lost.set_source(std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        Error::call("removing the pod")(lost)
     }
 
     #[tokio::test]
@@ -112,14 +104,16 @@ mod tests {
             if calls < 3 { Err(away()) } else { Ok(()) }
         };
         once_back(AWAY, &mut twice_away).await.unwrap();
-        let mut calls = 0;
-        let mut refused = async || {
-            calls += 1;
-            Err(Error::call("removing the pod")(Status::internal("it is busy")))
-        };
-        assert!(once_back(AWAY, &mut refused).await.is_err());
-        assert_eq!(calls, 1);
-        let told = once_back(Duration::ZERO, async || Err(away())).await.unwrap_err();
+        for refusal in [Status::internal, Status::unavailable] {
+            let mut calls = 0;
+            let mut refused = async || {
+                calls += 1;
+                Err::<(), _>(Error::call("removing the pod")(refusal("it is busy")))
+            };
+            assert!(once_back(AWAY, &mut refused).await.is_err());
+            assert_eq!(calls, 1, "wharfd is there, and has its own patience");
+        }
+        let told = once_back(Duration::ZERO, async || Err::<(), _>(away())).await.unwrap_err();
         assert!(told.is_away());
     }
 
@@ -135,7 +129,8 @@ mod tests {
     fn the_first_error_is_told_first_and_what_is_left_after_it() {
         let first = || Error::call("cannot run busybox")(Status::unavailable("it went away"));
         let told = after::<()>(Err(first()), "web", Err(away())).unwrap_err().to_string();
-        let words = "cannot run busybox: it went away\n  web may be left (removing the pod: no connection)";
+        let cause = "removing the pod: wharfd went away before it responded (no connection)";
+        let words = format!("cannot run busybox: it went away\n  web may be left ({cause})");
         assert_eq!(told, format!("{words}: wharf rm --force web"));
         assert_eq!(after::<()>(Err(first()), "web", Ok(())).unwrap_err().to_string(), first().to_string());
         assert_eq!(after(Ok(7), "web", Err(away())).unwrap(), 7);
