@@ -5,6 +5,8 @@
 see_package() {
     see 'what was installed by hand is removed' by_hand_removed
     see 'the package starts wharfd' package_installed
+    see 'it says that a unit made by hand counts' package_beside_unit
+    see 'a daemon that does not start does not keep it from being installed' package_without_daemon
     see 'doctor finds nothing that fails' doctor
     see 'it has man pages, completion and licences' package_documents
     see 'a pod runs' counting_pod
@@ -35,11 +37,29 @@ package_installed() {
     [[ $(realpath "/proc/$(main_pid)/exe") = /usr/bin/wharfd ]]
 }
 
+package_beside_unit() {
+    local own=/etc/systemd/system/wharfd.service
+    cp /lib/systemd/system/wharfd.service "$own"
+    dpkg --install "$(package_file)" >"$work/words" 2>&1
+    grep --quiet "$own counts" "$work/words"
+    rm "$own"
+    systemctl daemon-reload
+}
+
+package_without_daemon() {
+    echo 'no_such_key = 1' >>/etc/wharf/config.toml
+    dpkg --force-confold --install "$(package_file)" >"$work/words" 2>&1
+    grep --quiet 'wharfd does not start' "$work/words"
+    [[ $(dpkg-query --show --showformat='${Status}' wharf) = 'install ok installed' ]]
+    sed --in-place '$d' /etc/wharf/config.toml
+    systemctl restart wharfd
+}
+
 package_documents() {
     man --where wharf-run || [[ -e /usr/share/man/man1/wharf-run.1.gz ]]
     bash -n /usr/share/bash-completion/completions/wharf
     zgrep 'Apache License' /usr/share/doc/wharf/licences.gz >/dev/null
-    jq --exit-status '.packages | length > 100' /usr/share/doc/wharf/spdx.json
+    jq --exit-status '.packages | length > 100 and any(.name == "musl")' /usr/share/doc/wharf/spdx.json
 }
 
 # A package of the same files with a later version, and a configuration that was changed here.
