@@ -1,4 +1,8 @@
 //! AppArmor: the kernel is told the profile in advance, and applies it when this process executes its program.
+//!
+//! Which one it is stands in the plan, by name. The daemon has loaded it before, if it is wharf's own
+//! (`host/src/apparmor.rs`). One that is not loaded is an error: no program runs without the profile that was decided
+//! on.
 
 use nix::errno::Errno;
 use wharf_sys::fs::write_value;

@@ -190,7 +190,7 @@ impl Origin<'_> {
         let born = bare.clone_sibling().stage(STAGE)?;
         if report::born(&self.line, born.number).is_err() {
             // The supervisor is gone, and nobody would ever learn of the new process.
-            process::signal(born.pidfd.as_fd(), 9).unwrap_or_default();
+            let _may_have_ended = process::kill(born.pidfd.as_fd());
         }
         process::exit_now(0)
     }

@@ -1,4 +1,8 @@
 //! Why a container could not be made: the stage, the object and the kernel's error.
+//!
+//! Each variant knows the class of its error, because the same errno may be the request's fault at a path of the image,
+//! and the machine's anywhere else. An error crosses to the supervisor as its class and one line of text (`report.rs`);
+//! what one process has reported to another is a variant, too.
 
 use nix::errno::Errno;
 use wharf_types::failure::named;

@@ -1,4 +1,8 @@
 //! A process that others can see and that must not be worth attacking: it leaves the host before it does anything else.
+//!
+//! It is the reaper of a pod's shared PID namespace, which lives as long as the pod (`supervisor/src/pod_reaper.rs`),
+//! and one that lends it a cgroup namespace. Here are cgroups, namespaces and mounts, as far as the pod's first
+//! container has them. Giving up its user, its capabilities and its calls is up to itself.
 
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -99,9 +99,9 @@ fn make_inhabitant(attributes: Attributes, between: &Child) -> Result<()> {
     reap(born.as_fd())
 }
 
-/// Tells the parent the errno; if that is gone, nobody needs it.
+/// Tells the parent the errno.
 fn tell(parent: BorrowedFd<'_>, error: &Error) {
-    socket::send(parent, &(error.errno as isize).to_ne_bytes(), &[]).unwrap_or_default();
+    let _parent_may_be_gone = socket::send(parent, &(error.errno as isize).to_ne_bytes(), &[]);
 }
 
 fn reap(process: BorrowedFd<'_>) -> Result<()> {

@@ -216,12 +216,12 @@ pub(crate) fn executed(socket: &OwnedFd) -> wharf_sys::Result<()> {
     socket::send(socket.as_fd(), &[EXECUTED], &[])
 }
 
-/// Reports a failure. If the supervisor is gone, nothing can be done.
+/// Reports a failure.
 pub fn failed(socket: &OwnedFd, error: &Error) {
     let mut bytes = vec![FAILED];
     bytes.extend(letters(error.kind(), error.subject()));
     bytes.extend(error.line().into_bytes().into_iter().take(MESSAGE_LIMIT_BYTES));
-    drop(socket::send(socket.as_fd(), &bytes, &[]));
+    let _supervisor_may_be_gone = socket::send(socket.as_fd(), &bytes, &[]);
 }
 
 /// The order to start where no process in the PID namespace may trace.

@@ -1,4 +1,7 @@
 //! SELinux: the kernel is told the label in advance, and gives it to the program that this process executes.
+//!
+//! Labels come with the plan; what they allow is the policy's. Here the program, new file systems and the message
+//! queues get theirs. Volumes have theirs before, from the daemon (`host/src/relabel.rs`).
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 

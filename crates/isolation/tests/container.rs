@@ -25,9 +25,10 @@ use wharf_isolation::{
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
 use wharf_sys::mount::{Attributes, Propagation};
-use wharf_sys::process::{Ended, Reap, await_end, exit_now, open_pidfd, signal, wait};
+use wharf_sys::process::{Ended, Reap, await_end, exit_now, kill, open_pidfd, wait};
 use wharf_sys::scheduling::Scheduling;
 use wharf_sys::socket;
+use wharf_types::signal::SIGKILL;
 use wharf_types::{ErrorKind, OwnerId};
 
 #[path = "rig/plan.rs"]
@@ -488,8 +489,8 @@ fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
     fails(&outcome, ErrorKind::InvalidArgument, "Too many symbolic links");
     // Among others it is in their procfs by the time at which it executes the program, and no earlier.
     fails(&run("true", "/proc/self/fd/0"), ErrorKind::InvalidArgument, "working directory /proc/self/fd/0");
-    signal(first.process.as_fd(), 9).unwrap();
-    assert_eq!(first.finish_killed(), Ended::Signal(9));
+    kill(first.process.as_fd()).unwrap();
+    assert_eq!(first.finish_killed(), Ended::Signal(SIGKILL));
     let flags = fcntl(std::io::stdin(), FcntlArg::F_GETFD).unwrap();
     assert!(flags >= 0 && std::io::stdin().as_raw_fd() == 0, "this process is as it was");
 }

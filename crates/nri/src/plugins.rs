@@ -27,8 +27,8 @@ use crate::api::{
 use crate::convert::{of_cri, to_update};
 use crate::merge::{Changes, Merged};
 use crate::plugin::{Plugin, Question, bit};
+use crate::progress::{Progress, Stage};
 use crate::settings::Validation;
-use crate::told::{Stage, Told};
 use crate::validator::Subject;
 use crate::wire::PLUGIN_SERVICE;
 use crate::{Error, Existing, Node, Settings, Shown, Update};
@@ -50,7 +50,7 @@ pub struct Plugins {
     /// new plugin is sent its event once it is listed.
     gate: tokio::sync::RwLock<()>,
     /// The events that plugins have been sent for each listed pod and container, by its id.
-    told: Mutex<BTreeMap<String, Arc<Told>>>,
+    progress: Mutex<BTreeMap<String, Arc<Progress>>>,
     /// The containers that are being created and not listed yet. Locked before the list, while that is read for the
     /// plugins to be asked about one of them, and while a plugin is added.
     creating: Mutex<BTreeMap<String, Box<Shown>>>,
@@ -101,7 +101,7 @@ impl Plugins {
             validation,
             node: OnceLock::new(),
             gate: tokio::sync::RwLock::default(),
-            told: Mutex::default(),
+            progress: Mutex::default(),
             creating: Mutex::default(),
             stopped: (stopped, Mutex::new(Some(to_tell))),
         }
@@ -155,15 +155,15 @@ impl Plugins {
             _others => None,
         };
         if !self.wants(event) {
-            if let (Some(stage), Some(told)) = (stage, lock::lock(&self.told).get(id)) {
-                told.note(stage);
+            if let (Some(stage), Some(progress)) = (stage, lock::lock(&self.progress).get(id)) {
+                progress.note(stage);
             }
             return Ok(());
         }
-        let told = Arc::clone(lock::lock(&self.told).entry(id.to_owned()).or_default());
+        let progress = Arc::clone(lock::lock(&self.progress).entry(id.to_owned()).or_default());
         let turn = match stage {
-            Some(stage) => told.reach(stage).await,
-            None => Some(told.turn().await),
+            Some(stage) => progress.reach(stage).await,
+            None => Some(progress.turn().await),
         };
         let Some(_turn) = turn else { return Ok(()) };
         let shown = show().await;
@@ -190,7 +190,7 @@ impl Plugins {
     }
 
     fn forget(&self, id: &str) {
-        lock::lock(&self.told).remove(id);
+        lock::lock(&self.progress).remove(id);
     }
 
     /// The existing pods and containers, and those of `creating` that are not listed yet, except those of whose removal
@@ -200,12 +200,12 @@ impl Plugins {
         let is_listed = |id: &str| containers.iter().any(|listed| listed.id == id);
         let unlisted: Vec<_> = creating.into_iter().filter(|made| !is_listed(&made.id)).collect();
         containers.extend(unlisted);
-        let mut told = lock::lock(&self.told);
-        let is_there = |id: &str| told.get(id).is_none_or(|told| !told.is_removed());
+        let mut progress = lock::lock(&self.progress);
+        let is_there = |id: &str| progress.get(id).is_none_or(|at| !at.is_removed());
         pods.retain(|pod| is_there(&pod.id));
         containers.retain(|container| is_there(&container.id));
         for stopped in containers.iter().filter(|known| known.state() == ContainerState::ContainerStopped) {
-            told.entry(stopped.id.clone()).or_default().note(Stage::Stopped);
+            progress.entry(stopped.id.clone()).or_default().note(Stage::Stopped);
         }
         Some((pods, containers))
     }

@@ -125,9 +125,9 @@ impl Call<'_> {
         command.args(options).arg("--root").arg(state_directory.as_path());
         command.args(["--log", LOG, "--log-format", "json"]).args(words).arg(self.container.as_str());
         let error = command.exec();
-        // Where the runtime would have said it.
+        // Where the runtime would have said it. If that fails, the exit code has to do.
         let said = format!("{{\"msg\":{}}}", json::text(&error.to_string()));
-        self.bundle.write(LOG, said.as_bytes()).unwrap_or_default();
+        let _said = self.bundle.write(LOG, said.as_bytes());
     }
 
     fn failure(&self, command: &'static str, ended: Option<Ended>) -> Error {

@@ -13,13 +13,10 @@ use wharf_sys::clone::{Child, Clone, clone, end_with_parent};
 use wharf_sys::error::Named as _;
 use wharf_sys::process::{self, Ended, Reap, exit_now};
 use wharf_sys::{descriptors, socket};
+use wharf_types::signal::{SHELL_BASE, SIGRTMAX};
 
 /// The exit code if the program could not be executed; none of a program's own.
 const NOT_EXECUTED: i32 = 126;
-/// What a shell adds to the number of a signal, and the guard, too.
-const SIGNALLED: u8 = 128;
-/// The highest number of a signal.
-const LAST_SIGNAL: u8 = 64;
 /// How long killed processes may take to exit. One that waits for a disk that does not respond is left behind.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a program may still take once nobody wants its result.
@@ -68,8 +65,8 @@ impl Guarded {
 /// How the program ended if the guard's exit code is this. What is above all signals is a code of the program's own:
 /// with 255 `runc exec` fails.
 fn told(code: u8) -> Ended {
-    match code.checked_sub(SIGNALLED) {
-        Some(number @ 1..=LAST_SIGNAL) => Ended::Signal(number),
+    match code.checked_sub(SHELL_BASE) {
+        Some(number @ 1..=SIGRTMAX) => Ended::Signal(number),
         _ => Ended::Code(code),
     }
 }
@@ -90,7 +87,7 @@ fn guard(child: &Child, end: &OwnedFd, program: impl FnOnce(&Child)) -> wharf_sy
     let code = match watch(child, end, &running) {
         Ok(Some(Ended::Code(0))) => return Ok(0),
         Ok(Some(Ended::Code(code))) => code.into(),
-        Ok(Some(Ended::Signal(number))) => SIGNALLED.saturating_add(number).into(),
+        Ok(Some(Ended::Signal(number))) => SHELL_BASE.saturating_add(number).into(),
         Ok(None) | Err(_) => NOT_EXECUTED,
     };
     kill_all();
@@ -114,10 +111,13 @@ fn kill_all() {
         if left.is_empty() {
             return;
         }
-        left.iter().for_each(|child| process::signal(child.as_fd(), 9).unwrap_or_default());
+        for child in &left {
+            // The next round tries again.
+            let _may_be_gone = process::kill(child.as_fd());
+        }
         let mut ends: Vec<PollFd<'_>> =
             left.iter().map(|child| PollFd::new(child.as_fd(), PollFlags::POLLIN)).collect();
-        poll(&mut ends, PollTimeout::from(100_u8)).unwrap_or_default();
+        let _any_ended = poll(&mut ends, PollTimeout::from(100_u8));
     }
 }
 
@@ -129,6 +129,7 @@ fn children() -> Vec<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::signal::SIGKILL;
 
     #[test]
     fn codes_of_the_programs_own_are_no_signals() {
@@ -136,8 +137,8 @@ mod tests {
             (0, Ended::Code(0)),
             (126, Ended::Code(126)),
             (128, Ended::Code(128)),
-            (137, Ended::Signal(9)),
-            (192, Ended::Signal(64)),
+            (SHELL_BASE + SIGKILL, Ended::Signal(SIGKILL)),
+            (SHELL_BASE + SIGRTMAX, Ended::Signal(SIGRTMAX)),
             (255, Ended::Code(255)),
         ] {
             assert_eq!(told(code), ended, "{code}");

@@ -38,9 +38,10 @@ impl Made {
         Self::of(pid)?.ok_or_else(none).stage(STAGE)
     }
 
-    /// Kills it; one that is gone needs that no more.
+    /// Kills it. One that is gone needs that no more, and of any other failure nobody could be told: the caller has one
+    /// to report already.
     pub(crate) fn kill(&self) {
-        process::signal(self.process.as_fd(), 9).unwrap_or_default();
+        let _may_be_gone = process::kill(self.process.as_fd());
     }
 
     /// Whether it has not been reaped, so that its number is no other's.

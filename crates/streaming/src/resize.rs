@@ -1,4 +1,7 @@
 //! The sizes of a client's terminal: a stream of JSON objects, which may be split anywhere.
+//!
+//! Only the latest size counts, so nothing is queued. A client that sends nonsense loses its sizes, and not its
+//! session. Who changes the terminal is the backend.
 
 use std::convert::Infallible;
 use std::time::Duration;

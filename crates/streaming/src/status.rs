@@ -61,6 +61,7 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::signal::SIGRTMAX;
 
     fn parsed(outcome: &Outcome) -> Value {
         serde_json::from_str(&outcome.text(StatusForm::Json)).unwrap()
@@ -72,7 +73,7 @@ mod tests {
         for (exit, code) in [
             (Exit::Code(1), "1"),
             (Exit::Code(255), "255"),
-            (Exit::Signal { number: 64, oom: false }, "192"),
+            (Exit::Signal { number: SIGRTMAX, oom: false }, "192"),
             (Exit::Lost, "255"),
         ] {
             let status = parsed(&Outcome::Ended(exit));

@@ -1,4 +1,7 @@
 //! Negotiates the protocol of a request, and builds the response that names it. It does no I/O.
+//!
+//! The client lists what it speaks, and the first of that which is known here is chosen. The names are Kubernetes'.
+//! Whether the caller may have a session is not asked here: the connection redeems its token.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -119,6 +119,7 @@ fn unpack(store: &Store, bytes: &[u8]) -> Result<usize, String> {
         form: Form::Archive,
         blob_digest: Digest::from_sha256(Sha256::digest(bytes).into()),
         blob_size_bytes: bytes.len() as u64,
+        registry: String::new(),
     };
     match store.unpack(&source, &mut &*bytes) {
         Err(UnpackError::DiffId { found: Some(_), .. }) => Ok(1),

@@ -9,6 +9,9 @@
 )]
 
 mod measures;
+mod results;
+mod signals;
+mod style;
 mod threads;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -113,25 +116,6 @@ fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word)
     })
-}
-
-/// Nobody but the supervisor sees what fails in it, so every failure there must be handled or noted.
-fn dropped_result(file: &File) -> Vec<String> {
-    if !file.path.starts_with("crates/supervisor/src/") || file.path.ends_with("/tests.rs") {
-        return Vec::new();
-    }
-    let what = "a result is dropped: handle it, or log it (`or_warn`)";
-    let text = measures::without_tests(&file.text);
-    File { path: file.path.clone(), text, executable: false }.lines_where(what, drops_a_call)
-}
-
-/// Whether a line is a statement, or a match arm, that drops the result of a call.
-fn drops_a_call(line: &str) -> bool {
-    let line = line.trim();
-    let arm = line.rsplit("=> ").next().unwrap_or(line);
-    let dropped = arm.strip_prefix("drop(").and_then(|rest| rest.split_once('('));
-    let by_default = [".unwrap_or_default();", ".ok();"].iter().any(|end| line.ends_with(end));
-    dropped.is_some_and(|(called, _)| !called.is_empty()) || by_default && !line.contains(" = ")
 }
 
 /// What the kernel shows has names in it that anybody may choose. The command line has no `sys`, and decides nothing by
@@ -340,11 +324,6 @@ fn nothing_is_left_over() {
 }
 
 #[test]
-fn supervisors_drop_no_result() {
-    check(dropped_result);
-}
-
-#[test]
 fn names_that_the_kernel_shows_may_be_any_bytes() {
     check(strict_about_names);
 }
@@ -456,31 +435,6 @@ fn leftovers_are_found_by_line() {
     }
     let template = format!("mktemp /tmp/{}", "X".repeat(6));
     assert!(leftovers(&file("a.sh", &template)).is_empty());
-}
-
-#[test]
-fn a_dropped_result_is_found() {
-    let path = "crates/supervisor/src/x.rs";
-    for code in [
-        "    drop(self.watch.add(fd));",
-        "        Err(_) => drop(send(fd)),",
-        "    write(fd).unwrap_or_default();",
-        "    write(fd).ok();",
-    ] {
-        let found = dropped_result(&file(path, &format!("//! x\n{code}\n")));
-        assert!(found.len() == 1 && found[0].starts_with("crates/supervisor/src/x.rs:2: "), "{code}");
-        assert!(dropped_result(&file("crates/cli/src/x.rs", code)).is_empty());
-        let in_a_test = format!("//! x\n#[cfg(test)]\nmod tests {{\n{code}\n}}\n");
-        assert!(dropped_result(&file(path, &in_a_test)).is_empty());
-    }
-    for code in [
-        "drop(making);",
-        "drop((one, other));",
-        "let text = read(fd).unwrap_or_default();",
-        "raise().map(drop).or_warn(x);",
-    ] {
-        assert!(dropped_result(&file(path, code)).is_empty(), "{code}");
-    }
 }
 
 #[test]

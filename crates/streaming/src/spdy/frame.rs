@@ -1,4 +1,8 @@
 //! The frames of SPDY/3.1: bytes to frames and back, bounded and without I/O.
+//!
+//! A client is not trusted: what is too long or of another version ends the connection. Blocks of headers stay
+//! compressed here, because their state belongs to the connection (`headers`). Frames of windows and settings are
+//! ignored.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 

@@ -1,4 +1,8 @@
 //! Runs a SPDY connection: demultiplexes what the client sends, while the work on its streams runs.
+//!
+//! Whoever does the work gets streams and knows nothing of frames. There is no flow control by windows: once enough of
+//! what was sent is unread, nothing more is read from the connection. A stream that then holds up the others is reset,
+//! so that one reader that sleeps does not stop the session.
 
 use std::sync::Arc;
 use std::time::Duration;

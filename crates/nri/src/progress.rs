@@ -17,7 +17,7 @@ pub(crate) enum Stage {
 
 /// The events that were sent about one pod or container.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Progress {
     stage: AtomicU8,
     /// Held while an event is sent, responses included, so that the next one comes after it.
     turn: Mutex<()>,
@@ -27,7 +27,7 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct Turn<'a>(#[expect(dead_code, reason = "it is held")] MutexGuard<'a, ()>);
 
-impl Told {
+impl Progress {
     /// Waits for the turn to send the event of a stage; `None` if it has been sent.
     pub(crate) async fn reach(&self, stage: Stage) -> Option<Turn<'_>> {
         let turn = self.turn.lock().await;
@@ -51,7 +51,7 @@ impl Told {
     }
 }
 
-impl Default for Told {
+impl Default for Progress {
     fn default() -> Self {
         Self { stage: AtomicU8::new(Stage::Created as u8), turn: Mutex::default() }
     }
@@ -63,14 +63,14 @@ mod tests {
 
     #[tokio::test]
     async fn each_stage_is_told_once_and_none_after_a_later_one() {
-        let told = Told::default();
-        assert!(told.reach(Stage::Stopped).await.is_some());
-        assert!(told.reach(Stage::Stopped).await.is_none());
-        assert!(!told.is_removed());
-        assert!(told.reach(Stage::Removed).await.is_some());
-        assert!(told.is_removed());
-        assert!(told.reach(Stage::Stopped).await.is_none());
-        let stopped = Told::default();
+        let progress = Progress::default();
+        assert!(progress.reach(Stage::Stopped).await.is_some());
+        assert!(progress.reach(Stage::Stopped).await.is_none());
+        assert!(!progress.is_removed());
+        assert!(progress.reach(Stage::Removed).await.is_some());
+        assert!(progress.is_removed());
+        assert!(progress.reach(Stage::Stopped).await.is_none());
+        let stopped = Progress::default();
         stopped.note(Stage::Stopped);
         assert!(stopped.reach(Stage::Stopped).await.is_none());
     }
