@@ -272,7 +272,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
     use wharf_images::manifest::digest_of;
-    use wharf_images::{Form, LayerSource, NewImage};
+    use wharf_images::{Form, LayerSource, NewImage, Sender};
 
     /// An image of one empty layer, and its store with the directory.
     fn image(config: &serde_json::Value) -> (Arc<Image>, Store, tempfile::TempDir) {
@@ -285,7 +285,7 @@ mod tests {
             form: Form::Archive,
             blob_digest: diff_id.clone(),
             blob_size_bytes: size as u64,
-            registry: String::new(),
+            sender: Sender::default(),
         };
         let unpacked = store.unpack(&source, &mut std::io::Cursor::new(layer)).unwrap();
         let config = serde_json::json!({

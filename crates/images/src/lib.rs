@@ -42,5 +42,5 @@ pub use save::{Archived, ArchivedImage, SaveError};
 pub use store::{NewImage, Store, StoreError, StoreFigures, SweepFigures, Tenancy};
 pub use stream::Compression;
 pub use tar::TarError;
-pub use unpack::{Form, LayerSource, UnpackError};
+pub use unpack::{Form, LayerSource, Sender, UnpackError};
 pub use wharf_snapshots::tree::Usage;

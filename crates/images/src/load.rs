@@ -24,7 +24,7 @@ pub use error::LoadError;
 use crate::image::Image;
 use crate::layer::{Layer, UnpackedLayer};
 use crate::store::{NewImage, Prepared, Store};
-use crate::unpack::LayerSource;
+use crate::unpack::{LayerSource, Sender};
 use listed::{Listed, images};
 use spool::Spool;
 
@@ -120,7 +120,7 @@ impl Store {
                         form: image.manifest.form(at),
                         blob_digest: blob.digest.clone(),
                         blob_size_bytes: blob.size_bytes,
-                        registry: String::new(),
+                        sender: Sender::default(),
                     };
                     let layer = Arc::new(self.layer_of(&source, spool, (image, at), watch)?);
                     unpacked.insert(key, Arc::clone(&layer));

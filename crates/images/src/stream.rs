@@ -18,7 +18,7 @@ use wharf_types::Digest;
 
 use self::frames::{Frames, NoWindow};
 use crate::limits::Limits;
-use crate::unpack::{Form, LayerSource, UnpackError};
+use crate::unpack::{Form, LayerSource, Sender, UnpackError};
 
 /// How a layer's tar archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -141,7 +141,7 @@ fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -
         Form::File(_) => Compression::None,
     };
     let failed = |source| not_decompressed(compression, source);
-    let mut decoder = Decoder::new(compression, input, limits, &source.registry).map_err(failed)?;
+    let mut decoder = Decoder::new(compression, input, limits, &source.sender).map_err(failed)?;
     let mut total = 0_u64;
     loop {
         let mut piece = out.buffer();
@@ -178,17 +178,17 @@ pub(crate) enum Decoder<R: BufRead> {
 }
 
 impl<R: BufRead> Decoder<R> {
-    /// `registry` is where it comes from, as [`LayerSource::registry`].
+    /// `sender` is where it comes from.
     pub(crate) fn new(
         compression: Compression,
         input: R,
         limits: &Limits,
-        registry: &str,
+        sender: &Sender,
     ) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::None(input),
             Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
-            Compression::Zstd => Self::Zstd(Frames::new(input, limits.zstd_window_bytes, registry)?),
+            Compression::Zstd => Self::Zstd(Frames::new(input, limits.zstd_window_bytes, sender)?),
         })
     }
 
@@ -346,7 +346,7 @@ mod tests {
             form: Form::Archive,
             blob_digest: digest,
             blob_size_bytes: 0,
-            registry: String::new(),
+            sender: Sender::default(),
         };
         let without_room = || {
             refuse(Call::CLONE, Errno::EAGAIN).expect("these tests need root");

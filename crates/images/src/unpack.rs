@@ -31,6 +31,8 @@ mod name;
 mod parents;
 
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use wharf_snapshots::tree::Usage;
 use wharf_types::{Digest, ErrorKind, Failure, OnlyReserve};
@@ -44,7 +46,7 @@ use crate::stream::{self, Compression};
 use crate::tar::TarError;
 
 /// A layer to unpack.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LayerSource {
     /// The digest of the uncompressed archive, from the image's config; that of a file is made up, see
     /// [`Artifact`](crate::manifest::Artifact).
@@ -55,8 +57,29 @@ pub struct LayerSource {
     pub blob_digest: Digest,
     /// The size of the blob, from the manifest.
     pub blob_size_bytes: u64,
-    /// The registry that sends it, as images name it; empty if none does.
-    pub registry: String,
+    /// Who sends it.
+    pub sender: Sender,
+}
+
+/// Who sends a layer, and whether anybody still wants it.
+#[derive(Debug, Clone, Default)]
+pub struct Sender {
+    /// The registry, as images name it; empty if it is none.
+    pub(crate) registry: Arc<str>,
+    pub(crate) is_given_up: Arc<AtomicBool>,
+}
+
+impl Sender {
+    /// A registry.
+    #[must_use]
+    pub fn registry(name: &str) -> Self {
+        Self { registry: Arc::from(name), is_given_up: Arc::default() }
+    }
+
+    /// Whoever unpacks the layer need not wait for anything any more.
+    pub fn give_up(&self) {
+        self.is_given_up.store(true, Relaxed);
+    }
 }
 
 /// What becomes of a layer's blob.

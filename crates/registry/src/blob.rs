@@ -24,8 +24,8 @@ use crate::transport::next_chunk;
 /// After this much progress, the count of resumptions starts again at zero.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// The lowest rate while others wait for the place, in bytes per second. The names of registries cost nothing, so a few
-/// servers with many of them could otherwise hold every place for hours.
+/// The lowest rate while a pull without any place waits for this one, in bytes per second. The names of registries cost
+/// nothing, so a few servers with many of them could otherwise hold every place for hours.
 const FLOOR_IF_WANTED_BYTES: u64 = 64 << 10;
 
 /// A blob that is being fetched.

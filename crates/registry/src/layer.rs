@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 use wharf_images::manifest::Descriptor;
-use wharf_images::{Form, LayerSource, Store, UnpackError, UnpackedLayer};
+use wharf_images::{Form, LayerSource, Sender, Store, UnpackError, UnpackedLayer};
 use wharf_tasks::{ThreadError, Threads};
 use wharf_types::{Digest, Reference};
 
@@ -78,12 +78,21 @@ impl Job {
             self.enter(Phase::Downloading);
             let (sender, receiver) = mpsc::channel(CHUNKS_LIMIT);
             let (store, source, kept) = (self.store.clone(), self.source(), Arc::clone(&claim));
+            let mut wanted = Wanted(Some(source.sender.clone()));
             let unpack = move || {
                 let _kept = kept;
                 store.unpack(&source, &mut ChunkReader::new(receiver))
             };
             let unpacking = self.unpacking.run(&(), "unpacking the layer", unpack);
-            let (pumped, unpacked) = tokio::join!(self.pump(&mut blob, sender), unpacking);
+            let pump = async {
+                let pumped = self.pump(&mut blob, sender).await;
+                if pumped.is_ok() {
+                    wanted.0 = None;
+                }
+                drop(wanted);
+                pumped
+            };
+            let (pumped, unpacked) = tokio::join!(pump, unpacking);
             let unpacked = unpacked.map_err(|source| self.threadless(source))?;
             let rejected = match (pumped, unpacked) {
                 (_, Ok(layer)) => return Ok(layer),
@@ -116,7 +125,7 @@ impl Job {
             form: self.form.clone(),
             blob_digest: self.layer.digest.clone(),
             blob_size_bytes: self.layer.size_bytes,
-            registry: self.reference.host().to_owned(),
+            sender: Sender::registry(self.reference.host()),
         }
     }
 
@@ -133,6 +142,17 @@ impl Job {
         // A reader that is gone has already reported why.
         let _told = sender.send(Piece::End).await.is_ok();
         Ok(())
+    }
+}
+
+/// Gives a layer up when it is dropped: its download has failed, or nobody waits for it any more.
+struct Wanted(Option<Sender>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        if let Some(sender) = &self.0 {
+            sender.give_up();
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! One registry's pulls have no more of these than are left for those of others. What all share, one registry may have
 //! alone; of several that wait, the one that has the fewest gets the next. Registries are told apart by their names, of
-//! which one may have many: so a shared download that is very slow gives its place up while others wait (`blob`).
+//! which one may have many: so a shared download that is very slow gives its place up to a pull that has none (`blob`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -36,7 +36,7 @@ pub(crate) struct Places {
     own: Arc<Semaphore>,
     state: Arc<Mutex<State>>,
     registry: Arc<str>,
-    _owner: Option<Held>,
+    owner: Option<Held>,
 }
 
 /// Room for one download, as long as this exists.
@@ -67,6 +67,8 @@ struct Taken {
 #[derive(Debug)]
 struct Waiting {
     registry: Arc<str>,
+    /// Whether its pull has no download of its own.
+    has_nothing: bool,
     turn: oneshot::Sender<Held>,
 }
 
@@ -106,18 +108,23 @@ impl Room {
             of_pull: Arc::new(Semaphore::new(limit)),
             own: Arc::new(Semaphore::new(usize::from(has_own))),
             state: Arc::clone(state),
-            _owner: has_own.then(|| Held::new(state, &registry, Kind::Owner)),
+            owner: has_own.then(|| Held::new(state, &registry, Kind::Owner)),
             registry,
         }
     }
 }
 
 impl Place {
-    /// Whether somebody waits who could have it.
+    /// Whether a pull waits for it that has no download of its own, and whose registry has fewer. Beside fewer pulls
+    /// than have one, a slow link is no reason to give up anything.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.shared
-            .as_ref()
-            .is_some_and(|held| lock(&held.state).waiting.iter().any(|waiting| !waiting.turn.is_closed()))
+        self.shared.as_ref().is_some_and(|held| {
+            let State { shared, waiting, .. } = &*lock(&held.state);
+            let has_more = |waiting: &Waiting| shared.of(&waiting.registry) < shared.of(&held.registry);
+            waiting
+                .iter()
+                .any(|waiting| waiting.has_nothing && !waiting.turn.is_closed() && has_more(waiting))
+        })
     }
 }
 
@@ -155,7 +162,8 @@ impl Places {
                 return Some(Held::new(&self.state, &self.registry, Kind::Shared));
             }
             let (turn, come) = oneshot::channel();
-            state.waiting.push_back(Waiting { registry: Arc::clone(&self.registry), turn });
+            let (registry, has_nothing) = (Arc::clone(&self.registry), self.owner.is_none());
+            state.waiting.push_back(Waiting { registry, has_nothing, turn });
             come
         };
         turn.await.ok()
@@ -217,7 +225,7 @@ impl Drop for Held {
         }
         let next = state.next();
         drop(state);
-        if let Some(Waiting { registry, turn }) = next
+        if let Some(Waiting { registry, turn, .. }) = next
             && turn.send(Self::new(&self.state, &registry, Kind::Shared)).is_err()
         {
             tracing::trace!("nobody waits for it any more, so it came free again");
@@ -285,6 +293,26 @@ mod tests {
         assert!(room.of_pull(&limits, "late").try_take().is_some());
     }
 
+    #[tokio::test]
+    async fn a_pull_without_any_wants_the_shared_ones_of_registries_that_have_more() {
+        let limits = limits(1, 2);
+        let room = Room::new(&limits);
+        let pulls: Vec<_> = (0..=OWN_LIMIT + 1).map(|n| room.of_pull(&limits, &n.to_string())).collect();
+        let taken: Vec<_> = pulls.iter().filter_map(Places::try_take).collect();
+        assert_eq!(taken.len(), OWN_LIMIT + 2);
+        let same = room.of_pull(&limits, &(OWN_LIMIT + 1).to_string());
+        let mut waiting = Box::pin(same.take());
+        assert!((&mut waiting).now_or_never().is_none());
+        let wanted = || taken.iter().filter(|place| place.is_wanted()).count();
+        assert_eq!(wanted(), 0, "it has as many as the other one");
+        let late = room.of_pull(&limits, "late");
+        let mut late = Box::pin(late.take());
+        assert!((&mut late).now_or_never().is_none());
+        assert_eq!(wanted(), 2, "the shared ones");
+        drop(late);
+        assert_eq!(wanted(), 0);
+    }
+
     #[test]
     fn one_registry_leaves_places_to_others() {
         let limits = limits(2, 3);
@@ -319,7 +347,7 @@ mod tests {
             assert!(wait.now_or_never().is_none());
         }
         drop(gone);
-        assert_eq!(taken.iter().filter(|place| place.is_wanted()).count(), 4, "the shared ones");
+        assert!(!taken.iter().any(Place::is_wanted), "each of these pulls has one of its own");
         // The first pull has its own and three that are shared.
         drop(taken.drain(1..3));
         let of_other = [&mut one, &mut two].map(|wait| wait.now_or_never().flatten().unwrap());
@@ -329,7 +357,6 @@ mod tests {
         assert!((&mut second).now_or_never().is_none() && (&mut three).now_or_never().is_none());
         drop(of_other);
         let rest = [second, three].map(|wait| wait.now_or_never().flatten().unwrap());
-        assert!(!taken.iter().any(Place::is_wanted), "nobody waits any more");
         drop((of_slow, rest));
         assert_eq!(lock(&room.state).shared.free, 3);
     }

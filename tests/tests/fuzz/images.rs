@@ -7,7 +7,9 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use wharf_images::manifest::{Document, parse_index_or_manifest};
-use wharf_images::{Form, ImageUser, LayerSource, Limits, LoadEvent, Store, UnpackError, parse_config};
+use wharf_images::{
+    Form, ImageUser, LayerSource, Limits, LoadEvent, Sender, Store, UnpackError, parse_config,
+};
 use wharf_types::Digest;
 
 use crate::harness::Target;
@@ -119,7 +121,7 @@ fn unpack(store: &Store, bytes: &[u8]) -> Result<usize, String> {
         form: Form::Archive,
         blob_digest: Digest::from_sha256(Sha256::digest(bytes).into()),
         blob_size_bytes: bytes.len() as u64,
-        registry: String::new(),
+        sender: Sender::default(),
     };
     match store.unpack(&source, &mut &*bytes) {
         Err(UnpackError::DiffId { found: Some(_), .. }) => Ok(1),

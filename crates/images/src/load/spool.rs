@@ -23,6 +23,7 @@ use crate::limits::Limits;
 use crate::store::Shared;
 use crate::stream::{Compression, Decoder, PIECE_BYTES, fill};
 use crate::tar::{Archive, Entry, Kind};
+use crate::unpack::Sender;
 use crate::unpack::shown;
 
 /// The most bytes of an archive when unpacked: dozens of large images.
@@ -86,7 +87,7 @@ impl<'a> Spool<'a> {
         let whole = Cursor::new(&start[..length]).chain(input);
         let counted = Counted { inner: whole, bytes: Rc::clone(&spool.arrived_bytes) };
         let input = BufReader::with_capacity(PIECE_BYTES, counted);
-        let decoder = Decoder::new(compression, input, &shared.limits, "").map_err(failed)?;
+        let decoder = Decoder::new(compression, input, &shared.limits, &Sender::default()).map_err(failed)?;
         let mut archive = Archive::new(BufReader::with_capacity(PIECE_BYTES, decoder));
         while let Some(entry) = archive.next_entry()? {
             spool.entry(&entry, &mut archive)?;

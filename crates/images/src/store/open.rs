@@ -325,7 +325,7 @@ impl Loader<'_> {
         if digest_of(&bytes) != *id {
             return Err(Unusable::Damaged("its config is damaged".into()));
         }
-        let facts = facts_of_stored(&bytes).map_err(|error| Unusable::Damaged(error.to_string()))?;
+        let facts = facts_of_stored(&bytes).map_err(|error| Unusable::Damaged(wharf_types::chain(&error)))?;
         record.config = Some(facts);
         if let Err(error) = record.save(path) {
             let error = wharf_types::chain(&error);

@@ -124,7 +124,9 @@ impl Shared {
 /// begun may have passed over what others want removed, so it is followed by another, for all of them.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
+    /// How far the present one has come.
     progress: Mutex<Progress>,
+    /// Taken before `failure`.
     figures: Mutex<SweepFigures>,
     /// Why the last one failed; empty if it succeeded.
     failure: Mutex<String>,

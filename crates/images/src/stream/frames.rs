@@ -1,16 +1,20 @@
 //! Zstandard, frame by frame: the head of a frame says how much memory its window takes, before that is taken.
 //!
 //! A small window is any layer's. Larger ones share a budget, because a registry may send many layers, each just fast
-//! enough not to be given up, for hours. So one registry's layers have no more of it than they leave to others. A layer
-//! waits with nothing, also for a larger window than it has; so none waits for another that waits.
+//! enough not to be given up, for hours. So one registry's layers have no more of it than they leave to others, as far
+//! as they can be told apart: by the registry's name, of which one may have many. A layer waits with nothing, also for
+//! a larger window than it has; so none waits for another that waits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, Read};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wharf_types::lock::lock;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
+
+use crate::unpack::Sender;
 
 /// The largest window that takes no share of the budget, in bytes: that of `zstd -19`. Higher levels and `--long` have
 /// larger ones.
@@ -19,6 +23,9 @@ pub(crate) const SMALL_WINDOW_BYTES: u64 = 8 << 20;
 /// The budget for windows of all decompressors of this process. By default one registry's half is six of 64 MiB, as
 /// many layers as one pull downloads at a time: a pull waits only for others.
 static WINDOWS: Windows = Windows::new(768 << 20, Duration::from_mins(10));
+
+/// How often it is looked whether anybody still wants a layer that waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a layer is not decompressed: others had the budget for too long.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +42,7 @@ pub(crate) struct Frames<R> {
     decoder: Decoder<'static>,
     share: Option<Share>,
     windows: &'static Windows,
-    registry: Arc<str>,
+    sender: Sender,
     /// No frame may have a larger window.
     limit_bytes: u64,
     /// Whether a frame has begun that has not ended.
@@ -68,14 +75,14 @@ struct Share {
 
 impl<R: BufRead> Frames<R> {
     /// Decompresses what a registry sends.
-    pub(super) fn new(input: R, limit_bytes: u64, registry: &str) -> io::Result<Self> {
-        Self::with(&WINDOWS, input, limit_bytes, registry)
+    pub(super) fn new(input: R, limit_bytes: u64, sender: &Sender) -> io::Result<Self> {
+        Self::with(&WINDOWS, input, limit_bytes, sender)
     }
 
-    fn with(windows: &'static Windows, input: R, limit_bytes: u64, registry: &str) -> io::Result<Self> {
+    fn with(windows: &'static Windows, input: R, limit_bytes: u64, sender: &Sender) -> io::Result<Self> {
         let limit_bytes = 1 << limit_bytes.checked_ilog2().unwrap_or(0);
-        let (decoder, registry) = (decoder(limit_bytes)?, Arc::from(registry));
-        Ok(Self { input, decoder, share: None, windows, registry, limit_bytes, within: false })
+        let (decoder, sender) = (decoder(limit_bytes)?, sender.clone());
+        Ok(Self { input, decoder, share: None, windows, sender, limit_bytes, within: false })
     }
 
     /// What follows the frames that were read.
@@ -115,7 +122,7 @@ impl<R> Frames<R> {
         // It keeps the memory of its largest window.
         self.decoder = decoder(self.limit_bytes)?;
         self.share = None;
-        let share = self.windows.take(&self.registry, window_bytes.next_power_of_two());
+        let share = self.windows.take(&self.sender, window_bytes.next_power_of_two());
         self.share = Some(share.ok_or_else(|| io::Error::other(NoWindow))?);
         Ok(())
     }
@@ -192,18 +199,25 @@ impl Windows {
         Self { state: Mutex::new(state), changed: Condvar::new(), all_bytes, patience }
     }
 
-    /// So much memory, or half of what there is, as soon as it is free; `None` if that takes too long.
-    fn take(&'static self, registry: &Arc<str>, bytes: u64) -> Option<Share> {
-        let bytes = bytes.min(self.all_bytes / 2);
+    /// So much memory, or half of what there is, as soon as it is free; `None` if that takes too long, or once nobody
+    /// wants the layer any more: a thread waits here.
+    fn take(&'static self, sender: &Sender, bytes: u64) -> Option<Share> {
+        let (registry, bytes) = (&sender.registry, bytes.min(self.all_bytes / 2));
+        let deadline = Instant::now() + self.patience;
         let mut state = lock(&self.state);
         let number = state.next;
         state.next += 1;
         state.waiting.push_back((number, Arc::clone(registry)));
-        let waits =
-            |state: &mut State| state.first() != Some(number) || !state.leaves_enough(registry, bytes);
-        let waited = self.changed.wait_timeout_while(state, self.patience, waits);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let is_free = !waits(&mut state);
+        let is_free = loop {
+            if state.first() == Some(number) && state.leaves_enough(registry, bytes) {
+                break true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN);
+            if left.is_zero() || sender.is_given_up.load(Relaxed) {
+                break false;
+            }
+            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        };
         state.waiting.retain(|(other, _)| *other != number);
         if is_free {
             state.free_bytes -= bytes;
@@ -266,7 +280,7 @@ mod tests {
     }
 
     fn open<'a>(windows: &'static Windows, blob: &'a [u8]) -> Frames<&'a [u8]> {
-        Frames::with(windows, blob, LIMIT, "a").unwrap()
+        Frames::with(windows, blob, LIMIT, &Sender::registry("a")).unwrap()
     }
 
     fn is_refused(read: io::Result<usize>) -> bool {
@@ -332,7 +346,7 @@ mod tests {
     fn whoever_waits_gets_what_comes_free_in_order() {
         let windows = budget(2, Duration::from_mins(1));
         let (told, order) = mpsc::channel();
-        let registry = &Arc::from("a");
+        let registry = &Sender::registry("a");
         let held = windows.take(registry, 2 * LIMIT).unwrap();
         scope(|scope| {
             for (number, bytes) in [(1, 2 * LIMIT), (2, LIMIT)] {
@@ -352,17 +366,34 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_that_nobody_wants_any_more_does_not_wait() {
+        let windows = budget(1, Duration::from_hours(1));
+        let (slow, late) = (Sender::registry("slow"), Sender::registry("slow"));
+        let held = windows.take(&slow, LIMIT).unwrap();
+        scope(|scope| {
+            let waits = scope.spawn(|| windows.take(&late, LIMIT).is_some());
+            while lock(&windows.state).waiting.is_empty() {
+                std::thread::yield_now();
+            }
+            late.give_up();
+            assert!(!waits.join().unwrap());
+        });
+        assert!(lock(&windows.state).waiting.is_empty());
+        drop(held);
+    }
+
+    #[test]
     fn one_registry_leaves_windows_to_others() {
         let windows = budget(3, Duration::ZERO);
         let mut held = Vec::new();
         for (registry, shares) in [("slow", 3), ("other", 2), ("third", 1), ("fourth", 0)] {
-            let registry = Arc::from(registry);
-            let taken: Vec<_> = std::iter::from_fn(|| windows.take(&registry, LIMIT)).collect();
+            let sender = Sender::registry(registry);
+            let taken: Vec<_> = std::iter::from_fn(|| windows.take(&sender, LIMIT)).collect();
             assert_eq!(taken.len(), shares, "{registry}");
             held.extend(taken);
         }
         drop(held);
-        let all = windows.take(&Arc::from("large"), 9 * LIMIT).unwrap();
+        let all = windows.take(&Sender::registry("large"), 9 * LIMIT).unwrap();
         assert_eq!(all.bytes, 3 * LIMIT, "even the largest window is only half");
         drop(all);
         let state = lock(&windows.state);
@@ -372,8 +403,8 @@ mod tests {
     #[test]
     fn what_comes_free_goes_to_the_registry_that_has_the_least() {
         let windows = budget(1, Duration::from_mins(1));
-        let [slow, other, third] = &["slow", "other", "third"].map(Arc::from);
-        let take = |registry| windows.take(registry, LIMIT).unwrap();
+        let [slow, other, third] = &["slow", "other", "third"].map(Sender::registry);
+        let take = |sender| windows.take(sender, LIMIT).unwrap();
         let wait_for = |count| {
             while lock(&windows.state).waiting.len() < count {
                 std::thread::yield_now();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use wharf_images::{
-    Compression, Form, Image, Layer, LayerSource, Limits, NewImage, Store, StoreError, UnpackError,
+    Compression, Form, Image, Layer, LayerSource, Limits, NewImage, Sender, Store, StoreError, UnpackError,
     UnpackedLayer,
 };
 use wharf_types::{Digest, Reference};
@@ -157,7 +157,7 @@ pub(crate) fn source(content: &[u8], blob: &[u8]) -> LayerSource {
         form: Form::Archive,
         blob_digest: sha256(blob),
         blob_size_bytes: blob.len() as u64,
-        registry: String::new(),
+        sender: Sender::default(),
     }
 }
 

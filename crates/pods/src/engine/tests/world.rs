@@ -16,7 +16,7 @@ use wharf_cri_api::v1::{
     NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
 };
 use wharf_host::{AdditionsConfig, HandlerConfig, Handlers, directories};
-use wharf_images::{Form, LayerSource, NewImage, Store, manifest::digest_of};
+use wharf_images::{Form, LayerSource, NewImage, Sender, Store, manifest::digest_of};
 use wharf_network::{Builtin, BuiltinConfig, Mode, Network};
 use wharf_planner::{Defaults, Switch};
 use wharf_records::Phase;
@@ -250,7 +250,7 @@ fn add_image(store: &Store) {
         form: Form::Archive,
         blob_digest: digest.clone(),
         blob_size_bytes: layer.len() as u64,
-        registry: String::new(),
+        sender: Sender::default(),
     };
     let config = format!(
         r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["/app"],"StopSignal":"SIGINT"}},
