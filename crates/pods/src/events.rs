@@ -19,6 +19,7 @@ const BACKLOG: usize = 1024;
 /// The stream of events, until it ends.
 #[derive(Debug)]
 pub(crate) struct Events {
+    /// `None` once the stream has ended. Nothing is taken while this is locked.
     sender: RwLock<Option<broadcast::Sender<Event>>>,
     /// How many events all listeners together have missed.
     missed: AtomicU64,

@@ -1,9 +1,10 @@
 //! Pods and their containers: what the CRI requests, done in separate tasks and remembered.
 //!
 //! [`Engine`] has all pods in memory and answers lists, statuses and statistics from there. A change runs in a task
-//! that a caller's cancellation does not end; changes of one pod run one after another. A pod's record is on disk
-//! before the first side effect for it, so that a new daemon finds what an old one made (`engine::recovery`). The
-//! kernel is the truth: a container runs if its supervisor says so, and a pod is ready if its supervisor exists.
+//! that a caller's cancellation does not end; changes of one pod run one after another, except that its containers are
+//! made beside one another. A pod's record is on disk before the first side effect for it, so that a new daemon finds
+//! what an old one made (`engine::recovery`). The kernel is the truth: a container runs if its supervisor says so, and
+//! a pod is ready if its supervisor exists.
 
 mod container;
 mod engine;

@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::marker::PhantomData;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -120,11 +121,15 @@ impl Quarantine {
         self.take(path, name.as_ref(), |path, place| fs::rename(path, place))
     }
 
-    /// The same for a file that also stays where it is, and is the caller's to remove.
+    /// The same for a file that also stays where it is, and is the caller's to remove. One that is there already is not
+    /// kept twice.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn keep(&self, path: &Path, name: impl AsRef<OsStr>) -> Result<Option<PathBuf>, Error> {
+        if fs::symlink_metadata(path).is_ok_and(|file| file.nlink() > 1) {
+            return Ok(None);
+        }
         self.take(path, name.as_ref(), |path, place| fs::hard_link(path, place))
     }
 
@@ -440,6 +445,7 @@ mod tests {
         let place = quarantine.keep(&path, "record").unwrap().unwrap();
         assert_eq!(place, dir.path().join("quarantine/record.3"));
         assert!(path.exists() && fs::read_to_string(place).unwrap() == ".3");
+        assert_eq!(quarantine.keep(&path, "record").unwrap(), None, "it is kept");
         fs::write(dir.path().join("file"), "").unwrap();
         let blocked = Quarantine::new(dir.path().join("file/quarantine"));
         blocked.put_aside(&path, "record").unwrap_err();

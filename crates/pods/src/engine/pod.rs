@@ -19,14 +19,14 @@ use wharf_network::{StatsSocket, is_pinned, open_netns};
 use wharf_nri::Window;
 use wharf_nri::api::Event;
 use wharf_planner::{self as planner, NetworkPlan, PodKey, PodPlan};
-use wharf_records::{Phase, PodRecord};
+use wharf_records::{Phase, PodRecord, recorded_containers};
 use wharf_supervision::SupervisorError;
 use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
 
 use super::Engine;
 use crate::container::Container;
-use crate::error::{Error, Stage, blocking, known};
+use crate::error::{Error, Stage, StillChanging, blocking, known};
 use crate::pod::{Pod, State};
 
 /// Namespaces with a network among them, and what is needed there.
@@ -311,7 +311,13 @@ impl Engine {
         Ok(())
     }
 
-    async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+    pub(super) async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        // What is still being undone is found by its record, now and by the next daemon.
+        let (layout, of) = (self.parts.layout.clone(), pod.id().clone());
+        let recorded = blocking(move || Ok(recorded_containers(&layout, &of)?)).await?;
+        if let Some(id) = recorded.into_iter().find(|id| !pod.is_stranger(id)) {
+            return Err(Error::at("removing the pod's records", StillChanging(id.to_string())));
+        }
         // One that the request names is the kubelet's to remove.
         if planner::cgroup_parent(&pod.config()).is_none() {
             self.remove_cgroup(self.pod_cgroup(pod)?).await?;

@@ -95,14 +95,13 @@ impl Engine {
     /// Asks the kernel and the network about a pod that was made.
     async fn look_around(self: &Arc<Self>, pod: &Arc<Pod>) {
         let looked = self.blocking(pod, |engine, pod| {
-            let found = engine.find_addresses(pod);
+            let found = engine.find_addresses(pod).map(|ips| pod.write_state().ips = ips);
             pod.write_state().ready = true;
             if !pod.is_host_network() {
                 let netns = engine.parts.layout.namespace(pod.id(), "net");
                 *pod.network_stats() = StatsSocket::pinned(&netns).stage("counting the pod's traffic")?;
             }
-            pod.write_state().ips = found?;
-            Ok(())
+            found
         });
         if let Err(error) = looked.await {
             tracing::warn!(

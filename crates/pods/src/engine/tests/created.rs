@@ -204,6 +204,7 @@ fn a_container_that_nobody_knew_when_its_supervisor_died_is_not_listed() {
         let error = world.engine.publish(&pod, &container).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
         assert!(pod.containers().is_empty(), "whoever asked for it undoes it");
+        world.engine.undo_container(&pod, container.id()).await;
         world.engine.remove_pod(pod.id().as_str()).await.unwrap();
     });
 }
