@@ -72,9 +72,9 @@ fn builtin(error: &BuiltinError) -> ErrorKind {
         | BuiltinError::Overlap { .. } => ErrorKind::FailedPrecondition,
         BuiltinError::Lease(LeaseError::Exhausted { .. }) => ErrorKind::ResourceExhausted,
         BuiltinError::Lease(LeaseError::PortTaken { .. }) => ErrorKind::FailedPrecondition,
-        BuiltinError::Lease(LeaseError::PortTwice { .. } | LeaseError::PortFamily { .. }) => {
-            ErrorKind::InvalidArgument
-        }
+        BuiltinError::Lease(
+            LeaseError::PortTwice { .. } | LeaseError::PortFamily { .. } | LeaseError::PortLoopback { .. },
+        ) => ErrorKind::InvalidArgument,
         BuiltinError::Netns(error) => error.kind(),
         BuiltinError::Netlink(error) => error.errno.kind(),
         BuiltinError::Sysctl(error) => Failure::kind(&error.source),

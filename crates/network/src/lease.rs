@@ -4,7 +4,7 @@
 //! detached pod's lease is *draining*. Addresses are assigned in turn, so that none is reused at once.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::time::Instant;
 
@@ -59,6 +59,17 @@ pub enum LeaseError {
         host_ip: IpAddr,
         /// The pods' ranges.
         subnets: Subnets,
+    },
+    /// The host port is one of an address from which the kernel sends nothing to a pod.
+    #[error(
+        "host port {port}/{protocol} on ::1 cannot lead to a pod, because the kernel sends nothing from there: use \
+         127.0.0.1, or no address for all", protocol = .protocol.name()
+    )]
+    PortLoopback {
+        /// The protocol.
+        protocol: crate::Protocol,
+        /// The port of the host.
+        port: u16,
     },
     /// The lease could not be recorded.
     #[error("cannot save the lease of the pod")]
@@ -327,6 +338,9 @@ fn check_families(ports: &[PortMapping], subnets: &Subnets) -> Result<(), LeaseE
         if !subnets.as_slice().iter().any(|subnet| subnet.is_ipv6() == host_ip.is_ipv6()) {
             let (protocol, subnets) = (port.protocol, subnets.clone());
             return Err(LeaseError::PortFamily { protocol, port: port.host_port, host_ip, subnets });
+        }
+        if host_ip == IpAddr::from(Ipv6Addr::LOCALHOST) {
+            return Err(LeaseError::PortLoopback { protocol: port.protocol, port: port.host_port });
         }
     }
     Ok(())

@@ -42,6 +42,9 @@ const ADDRESS_LOCAL: u16 = 2;
 const ADDRESS_FLAGS: u16 = 8;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_EVERYWHERE: u8 = 0;
+/// `IFA_F_SECONDARY`, which is also `IFA_F_TEMPORARY`.
+const ADDRESS_SECOND: u8 = 0x01;
+const ADDRESS_PERMANENT: u8 = 0x80;
 
 const FLAG_UP: u32 = 1;
 /// The group of the links to pods, by which the rules recognise them: the routed links, and the bridge.
@@ -243,13 +246,16 @@ pub(crate) fn add_address(socket: &Socket, link: u32, address: Address) -> Resul
     }
 }
 
-/// The addresses of a link that are valid beyond it, at most `limit`, IPv4 first.
+/// The addresses of a link that somebody gave it and that are valid beyond it, at most `limit`: those of IPv4 first,
+/// and each family in the order in which they were given.
 pub(crate) fn addresses(socket: &Socket, link: u32, limit: usize) -> Result<Vec<Address>, NetlinkError> {
     let request = || Message::new(GET_ADDRESS, netlink::DUMP).fixed(&[0; 8]);
     let found = first(socket, limit, &request, |payload| parse_address(payload, link));
-    let mut found = found.operation(|| format!("list the addresses of link {link}"))?;
-    found.sort_by_key(|address| address.ip.is_ipv6());
-    Ok(found)
+    let found = found.operation(|| format!("list the addresses of link {link}"))?;
+    let (ipv6, mut ipv4): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.ip.is_ipv6());
+    // The kernel lists those of IPv6 in the opposite order.
+    ipv4.extend(ipv6.into_iter().rev());
+    Ok(ipv4)
 }
 
 /// Removes an address from a link; one that it does not have is success.
@@ -326,12 +332,14 @@ fn parse(payload: &[u8]) -> Link {
     link
 }
 
-/// `struct ifaddrmsg` and its attributes: the address, if it is one of this link and valid beyond it.
+/// `struct ifaddrmsg` and its attributes: the address, if it is one of this link, valid beyond it, and neither made by
+/// the kernel, as from a router's prefix, nor a second one of a network.
 fn parse_address(payload: &[u8], link: u32) -> Option<Address> {
     let (header, rest) = payload.split_at_checked(8)?;
-    let (prefix, scope) = (header[1], header[3]);
+    let [prefix, flags, scope] = [header[1], header[2], header[3]];
     let found = [ADDRESS_LOCAL, ADDRESS_PEER].into_iter().find_map(|kind| netlink::find(rest, kind));
     let ip = found.and_then(netlink::address)?;
     let belongs = netlink::number(&header[4..]) == Some(link) && scope == SCOPE_EVERYWHERE;
+    let belongs = belongs && flags & (ADDRESS_SECOND | ADDRESS_PERMANENT) == ADDRESS_PERMANENT;
     belongs.then_some(Address { ip, prefix })
 }

@@ -239,14 +239,16 @@ fn a_pod_whose_record_is_lost_keeps_its_addresses_and_is_deleted() {
     assert_eq!(pod.adopt(&network).unwrap(), None, "there is no link");
     pod.inside(|| {
         sh("ip link add eth0 type bridge; ip link set eth0 up
-            ip address add 10.9.0.7/24 dev eth0; ip address add fd09::7/64 dev eth0 nodad")
+            ip address add 10.9.0.7/24 dev eth0; ip address add fd09::7/64 dev eth0 nodad
+            ip address add 10.9.0.8/24 dev eth0; ip address add fd09::8/64 dev eth0 nodad
+            ip address add fd09::9/64 dev eth0 nodad valid_lft 900 preferred_lft 900")
     });
     let record = host.config.state_dir.join("cni").join(format!("{}.json", pod.id));
     for damage in ["", "{{"] {
         std::fs::write(&record, damage).unwrap();
         let network = host.network();
         assert_eq!(network.addresses(&pod.id), None);
-        let addresses = PodAddresses { ips: vec![ip("10.9.0.7"), ip("fd09::7")] };
+        let addresses = PodAddresses { ips: ["10.9.0.7", "fd09::7", "fd09::8"].map(ip).to_vec() };
         assert_eq!(pod.adopt(&network).unwrap().as_ref(), Some(&addresses));
         assert_eq!(host.network().addresses(&pod.id), Some(addresses), "it is recorded");
     }

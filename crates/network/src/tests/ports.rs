@@ -191,6 +191,15 @@ fn a_port_of_a_family_that_pods_lack_is_refused(mode: Mode) {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
 }
 
+fn a_port_of_the_ipv6_loopback_address_is_refused(mode: Mode) {
+    let host = Host::new(mode);
+    let loopback = |host_port| PortMapping { host_ip: Some(ip("::1")), ..tcp(host_port, 80) };
+    let error = Pod::new(1).attach_with(&host.network(), &[loopback(12000)]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    assert!(error.to_string().contains("on ::1 cannot lead to a pod"), "{error}");
+    Pod::new(1).attach_with(&host.network(), &[loopback(0)]).unwrap();
+}
+
 fn two_pods_cannot_have_one_port(mode: Mode) {
     let host = Host::new(mode);
     let network = host.network();
@@ -229,6 +238,7 @@ in_both_modes! {
     what_others_still_send_reaches_no_pod_after_a_restart,
     undoing_leaves_the_port_of_another_pod_alone,
     a_port_of_a_family_that_pods_lack_is_refused,
+    a_port_of_the_ipv6_loopback_address_is_refused,
     two_pods_cannot_have_one_port,
     many_ports_fit_and_are_shown_as_nft_would,
 }

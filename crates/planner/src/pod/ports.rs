@@ -2,8 +2,6 @@
 //!
 //! A port is only read and checked here. Whether it is free is known to the network, which has all pods' leases.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use wharf_cri_api::v1::{self, PodSandboxConfig, Protocol as CriProtocol};
 use wharf_network::{PortMapping, Protocol};
 
@@ -19,13 +17,7 @@ pub fn plan(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Refusal> {
 
 fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Refusal> {
     let no_address = |error| Refusal::field("host_ip", format!("{:?}: {error}", asked.host_ip));
-    let host_ip =
-        (!asked.host_ip.is_empty()).then(|| asked.host_ip.parse().map_err(no_address)).transpose()?;
-    if host_ip == Some(IpAddr::from(Ipv6Addr::LOCALHOST)) && asked.host_port != 0 {
-        let problem =
-            "::1: the kernel sends no packet from there to a pod: use 127.0.0.1, or no address for all";
-        return Err(Refusal::field("host_ip", problem));
-    }
+    let host_ip = (!asked.host_ip.is_empty()).then(|| asked.host_ip.parse().map_err(no_address));
     Ok(PortMapping {
         protocol: match asked.protocol() {
             CriProtocol::Tcp => Protocol::Tcp,
@@ -34,7 +26,7 @@ fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Refusal> {
         },
         container_port: port("container_port", asked.container_port)?,
         host_port: port("host_port", asked.host_port)?,
-        host_ip,
+        host_ip: host_ip.transpose()?,
     })
 }
 
@@ -57,7 +49,7 @@ mod tests {
         let read = mapping(&asked(8080, "127.0.0.1")).unwrap();
         assert_eq!((read.host_port, read.host_ip), (8080, Some("127.0.0.1".parse().unwrap())));
         assert_eq!(mapping(&asked(0, "")).unwrap().host_ip, None);
-        for (host_port, host_ip) in [(-1, ""), (65_536, ""), (80, "localhost"), (80, "::1")] {
+        for (host_port, host_ip) in [(-1, ""), (65_536, ""), (80, "localhost")] {
             assert!(mapping(&asked(host_port, host_ip)).is_err(), "{host_port} {host_ip}");
         }
     }
