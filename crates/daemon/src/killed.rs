@@ -6,6 +6,7 @@
 use std::fmt;
 
 use wharf_sys::fs::kernel_text;
+use wharf_sys::process::is_exiting;
 use wharf_types::signal::SIGKILL;
 
 /// A wharfd like that, which has what another one needs.
@@ -18,7 +19,11 @@ impl Killed {
     /// This process, if it is one. One that is about to end may look like it for a moment.
     pub(crate) fn find(pid: i32) -> Option<Self> {
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let threads = threads.filter_map(|thread| kernel_text(thread.path().join("status")).ok());
+        let threads = threads.filter_map(|thread| {
+            // One that exits has taken the signal, and may wait for a file that it closes.
+            let exits = is_exiting(&thread.path()).unwrap_or_default();
+            Some((kernel_text(thread.path().join("status")).ok()?, exits))
+        });
         are_killed(threads).then_some(Self { pid })
     }
 }
@@ -38,14 +43,14 @@ impl fmt::Display for Killed {
 impl std::error::Error for Killed {}
 
 /// Whether some of these threads have not ended, and each of those has been killed.
-fn are_killed(statuses: impl Iterator<Item = String>) -> bool {
+fn are_killed(threads: impl Iterator<Item = (String, bool)>) -> bool {
     let field = |status: &str, name: &str| {
         status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
     };
-    let mut left = statuses.filter(|status| !field(status, "State:").starts_with(['Z', 'X'])).peekable();
-    let is_killed = |status: String| {
+    let mut left = threads.filter(|(status, _)| !field(status, "State:").starts_with(['Z', 'X'])).peekable();
+    let is_killed = |(status, exits): (String, bool)| {
         let pending = u64::from_str_radix(&field(&status, "SigPnd:"), 16);
-        pending.is_ok_and(|pending| pending & (1 << (SIGKILL - 1)) != 0)
+        exits || pending.is_ok_and(|pending| pending & (1 << (SIGKILL - 1)) != 0)
     };
     left.peek().is_some() && left.all(is_killed)
 }
@@ -58,11 +63,15 @@ mod tests {
     fn a_process_of_which_a_killed_thread_is_left_is_told_from_others() {
         let status =
             |state: &str, pending: &str| format!("Name:\twharfd\nState:\t{state}\nSigPnd:\t{pending}\n");
-        let ended = || status("Z (zombie)", "0000000000000000");
-        let waits = |pending: &str| status("D (disk sleep)", pending);
+        let ended = || (status("Z (zombie)", "0000000000000000"), true);
+        let waits = |pending: &str| (status("D (disk sleep)", pending), false);
+        let exits = (waits("0000000000000000").0, true);
+        assert!(are_killed([ended(), exits].into_iter()));
         let (killed, none) = (|| waits("0000000000000100"), || waits("0000000000000000"));
         assert!(are_killed([ended(), killed()].into_iter()) && are_killed([killed()].into_iter()));
-        for others in [vec![], vec![ended()], vec![killed(), none()], vec![none()], vec![String::new()]] {
+        for others in
+            [vec![], vec![ended()], vec![killed(), none()], vec![none()], vec![(String::new(), false)]]
+        {
             assert!(!are_killed(others.clone().into_iter()), "{others:?}");
         }
         let own = std::process::id().cast_signed();

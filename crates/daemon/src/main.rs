@@ -225,7 +225,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(%root, %state, "wharfd starts");
     let Node { images, network, cgroups, plugins, engine, layout, .. } =
         Node::open(&config, Node::claim(&config, OfKilled::Respected).await?).await?;
-    check_open_files(engine.program().supervised(&layout.pods())?.len())?;
+    match engine.program().supervised(&layout.pods()) {
+        Ok(pods) => check_open_files(pods.len())?,
+        Err(error) => tracing::warn!(error = wharf_types::chain(&error), "running pods cannot be counted"),
+    }
     let info = admin::info(&config, &cgroups)?;
     if info.bounding_capabilities & wharf_types::capability::SYS_RESOURCE == 0 {
         tracing::warn!(

@@ -34,13 +34,18 @@ pub(crate) fn responds(directory: &Path) -> bool {
 /// A process of this program that touches this directory already.
 fn earlier_touch(directory: &Path) -> Option<OwnedFd> {
     let line = [ITSELF.as_bytes(), TOUCH.as_bytes(), directory.as_os_str().as_bytes(), b""].join(&0);
-    let program = |process: &Path| process.join("exe").metadata().map(|file| (file.dev(), file.ino())).ok();
-    let own = program(Path::new("/proc/self"))?;
+    // Its program, its mounts and its user: whoever may execute this program could otherwise pose as it.
+    let identity = |process: &Path| {
+        let [program, mounts] = ["exe", "ns/mnt"].map(|name| process.join(name).metadata());
+        let (program, mounts) = (program.ok()?, mounts.ok()?);
+        Some([program.dev(), program.ino(), mounts.ino(), process.metadata().ok()?.uid().into()])
+    };
+    let own = identity(Path::new("/proc/self/"))?;
     // By its name first: a command line is in the process's memory, for which the kernel may wait.
     let touches = |process: &Path| {
         kernel_text(process.join("comm")).is_ok_and(|name| name == "exe\n")
             && std::fs::read(process.join("cmdline")).is_ok_and(|found| found == line)
-            && program(process) == Some(own)
+            && identity(process) == Some(own)
     };
     let mut processes = std::fs::read_dir("/proc").ok()?.flatten();
     processes.find_map(|process| {
@@ -127,7 +132,9 @@ mod tests {
         let mut waits =
             command.arg(TOUCH).arg(dir.path()).stdin(Stdio::null()).stdout(writer).spawn().unwrap();
         drop(command);
-        assert!(!has_ended(Duration::from_millis(50), &earlier_touch(dir.path()).unwrap()));
+        // It gets its name a moment after it has begun.
+        let found = std::iter::repeat_with(|| earlier_touch(dir.path())).flatten().next().unwrap();
+        assert!(!has_ended(Duration::from_millis(50), &found));
         assert!(earlier_touch(&dir.path().join("other")).is_none());
         drop(reader);
         waits.wait().unwrap();

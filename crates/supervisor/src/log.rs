@@ -55,6 +55,8 @@ struct Log {
     torn_bytes: u64,
     /// What the kubelet may put back; `None` if the file was not made by a reopening.
     renamed: Option<Renamed>,
+    /// Whether what has replaced the file cannot be used.
+    is_astray: bool,
     lost: Lost,
 }
 
@@ -91,6 +93,7 @@ impl Log {
             file_bytes: 0,
             torn_bytes: 0,
             renamed: None,
+            is_astray: false,
             lost: Lost::default(),
         }
     }
@@ -124,6 +127,7 @@ impl Log {
     /// Goes on in another file.
     fn switch_to(&mut self, file: File) {
         self.torn_bytes = 0;
+        self.is_astray = false;
         self.use_file(file);
     }
 

@@ -16,7 +16,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid};
-use wharf_isolation::{Outline, PodNamespaces, Report};
+use wharf_isolation::{LeftHost, Outline, PodNamespaces, Report};
 use wharf_sys::capabilities::{self, Capabilities};
 use wharf_sys::clone::{Child, Clone, SingleThreaded, clone, end_with_parent};
 use wharf_sys::descriptors;
@@ -126,8 +126,8 @@ fn be_alone(
 ) -> std::result::Result<Infallible, wharf_isolation::Error> {
     let keep: Vec<_> = pod.descriptors().chain([program.as_fd(), line.as_fd(), lender]).collect();
     descriptors::keep_only(child, &keep).map_err(|source| failed("closing descriptors", source))?;
-    wharf_isolation::leave_host(pod, first, lender)?;
-    execute(program, line)
+    let left = wharf_isolation::leave_host(pod, first, lender)?;
+    execute(left, program, line)
         .map_err(|source| failed("executing the supervisor's program as the reaper", source))
 }
 
@@ -194,7 +194,7 @@ fn failed(stage: &'static str, source: Error) -> wharf_isolation::Error {
 
 /// Executes this program with only the line to the supervisor open. The line stands in for all three standard streams,
 /// which a program's runtime needs to be open.
-fn execute(program: &OwnedFd, line: &OwnedFd) -> Result<Infallible> {
+fn execute(_left: LeftHost, program: &OwnedFd, line: &OwnedFd) -> Result<Infallible> {
     let onto = |stream: &str| format!("the line to the supervisor, onto {stream}");
     nix::unistd::dup2_stdin(line).named("dup2", || onto("standard input"))?;
     nix::unistd::dup2_stdout(line).named("dup2", || onto("standard output"))?;

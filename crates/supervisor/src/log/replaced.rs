@@ -36,8 +36,11 @@ fn written_at(file: &Metadata) -> (i64, i64) {
 impl Renamed {
     /// The one that was open before a new file was made.
     pub(super) fn before(made: &File, open: Option<&File>) -> Option<Self> {
-        let open = open.and_then(|open| open.metadata().ok()).filter(|open| open.nlink() > 0);
-        Some(Self { id: open.map(|open| id_of(&open)), written_until: written_at(&made.metadata().ok()?) })
+        let open = open.map(File::metadata).transpose().ok()?;
+        // One that is removed cannot be put back.
+        let is_removed = open.as_ref().is_some_and(|open| open.nlink() == 0);
+        let written_until = written_at(&made.metadata().ok()?);
+        (!is_removed).then(|| Self { id: open.as_ref().map(id_of), written_until })
     }
 
     fn is(self, file: &Metadata) -> bool {
@@ -58,10 +61,15 @@ impl Log {
                 self.switch_to(file);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => diagnostics::warn(format_args!(
-                "log {} was replaced, and the file in its place cannot be used: {error}",
-                self.name
-            )),
+            // Once: it is looked again each second, and the supervisor's own log has a bound.
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_astray, true) {
+                    diagnostics::warn(format_args!(
+                        "log {} was replaced, and the file in its place cannot be used: {error}",
+                        self.name
+                    ));
+                }
+            }
         }
     }
 
