@@ -1,4 +1,9 @@
 //! `wharf run`: creates a pod with one container from an image, or adds a container to a running pod.
+//!
+//! Without `-d` it stays with the container: with its streams, or with its log if there is no input. What it has made
+//! goes or stays with the container's end. A session that is lost is no end: whoever restarts wharfd ends no container,
+//! so that is asked once wharfd is back ([`lost`]). Names are planned from a listing, and others may plan the same:
+//! each run marks what it makes, and undoes nothing without its mark.
 
 mod make;
 mod ports;

@@ -139,6 +139,8 @@ fn mount_source(mount: &Mount) -> Result<MountSource, Unread> {
     Ok(MountSource { path, propagation })
 }
 
+/// The path without links. A missing directory is made, as the peers do it. It is the host's from then on: no record
+/// says that it is to be removed, and so none has to come first.
 fn resolve(path: &str) -> io::Result<PathBuf> {
     match std::fs::canonicalize(path) {
         Err(error) if error.kind() == ErrorKind::NotFound && path.starts_with('/') => {

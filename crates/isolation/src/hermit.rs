@@ -28,6 +28,10 @@ pub fn enter_cgroups(of: &Outline) -> Result<(), Error> {
         .stage("making a cgroup namespace")
 }
 
+/// Proof that this process has left the host. What it does next, containers may see.
+#[derive(Debug)]
+pub struct LeftHost(());
+
 /// Moves this process into the namespaces of a pod that its `first` container has, and into a mount namespace of its
 /// own whose root is an empty directory that cannot be written. Containers see it, so it has the label of their files.
 ///
@@ -36,12 +40,17 @@ pub fn enter_cgroups(of: &Outline) -> Result<(), Error> {
 ///
 /// # Errors
 /// The kernel's error.
-pub fn leave_host(pod: PodNamespaces<'_>, first: &Outline, lender: BorrowedFd<'_>) -> Result<(), Error> {
+pub fn leave_host(
+    pod: PodNamespaces<'_>,
+    first: &Outline,
+    lender: BorrowedFd<'_>,
+) -> Result<LeftHost, Error> {
     const STAGE: &str = "leaving the host for an empty root";
     let empty = paths::empty_directory(first.mount_label.as_ref()).stage(STAGE)?;
     setns(lender, CloneFlags::CLONE_NEWCGROUP).named("setns", || "CLONE_NEWCGROUP".into()).stage(STAGE)?;
     let wanted = Namespaces { cgroup: false, ..first.namespaces.clone() };
     pod.enter(&wanted)?;
     pod.leave_files(&wanted)?;
-    mount::take_root(empty.as_fd()).stage(STAGE)
+    mount::take_root(empty.as_fd()).stage(STAGE)?;
+    Ok(LeftHost(()))
 }

@@ -40,7 +40,7 @@ mod wire;
 pub use birth::{Origin, Others, Place};
 pub use create::{STAGES, create};
 pub use error::{Error, Stage};
-pub use hermit::{enter_cgroups, leave_host};
+pub use hermit::{LeftHost, enter_cgroups, leave_host};
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
 pub use log_file::{open_existing_log, open_log, replace_log};

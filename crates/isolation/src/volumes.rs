@@ -51,6 +51,7 @@ impl Copies {
             free_inodes: disk.files_available(),
         };
         let checked = self.reserve.check(disk, more_bytes);
+        // What the kernel would say a little later.
         checked.map_err(|error| Error::new("copying", error.to_string(), Errno::ENOSPC))
     }
 

@@ -24,6 +24,7 @@ const MEMORY: Duration = Duration::from_secs(10);
 pub struct Single {
     threads: Threads<()>,
     calls: Joins<(), Result<(), StageError>>,
+    /// When and why it last failed. Locked for moments.
     failed: Mutex<Option<(Instant, StageError)>>,
 }
 

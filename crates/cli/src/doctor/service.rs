@@ -98,7 +98,7 @@ fn limits(bounding: u64) -> Check {
     Check::warn(WHAT, "wharfd lacks it", advice)
 }
 
-/// Records that wharfd could not read when it started, and moved to the quarantine.
+/// Records that wharfd could not read when it started, and keeps in the quarantine.
 fn quarantine(directories: &[&Path]) -> Check {
     const WHAT: &str = "quarantine";
     let mut full = Vec::new();
