@@ -5,11 +5,13 @@ use std::path::Path;
 use wharf_types::POD_LOGS;
 
 use super::{remove_empty, tell};
-use crate::slow::work_in;
+use crate::slow::{responds, work_in};
 
-/// Removes what is left of logs, and says that logs stay, if there are any.
+/// Removes what is left of logs, and says that logs stay, if there are any. A disk that does not respond is not waited
+/// for: this process could not be ended meanwhile.
 pub(super) fn clean() -> anyhow::Result<()> {
     let logs = Path::new(POD_LOGS);
+    anyhow::ensure!(responds(logs), "the logs in {POD_LOGS} stay, because their disk does not respond");
     work_in(logs, || {
         remove_unused(logs)?;
         if logs.exists() { tell(&format!("the logs in {POD_LOGS} stay\n")) } else { Ok(()) }
@@ -19,7 +21,7 @@ pub(super) fn clean() -> anyhow::Result<()> {
 /// Whether there are directories that are left of logs. Their disk may be another one, and may not respond.
 pub(super) fn are_any_unused() -> bool {
     let logs = Path::new(POD_LOGS);
-    work_in(logs, || has_unused(logs))
+    responds(logs) && work_in(logs, || has_unused(logs))
 }
 
 fn has_unused(logs: &Path) -> bool {
