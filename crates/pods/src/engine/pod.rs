@@ -26,7 +26,7 @@ use wharf_types::PodId;
 
 use super::Engine;
 use crate::container::Container;
-use crate::error::{Error, Stage, StillChanging, blocking, known};
+use crate::error::{Error, Stage, blocking, known};
 use crate::pod::{Pod, State};
 
 /// Namespaces with a network among them, and what is needed there.
@@ -312,11 +312,11 @@ impl Engine {
     }
 
     pub(super) async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        // What is still being undone is found by its record, now and by the next daemon.
+        // What could not be undone yet is found by its record, now and by the next daemon.
         let (layout, of) = (self.parts.layout.clone(), pod.id().clone());
         let recorded = blocking(move || Ok(recorded_containers(&layout, &of)?)).await?;
-        if let Some(id) = recorded.into_iter().find(|id| !pod.is_stranger(id)) {
-            return Err(Error::at("removing the pod's records", StillChanging(id.to_string())));
+        for id in recorded.iter().filter(|id| !pod.is_stranger(id)) {
+            self.try_undo_container(pod, id).await?;
         }
         // One that the request names is the kubelet's to remove.
         if planner::cgroup_parent(&pod.config()).is_none() {

@@ -156,7 +156,11 @@ impl Engine {
         }
     }
 
-    async fn try_undo_container(self: &Arc<Self>, pod: &Pod, id: &ContainerId) -> Result<(), Error> {
+    pub(super) async fn try_undo_container(
+        self: &Arc<Self>,
+        pod: &Pod,
+        id: &ContainerId,
+    ) -> Result<(), Error> {
         let record = self.half_made(pod, id).await?;
         self.delete_container(pod, id, &record).await
     }
