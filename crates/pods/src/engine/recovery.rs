@@ -104,11 +104,8 @@ impl Engine {
             found
         });
         if let Err(error) = looked.await {
-            tracing::warn!(
-                pod = pod.id().short(),
-                error = chain(&error),
-                "some facts about a pod could not be read"
-            );
+            let (pod, error) = (pod.id().short(), chain(&error));
+            tracing::warn!(pod, error, "some facts about a pod could not be read");
         }
     }
 
@@ -166,11 +163,8 @@ impl Engine {
         let exit = exit_at(&self.parts.layout.exit_record(pod.id(), &id)).unwrap_or_default();
         let cgroup = self.parts.cgroups.open(cgroup).inspect_err(|error| {
             if error.kind() != ErrorKind::NotFound {
-                tracing::warn!(
-                    container = id.short(),
-                    error = chain(error),
-                    "a container's cgroup cannot be used"
-                );
+                let (container, error) = (id.short(), chain(error));
+                tracing::warn!(container, error, "a container's cgroup cannot be used");
             }
         });
         let cgroup = cgroup.ok().map(|cgroup| record.of_cgroup(cgroup));
