@@ -2,8 +2,9 @@
 //!
 //! A small window is any layer's. Larger ones share a budget, because a registry may send many layers, each just fast
 //! enough not to be given up, for hours. So one registry's layers have no more of it than they leave to others, as far
-//! as they can be told apart: by the registry's name, of which one may have many. A layer waits with nothing, also for
-//! a larger window than it has; so none waits for another that waits.
+//! as they can be told apart: by the registry's name, of which one may have many. Therefore who has had a window for
+//! long gives it up if a registry that has none waits. A layer waits with nothing, also for a larger window than it
+//! has; so none waits for another that waits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, Read};
@@ -23,6 +24,9 @@ pub(crate) const SMALL_WINDOW_BYTES: u64 = 8 << 20;
 /// The budget for windows of all decompressors of this process. By default one registry's half is six of 64 MiB, as
 /// many layers as one pull downloads at a time: a pull waits only for others.
 static WINDOWS: Windows = Windows::new(768 << 20, Duration::from_mins(10));
+
+/// How long a layer may keep a window that a registry without any waits for. Less than that one waits.
+const HOLD: Duration = Duration::from_mins(5);
 
 /// How often it is looked whether anybody still wants a layer that waits.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -55,6 +59,7 @@ struct Windows {
     changed: Condvar,
     all_bytes: u64,
     patience: Duration,
+    hold: Duration,
 }
 
 struct State {
@@ -71,6 +76,7 @@ struct Share {
     windows: &'static Windows,
     registry: Arc<str>,
     bytes: u64,
+    since: Instant,
 }
 
 impl<R: BufRead> Frames<R> {
@@ -137,6 +143,9 @@ fn decoder(limit_bytes: u64) -> io::Result<Decoder<'static>> {
 impl<R: BufRead> Read for Frames<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while !into.is_empty() && (self.within || self.begin()?) {
+            if self.share.as_ref().is_some_and(Share::is_overdue) {
+                return Err(io::Error::other(NoWindow));
+            }
             let input = self.input.fill_buf()?;
             let ended = input.is_empty();
             let (mut from, mut to) = (InBuffer::around(input), OutBuffer::around(&mut *into));
@@ -196,7 +205,7 @@ impl Windows {
     const fn new(all_bytes: u64, patience: Duration) -> Self {
         let state =
             State { free_bytes: all_bytes, next: 0, waiting: VecDeque::new(), of_each: BTreeMap::new() };
-        Self { state: Mutex::new(state), changed: Condvar::new(), all_bytes, patience }
+        Self { state: Mutex::new(state), changed: Condvar::new(), all_bytes, patience, hold: HOLD }
     }
 
     /// So much memory, or half of what there is, as soon as it is free; `None` if that takes too long, or once nobody
@@ -225,7 +234,7 @@ impl Windows {
         }
         drop(state);
         self.changed.notify_all();
-        is_free.then(|| Share { windows: self, registry: Arc::clone(registry), bytes })
+        is_free.then(|| Share { windows: self, registry: Arc::clone(registry), bytes, since: Instant::now() })
     }
 }
 
@@ -243,6 +252,16 @@ impl State {
     /// Whether a registry that gets so much more leaves as much to others as it had.
     fn leaves_enough(&self, registry: &Arc<str>, bytes: u64) -> bool {
         self.of(registry) + bytes <= self.free_bytes
+    }
+}
+
+impl Share {
+    /// Whether it was held for long, and a registry without any waits.
+    fn is_overdue(&self) -> bool {
+        self.since.elapsed() >= self.windows.hold && {
+            let state = lock(&self.windows.state);
+            state.waiting.iter().any(|(_, registry)| state.of(registry) == 0)
+        }
     }
 }
 
@@ -380,6 +399,39 @@ mod tests {
         });
         assert!(lock(&windows.state).waiting.is_empty());
         drop(held);
+    }
+
+    #[test]
+    fn who_has_had_a_window_for_long_gives_it_up_to_a_registry_without_any() {
+        let mut windows = Windows::new(2 * LIMIT, Duration::from_hours(1));
+        windows.hold = Duration::ZERO;
+        let windows: &'static Windows = Box::leak(Box::new(windows));
+        let blob = [frame(26, b"a"), frame(26, b"b"), frame(26, b"c")].concat();
+        let (mut slow, mut into) = (open(windows, &blob), [0]);
+        assert_eq!(slow.read(&mut into).unwrap(), 1);
+        let other = windows.take(&Sender::registry("c"), LIMIT).unwrap();
+        let wait = |count| {
+            while lock(&windows.state).waiting.len() < count {
+                std::thread::yield_now();
+            }
+        };
+        scope(|scope| {
+            let own = Sender::registry("a");
+            let more = scope.spawn({
+                let own = own.clone();
+                move || windows.take(&own, LIMIT).is_some()
+            });
+            wait(1);
+            assert_eq!(slow.read(&mut into).unwrap(), 1, "only its own registry waits");
+            let none = scope.spawn(|| windows.take(&Sender::registry("b"), LIMIT).is_some());
+            wait(2);
+            assert!(is_refused(slow.read(&mut into)));
+            drop(slow);
+            assert!(none.join().unwrap(), "and not to its own registry's");
+            own.give_up();
+            more.join().unwrap();
+        });
+        drop(other);
     }
 
     #[test]
