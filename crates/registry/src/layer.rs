@@ -78,7 +78,7 @@ impl Job {
             self.enter(Phase::Downloading);
             let (sender, receiver) = mpsc::channel(CHUNKS_LIMIT);
             let (store, source, kept) = (self.store.clone(), self.source(), Arc::clone(&claim));
-            let mut wanted = Wanted(Some(source.sender.clone()));
+            let wanted = Wanted(source.sender.clone());
             let unpack = move || {
                 let _kept = kept;
                 store.unpack(&source, &mut ChunkReader::new(receiver))
@@ -86,10 +86,9 @@ impl Job {
             let unpacking = self.unpacking.run(&(), "unpacking the layer", unpack);
             let pump = async {
                 let pumped = self.pump(&mut blob, sender).await;
-                if pumped.is_ok() {
-                    wanted.0 = None;
+                if pumped.is_err() {
+                    wanted.0.give_up();
                 }
-                drop(wanted);
                 pumped
             };
             let (pumped, unpacked) = tokio::join!(pump, unpacking);
@@ -145,14 +144,12 @@ impl Job {
     }
 }
 
-/// Gives a layer up when it is dropped: its download has failed, or nobody waits for it any more.
-struct Wanted(Option<Sender>);
+/// Gives a layer up when nobody waits for it any more. Even if all of it has arrived, it may not be unpacked yet.
+struct Wanted(Sender);
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        if let Some(sender) = &self.0 {
-            sender.give_up();
-        }
+        self.0.give_up();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wharf_registry::{LayerProgress, Limits, PullProgress};
+use wharf_registry::{LayerProgress, Limits, Phase, PullProgress};
 
 use crate::image::{Content, TestLayer, noise, plain};
 use crate::server::{Reply, Request, Server, Then};
@@ -124,6 +124,8 @@ fn wide(layer: TestLayer) -> TestLayer {
 async fn slow_layers_of_one_registry_leave_memory_for_windows_to_others() {
     /// More than is read before any of it is decompressed.
     const BEGINNING_BYTES: usize = 400_000;
+    /// More than there are threads to unpack layers.
+    const SMALL: usize = 180;
     let world = World::new();
     let layer = |n| wide(plain(&format!("slow-{n}"), &noise(600_000 + n)));
     let layers: Vec<_> = (0..6_usize).map(layer).collect();
@@ -132,7 +134,10 @@ async fn slow_layers_of_one_registry_leave_memory_for_windows_to_others() {
         let (_, blob) = blobs.iter().find(|(path, _)| path == request.path())?;
         Some(Reply::new(200, &blob[..BEGINNING_BYTES]).length(None).then(Then::Stall))
     };
-    let server = Server::start(Content::oci("slow", &layers), begins).await;
+    let small: Vec<_> = (0..SMALL).map(|n| wide(plain(&format!("small-{n}"), b"small"))).collect();
+    let images = small.iter().enumerate();
+    let images = images.map(|(n, layer)| Content::oci(&format!("small-{n}"), std::slice::from_ref(layer)));
+    let server = Server::start(images.fold(Content::oci("slow", &layers), Content::with), begins).await;
     let stuck = begin(&world, &server);
     let have_begun = async {
         let begun = |layer: &LayerProgress| layer.done_bytes >= BEGINNING_BYTES as u64;
@@ -146,7 +151,34 @@ async fn slow_layers_of_one_registry_leave_memory_for_windows_to_others() {
     let reference = honest.reference(":v1");
     let pulled = tokio::time::timeout(Duration::from_secs(20), world.pull(&reference)).await;
     assert_eq!(file_of(&pulled.expect("it waits for slow ones").unwrap(), "a"), b"one");
+    give_up_while_they_wait(&world, &server, &small).await;
+    pull_beside(&world).await;
     stuck.abort();
+}
+
+/// Gives pulls up whose layers have arrived and wait for memory: some at a time, in all more than there are threads.
+async fn give_up_while_they_wait(world: &World, server: &Server, layers: &[TestLayer]) {
+    for first in (0..layers.len()).step_by(20) {
+        let some = &layers[first..(first + 20).min(layers.len())];
+        let pulls: Vec<_> =
+            (first..).take(some.len()).map(|n| begin_one(world, server, &format!(":small-{n}"))).collect();
+        let have_arrived = async {
+            let has = |layer: &LayerProgress| layer.phase == Phase::Unpacking;
+            let all = |pull: &PullProgress| pull.layers.len() == 1 && pull.layers.iter().all(has);
+            let count = || world.puller.active().iter().filter(|pull| all(pull)).count();
+            while count() < some.len() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), have_arrived).await.expect("no thread is free");
+        pulls.iter().for_each(tokio::task::JoinHandle::abort);
+        let have_ended = async {
+            while world.puller.active().len() > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), have_ended).await.expect("they are not given up");
+    }
 }
 
 /// A layer is unpacked while it arrives. The threads for that are not those that everything else needs.
