@@ -227,6 +227,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Node::open(&config, Node::claim(&config, OfKilled::Respected).await?).await?;
     match engine.program().supervised(&layout.pods()) {
         Ok(pods) => check_open_files(pods.len())?,
+        // As far as is known, for any number of pods.
+        Err(error) if error.cause.kind() == wharf_types::ErrorKind::ResourceExhausted => {
+            return Err(error.into());
+        }
         Err(error) => tracing::warn!(error = wharf_types::chain(&error), "running pods cannot be counted"),
     }
     let info = admin::info(&config, &cgroups)?;

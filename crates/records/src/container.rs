@@ -4,8 +4,8 @@
 //! cannot, such as the layers or the user that a name turned out to be, is beside it.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{OpenOptions, remove_dir};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -231,6 +231,18 @@ pub fn recorded_containers(layout: &Layout, pod: &PodId) -> Result<Vec<Container
     Ok(recorded.into_iter().collect())
 }
 
+/// The containers that keep a pod from being removed: those that have a record. Without one, the directory of records is
+/// gone afterwards.
+///
+/// # Errors
+/// The disk's error: the containers cannot be listed.
+pub fn last_containers(layout: &Layout, pod: &PodId) -> Result<Vec<ContainerId>, StageError> {
+    match remove_dir(layout.container_records(pod)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => recorded_containers(layout, pod),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// Loads what [`save_spec`] has saved; `None` if it was never saved, as by older builds.
 ///
 /// # Errors
@@ -283,6 +295,23 @@ mod tests {
         std::fs::remove_file(&records).unwrap();
         remove_container(&layout, &pod, &id).unwrap();
         assert!(!exit.exists());
+    }
+
+    #[test]
+    fn a_pod_has_its_last_container_until_that_has_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, pod) = pod(dir.path());
+        let id = ContainerId::from_random([2; 32]);
+        std::fs::write(layout.container_record(&pod, &id), "").unwrap();
+        std::fs::write(layout.container_spec(&pod, &id), "").unwrap();
+        assert_eq!(last_containers(&layout, &pod).unwrap(), std::slice::from_ref(&id));
+        remove_container(&layout, &pod, &id).unwrap();
+        for _again in 0..2 {
+            assert!(last_containers(&layout, &pod).unwrap().is_empty());
+            assert!(!layout.container_records(&pod).exists());
+        }
+        std::fs::write(layout.container_records(&pod), "not a directory").unwrap();
+        last_containers(&layout, &pod).unwrap_err();
     }
 
     /// Its supervisor may have forgotten it while its hooks for the end, which may take minutes, are executed.

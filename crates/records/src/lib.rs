@@ -16,8 +16,8 @@ use wharf_state::records::Content;
 use wharf_types::StageError;
 
 pub use container::{
-    ContainerRecord, NO_LOG, UNSEEN, UNSTARTED, load_spec, recorded_containers, remove_container,
-    remove_left_exit, save_spec,
+    ContainerRecord, NO_LOG, UNSEEN, UNSTARTED, last_containers, load_spec, recorded_containers,
+    remove_container, remove_left_exit, save_spec,
 };
 pub use decide::{Recovered, Word, decide, end_of, lost_at};
 pub use exit::{exit_at, exit_or_lost};

@@ -28,6 +28,8 @@ use crate::program::{PROGRAM, Program};
 /// How long killed processes may take to exit.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+const LOOKING: &str = "looking for supervisors";
+
 /// The supervisor of a pod in this directory.
 struct Supervisor {
     pod: PodId,
@@ -47,12 +49,13 @@ impl Program {
     /// Kills supervisors of pods that have been removed from this directory, with all that they supervise. What cannot
     /// be ended is logged; the next daemon tries again. Returns the pods that may still have a directory, elsewhere.
     pub fn end_orphans(&self, pods: &Path) -> Vec<PodId> {
-        let supervisors = supervisors(&self.cgroups, &self.placement).unwrap_or_else(|error| {
+        let orphans = supervisors(&self.cgroups, &self.placement).and_then(|pids| orphans(&pids, pods));
+        let orphans = orphans.unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "supervisors of pods without a record may be left");
             Vec::new()
         });
         let mut unseen = Vec::new();
-        for (orphan, directory) in supervisors.into_iter().filter_map(|pid| orphan(pid, pods)) {
+        for (orphan, directory) in orphans {
             let pod = orphan.pod.short();
             if directory == Directory::Unseen {
                 tracing::warn!(
@@ -85,7 +88,7 @@ impl Program {
     /// # Errors
     /// The supervisors, or the pods, cannot be listed.
     pub fn supervised(&self, pods: &Path) -> Result<Vec<PodId>, StageError> {
-        Ok(self.supervisors_in(pods)?.into_iter().map(|supervisor| supervisor.pod).collect())
+        self.supervisors_in(pods, |supervisor| supervisor.pod)
     }
 
     /// Kills the supervisor of a pod in this directory, with all that it supervises or has supervised. None is fine.
@@ -93,7 +96,7 @@ impl Program {
     /// # Errors
     /// It cannot be found or killed, or processes are left.
     pub fn end_with_containers(&self, pods: &Path, pod: &PodId) -> Result<(), StageError> {
-        let mut meant = self.supervisors_in(pods)?;
+        let mut meant = self.supervisors_in(pods, |supervisor| supervisor)?;
         meant.retain(|supervisor| supervisor.pod == *pod);
         meant.iter().try_for_each(|supervisor| supervisor.end(&self.cgroups, &self.placement))?;
         // Its supervisor may be gone.
@@ -116,20 +119,26 @@ impl Program {
         ends.fold(Ok(()), Result::and)
     }
 
-    /// Those in the supervisors' cgroup, and those that can be reached: on v1 alone there is no such cgroup.
-    fn supervisors_in(&self, pods: &Path) -> Result<Vec<Supervisor>, StageError> {
-        let listed = supervisors(&self.cgroups, &self.placement)?.into_iter();
-        let mut all: Vec<Supervisor> = listed.filter_map(|pid| supervisor_in(pid, pods)).collect();
-        for pod in ids::<PodId>(pods).stage("listing the pods")? {
-            let socket = Layout::supervisor_socket(&pods.join(pod.as_str()));
-            let process = socket::connect(&socket).and_then(|socket| socket::peer_process(socket.as_fd()));
-            let pid = process.ok().and_then(|process| pid_of(&process));
-            all.extend(
-                pid.filter(|pid| all.iter().all(|known| known.pid != *pid))
-                    .and_then(|pid| supervisor_in(pid, pods)),
-            );
+    /// What is asked of those in the supervisors' cgroup, and of those that can be reached: on v1 alone there is no such
+    /// cgroup.
+    fn supervisors_in<T>(
+        &self,
+        pods: &Path,
+        mut ask: impl FnMut(Supervisor) -> T,
+    ) -> Result<Vec<T>, StageError> {
+        let mut pids = supervisors(&self.cgroups, &self.placement)?;
+        let mut answers = Vec::new();
+        for &pid in &pids {
+            answers.extend(supervisor_in(pid, pods)?.map(&mut ask));
         }
-        Ok(all)
+        for pod in ids::<PodId>(pods).stage("listing the pods")? {
+            let reached = reached(&Layout::supervisor_socket(&pods.join(pod.as_str())))?;
+            if let Some(pid) = reached.filter(|pid| !pids.contains(pid)) {
+                pids.push(pid);
+                answers.extend(supervisor_in(pid, pods)?.map(&mut ask));
+            }
+        }
+        Ok(answers)
     }
 
     /// Kills the supervisor of a pod's directory in which somebody has removed its socket: nobody can reach it any
@@ -139,7 +148,7 @@ impl Program {
     /// The supervisors cannot be listed, or this one cannot be killed.
     pub fn end_unreachable(&self, directory: &Path) -> Result<(), StageError> {
         for pid in supervisors(&self.cgroups, &self.placement)? {
-            if let Some(process) = supervisor_of(pid, |found| found == directory) {
+            if let Some(process) = supervisor_of(pid, |found| found == directory)? {
                 tracing::warn!(
                     pid,
                     directory = %directory.display(),
@@ -168,46 +177,73 @@ fn supervisors(cgroups: &Cgroups, placement: &Placement) -> Result<Vec<i32>, Sta
     Ok(processes.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-/// The process, if it is a supervisor of a pod that should be in this directory and is not.
-fn orphan(pid: i32, pods: &Path) -> Option<(Supervisor, Directory)> {
-    let supervisor = supervisor_in(pid, pods)?;
+/// Nothing if there is no such process. What this process is short of says nothing about another one.
+fn if_there<T>(found: Result<T, StageError>) -> Result<Option<T>, StageError> {
+    match found {
+        Err(error) if error.kind() == ErrorKind::ResourceExhausted => Err(error),
+        found => Ok(found.ok()),
+    }
+}
+
+/// Those of these processes that are supervisors of pods that should be in this directory and are not.
+fn orphans(pids: &[i32], pods: &Path) -> Result<Vec<(Supervisor, Directory)>, StageError> {
+    let mut orphans = Vec::new();
+    for &pid in pids {
+        if let Some(supervisor) = supervisor_in(pid, pods)?
+            && let Some(directory) = lost_directory(&supervisor, pods)
+        {
+            orphans.push((supervisor, directory));
+        }
+    }
+    Ok(orphans)
+}
+
+/// What has become of a pod's directory, if it is not there.
+fn lost_directory(supervisor: &Supervisor, pods: &Path) -> Option<Directory> {
     let is_there = pods.join(supervisor.pod.as_str()).try_exists();
-    let log = std::fs::metadata(format!("/proc/{pid}/fd/2")).ok()?;
+    let log = std::fs::metadata(format!("/proc/{}/fd/2", supervisor.pid)).ok()?;
     let directory = if log.nlink() == 0 { Directory::Removed } else { Directory::Unseen };
-    matches!(is_there, Ok(false)).then_some((supervisor, directory))
+    matches!(is_there, Ok(false)).then_some(directory)
+}
+
+/// The pid of whoever listens on this socket.
+fn reached(socket: &Path) -> Result<Option<i32>, StageError> {
+    let process = socket::connect(socket).and_then(|socket| socket::peer_process(socket.as_fd()));
+    if_there(process.stage("connecting to a supervisor"))?.map_or(Ok(None), |process| pid_of(&process))
 }
 
 /// The process, if it is the supervisor of a pod in this directory.
-fn supervisor_in(pid: i32, pods: &Path) -> Option<Supervisor> {
+fn supervisor_in(pid: i32, pods: &Path) -> Result<Option<Supervisor>, StageError> {
     let mut pod = None;
     let process = supervisor_of(pid, |directory| {
         pod = directory.file_name().and_then(|name| name.to_str()?.parse().ok());
         directory.parent() == Some(pods)
     })?;
-    Some(Supervisor { pod: pod?, pid, process })
+    Ok(process.and_then(|process| Some(Supervisor { pod: pod?, pid, process })))
 }
 
 /// The pid of a process that exists.
-fn pid_of(process: &OwnedFd) -> Option<i32> {
-    let shown = kernel_text(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
-    let pid = shown.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
-    (pid > 0).then_some(pid)
+fn pid_of(process: &OwnedFd) -> Result<Option<i32>, StageError> {
+    let shown = kernel_text(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).stage(LOOKING)?;
+    let pid = shown.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    Ok(pid.filter(|pid| *pid > 0))
 }
 
 /// The process, if it is the supervisor of such a directory. The pidfd comes first: all else is about that process, or
 /// the process is gone.
-fn supervisor_of(pid: i32, is_meant: impl FnOnce(&Path) -> bool) -> Option<OwnedFd> {
-    let process = open_pidfd(pid).ok()?;
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    (is_meant(&pod_directory(&line)?) && leads_session(pid)).then_some(process)
+fn supervisor_of(pid: i32, is_meant: impl FnOnce(&Path) -> bool) -> Result<Option<OwnedFd>, StageError> {
+    let Some(process) = if_there(open_pidfd(pid).stage(LOOKING))? else { return Ok(None) };
+    let line = if_there(std::fs::read(format!("/proc/{pid}/cmdline")).stage(LOOKING))?;
+    let directory = line.and_then(|line| pod_directory(&line));
+    Ok((directory.is_some_and(|directory| is_meant(&directory)) && leads_session(pid)?).then_some(process))
 }
 
 /// Whether a process leads a session, as each supervisor does. Its children that call other runtimes are beside it in
 /// the cgroup, and have its command line.
-fn leads_session(pid: i32) -> bool {
+fn leads_session(pid: i32) -> Result<bool, StageError> {
     const SESSION: usize = 6;
-    let session = wharf_sys::process::stat_field(pid, SESSION).ok().flatten();
-    session.is_some_and(|session| session == pid.to_string())
+    let session = if_there(process::stat_field(pid, SESSION).stage(LOOKING))?.flatten();
+    Ok(session.is_some_and(|session| session == pid.to_string()))
 }
 
 /// The directory in a supervisor's command line.
@@ -223,11 +259,13 @@ impl Supervisor {
     fn end(&self, cgroups: &Cgroups, placement: &Placement) -> Result<(), StageError> {
         const STAGE: &str = "killing the containers of a supervisor";
         let children = kernel_text(format!("/proc/{0}/task/{0}/children", self.pid)).stage(STAGE)?;
-        let children = children.split_whitespace().filter_map(|pid| open_pidfd(pid.parse().ok()?).ok());
-        let children: Vec<OwnedFd> = children.collect();
+        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        let children = children.map(|pid| if_there(open_pidfd(pid).stage(STAGE)));
+        let children: Vec<OwnedFd> = children.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         let own = kernel_text("/proc/self/cgroup").stage(STAGE)?;
-        let container_of = |child| container_of(child, &self.pod, &own);
-        let containers: Vec<CgroupPath> = children.iter().filter_map(container_of).collect();
+        let containers = children.iter().map(|child| container_of(child, &self.pod, &own));
+        let containers: Vec<CgroupPath> =
+            containers.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         // First, so that it makes no others.
         process::kill(self.process.as_fd()).stage("killing a supervisor")?;
         for child in children {
@@ -259,9 +297,10 @@ fn end_cgroup(cgroups: &Cgroups, placement: &Placement, pod: &PodId) -> Result<(
 }
 
 /// The cgroup of the container to which a process of a pod belongs, if it does. `own` is the list of this process's.
-fn container_of(process: &OwnedFd, pod: &PodId, own: &str) -> Option<CgroupPath> {
-    let shown = kernel_text(format!("/proc/{}/cgroup", pid_of(process)?)).ok()?;
-    shown.lines().find_map(|line| container_in(line.splitn(3, ':').nth(2)?, pod, own))
+fn container_of(process: &OwnedFd, pod: &PodId, own: &str) -> Result<Option<CgroupPath>, StageError> {
+    let Some(pid) = pid_of(process)? else { return Ok(None) };
+    let shown = if_there(kernel_text(format!("/proc/{pid}/cgroup")).stage(LOOKING))?.unwrap_or_default();
+    Ok(shown.lines().find_map(|line| container_in(line.splitn(3, ':').nth(2)?, pod, own)))
 }
 
 /// The path down to the container's id: that cgroup has no process of anything else. It is the first id that is not the
@@ -279,6 +318,9 @@ fn container_in(path: &str, pod: &PodId, own: &str) -> Option<CgroupPath> {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+    use wharf_sys::seccomp::{self, Call};
+
     use super::*;
 
     #[test]
@@ -313,7 +355,7 @@ mod tests {
     #[test]
     fn a_process_that_exists_has_a_pid() {
         let own = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(pid_of(&open_pidfd(own).unwrap()), Some(own));
+        assert_eq!(pid_of(&open_pidfd(own).unwrap()).unwrap(), Some(own));
     }
 
     /// Both have the same words: one is a supervisor, and the other one like its child that calls a runtime.
@@ -334,7 +376,7 @@ mod tests {
             while pod_directory(&line()).as_deref() != Some(&directory) {
                 std::thread::yield_now();
             }
-            let found = supervisor_in(pid, pods.path()).map(|supervisor| supervisor.pod);
+            let found = supervisor_in(pid, pods.path()).unwrap().map(|supervisor| supervisor.pod);
             drop(process.stdin.take());
             process.wait().unwrap();
             assert_eq!(found, is_one.then(|| pod.clone()), "{program}");
@@ -344,6 +386,23 @@ mod tests {
     #[test]
     fn a_process_that_is_no_supervisor_is_no_orphan() {
         let own = i32::try_from(std::process::id()).unwrap();
-        assert!(orphan(own, Path::new("/run/wharf/pods")).is_none());
+        assert!(orphans(&[own], Path::new("/run/wharf/pods")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn who_is_short_of_descriptors_takes_no_supervisor_for_gone() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let pods = Path::new("/run/wharf/pods");
+        assert!(supervisor_in(i32::MAX, pods).unwrap().is_none());
+        assert_eq!(reached(Path::new("/no/such/socket")).unwrap(), None);
+        let short = move || {
+            for call in [Call::PIDFD_OPEN, Call::SOCKET] {
+                seccomp::refuse(call, Errno::EMFILE).expect("these tests need root");
+            }
+            let supervisor = supervisor_in(own, pods).map(|supervisor| supervisor.is_some());
+            [supervisor.unwrap_err(), reached(Path::new("/socket")).unwrap_err()].map(|error| chain(&error))
+        };
+        let told = std::thread::spawn(short).join().unwrap();
+        assert!(told.iter().all(|told| told.contains("LimitNOFILE")), "{told:?}");
     }
 }

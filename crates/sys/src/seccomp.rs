@@ -44,6 +44,8 @@ impl Call {
     pub const CLOSE_RANGE: Self = Self(libc::SYS_close_range);
     /// exit_group(2).
     pub const EXIT_GROUP: Self = Self(libc::SYS_exit_group);
+    /// pidfd_open(2).
+    pub const PIDFD_OPEN: Self = Self(libc::SYS_pidfd_open);
     /// pidfd_send_signal(2).
     pub const PIDFD_SEND_SIGNAL: Self = Self(libc::SYS_pidfd_send_signal);
     /// prctl(2).

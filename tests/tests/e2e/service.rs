@@ -356,7 +356,7 @@ fn a_daemon_that_could_not_list_all_its_pods_says_what_to_raise() {
         for name in ["a", "b", "c", "d"] {
             world.client.run(&world.client.pod(name)).await.unwrap();
         }
-        let few = world.daemon.descriptors().len() - 8;
+        let few = world.daemon.descriptors().len() - 4;
         world.daemon.end().await;
         let mut wharfd = place::command(Path::new("prlimit"));
         wharfd.arg(format!("--nofile={few}")).arg(place::built().wharfd).arg("--config");

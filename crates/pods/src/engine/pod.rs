@@ -19,7 +19,7 @@ use wharf_network::{StatsSocket, is_pinned, open_netns};
 use wharf_nri::Window;
 use wharf_nri::api::Event;
 use wharf_planner::{self as planner, NetworkPlan, PodKey, PodPlan};
-use wharf_records::{Phase, PodRecord, recorded_containers};
+use wharf_records::{Phase, PodRecord, last_containers};
 use wharf_supervision::SupervisorError;
 use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
@@ -314,8 +314,8 @@ impl Engine {
     pub(super) async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         // What could not be undone yet is found by its record, now and by the next daemon.
         let (layout, of) = (self.parts.layout.clone(), pod.id().clone());
-        let recorded = blocking(move || Ok(recorded_containers(&layout, &of)?)).await?;
-        for id in recorded.iter().filter(|id| !pod.is_stranger(id)) {
+        let last = blocking(move || Ok(last_containers(&layout, &of)?)).await?;
+        for id in last.iter().filter(|id| !pod.is_stranger(id)) {
             self.try_undo_container(pod, id).await?;
         }
         // One that the request names is the kubelet's to remove.
