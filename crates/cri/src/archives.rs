@@ -19,7 +19,7 @@ use wharf_cri_api::admin::save_response::Part;
 use wharf_cri_api::admin::{
     Layer, LoadRequest, LoadResponse, LoadedImage, LoadedLayers, SaveResponse, SavedImage, SavedImages,
 };
-use wharf_images::{Archived, ArchivedImage, LoadEvent, SaveError, Store};
+use wharf_images::{Archived, ArchivedImage, LoadEvent, SaveError, Sender, Store};
 use wharf_tasks::{CrowdLimits, Threads};
 use wharf_types::Digest;
 
@@ -55,11 +55,12 @@ impl Archives {
     pub(crate) fn load(&self, archive: Streaming<LoadRequest>) -> Streamed<LoadResponse> {
         let (to_thread, pieces) = mpsc::channel(QUEUE);
         tokio::spawn(receive(archive, to_thread));
-        let store = Arc::clone(&self.store);
-        self.begin("loading an archive", move |out| {
+        let (store, sender) = (Arc::clone(&self.store), Sender::default());
+        let wanted = sender.clone();
+        self.begin("loading an archive", wanted, move |out| {
             let mut input = Incoming { pieces, piece: Vec::new(), at: 0, is_last: false };
             let mut totals = HashMap::new();
-            let loaded = store.load(&mut input, &mut |event| tell(out, &mut totals, event));
+            let loaded = store.load(&mut input, &sender, &mut |event| tell(out, &mut totals, event));
             loaded.map_err(status::of)
         })
     }
@@ -67,13 +68,16 @@ impl Archives {
     /// Writes images as an archive.
     pub(crate) fn save(&self, images: Vec<String>) -> Streamed<SaveResponse> {
         let store = Arc::clone(&self.store);
-        self.begin("saving images", move |out| save(&store, &images, out).map_err(status::of))
+        self.begin("saving images", Sender::default(), move |out| {
+            save(&store, &images, out).map_err(status::of)
+        })
     }
 
-    /// Begins work, and returns what it sends to the client.
+    /// Begins work, and returns what it sends to the client. Once that is gone, `sender` is given up.
     fn begin<T: Send + 'static>(
         &self,
         what: &'static str,
+        sender: Sender,
         work: impl FnOnce(&Out<T>) -> Result<(), Status> + Send + 'static,
     ) -> Streamed<T> {
         let (from_thread, relayed) = mpsc::channel(QUEUE);
@@ -82,7 +86,11 @@ impl Archives {
         tokio::spawn(async move {
             let end = to_client.clone();
             let work = threads.run(&(), what, move || work(&from_thread));
-            let (worked, ()) = tokio::join!(work, relay(relayed, to_client));
+            let relayed = async {
+                relay(relayed, to_client).await;
+                sender.give_up();
+            };
+            let (worked, ()) = tokio::join!(work, relayed);
             if let Err(failed) = worked.map_err(status::of).flatten() {
                 // A client that has gone away needs no answer.
                 drop(end.send_timeout(Err(failed), PATIENCE).await);

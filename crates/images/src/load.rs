@@ -60,13 +60,15 @@ type Unpacked = HashMap<LayerKey, Arc<UnpackedLayer>>;
 type LayerKey = (Digest, Digest);
 
 impl Store {
-    /// Loads every image of an archive. Blocks for as long as `input` does, and for the disk.
+    /// Loads every image of an archive. Blocks for as long as `input` does, and for the disk. Once the sender is given up,
+    /// it waits for nothing else.
     ///
     /// # Errors
     /// [`LoadError`]. Nothing of the archive is left, except for images that were published before the store failed or
     /// the client went away, and whole layers, which are kept for a retry.
-    pub fn load(&self, input: &mut dyn Read, watch: Watch<'_>) -> Result<(), LoadError> {
-        let loaded = Spool::receive(&self.shared, input).and_then(|spool| self.load_spooled(&spool, watch));
+    pub fn load(&self, input: &mut dyn Read, sender: &Sender, watch: Watch<'_>) -> Result<(), LoadError> {
+        let spool = Spool::receive(&self.shared, input, sender);
+        let loaded = spool.and_then(|spool| self.load_spooled(&spool, watch));
         loaded.inspect_err(|error| {
             if error.kind() == ErrorKind::ResourceExhausted {
                 self.shared.give_up_kept();
@@ -120,7 +122,7 @@ impl Store {
                         form: image.manifest.form(at),
                         blob_digest: blob.digest.clone(),
                         blob_size_bytes: blob.size_bytes,
-                        sender: Sender::default(),
+                        sender: spool.sender.clone(),
                     };
                     let layer = Arc::new(self.layer_of(&source, spool, (image, at), watch)?);
                     unpacked.insert(key, Arc::clone(&layer));

@@ -7,8 +7,10 @@
 //! size needs a few megabytes. A stage that fails closes its queues; the others notice and stop.
 
 mod frames;
+mod windows;
 
 use std::io::{self, BufRead, Read};
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::thread::scope;
 
@@ -16,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use wharf_sys::thread;
 use wharf_types::Digest;
 
-use self::frames::{Frames, NoWindow};
+use self::frames::{Frames, Input};
 use crate::limits::Limits;
 use crate::unpack::{Form, LayerSource, Sender, UnpackError};
 
@@ -46,17 +48,27 @@ pub(crate) const PIECE_BYTES: usize = 256 << 10;
 /// How many pieces may wait between two stages.
 const QUEUE: usize = 4;
 
+/// What a decompressor may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'a> {
+    pub(crate) limits: &'a Limits,
+    /// From whom the data comes.
+    pub(crate) sender: &'a Sender,
+    /// A directory for a file without a name.
+    pub(crate) directory: BorrowedFd<'a>,
+}
+
 /// Reads the blob, checks its digest and size, and passes the content to `consume`, which must read it to the end.
 pub(crate) fn run<T: Send>(
     source: &LayerSource,
     input: &mut dyn Read,
-    limits: &Limits,
+    means: Means<'_>,
     consume: impl FnOnce(&mut Pieces) -> Result<T, UnpackError> + Send,
 ) -> Result<T, UnpackError> {
     let (to_unzip, mut zipped) = pipe(None);
     let (to_consume, mut content) = pipe(Some(Sha256::new()));
     let unzip = move || {
-        let done = unzip(source, &mut zipped, &to_consume, limits);
+        let done = unzip(source, &mut zipped, &to_consume, &means);
         // Only a stream that ended well has an end: a consumer must not take a failure for one.
         done.map(|()| to_consume.end())
     };
@@ -134,20 +146,20 @@ pub(crate) fn fill(
     Ok(length)
 }
 
-fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -> Result<(), UnpackError> {
+fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, means: &Means<'_>) -> Result<(), UnpackError> {
     let compression = match source.form {
         // A sender that closed the queue has the reason.
         Form::Archive => input.fill_buf().map_or(Compression::None, Compression::of),
         Form::File(_) => Compression::None,
     };
     let failed = |source| not_decompressed(compression, source);
-    let mut decoder = Decoder::new(compression, input, limits, &source.sender).map_err(failed)?;
+    let mut decoder = Decoder::new(compression, input, means).map_err(failed)?;
     let mut total = 0_u64;
     loop {
         let mut piece = out.buffer();
         let length = fill(|into| decoder.read(into), &mut piece).map_err(failed)?;
         total += length as u64;
-        limits.check_content(total, source.blob_size_bytes)?;
+        means.limits.check_content(total, source.blob_size_bytes)?;
         if length == 0 {
             return decoder.finish().map_err(failed);
         }
@@ -159,44 +171,43 @@ fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -
 }
 
 fn not_decompressed(compression: Compression, source: io::Error) -> UnpackError {
-    match lacks_window(&source) {
-        true => UnpackError::NoWindow { source },
-        false => UnpackError::Decompress { compression, source },
+    source.downcast().unwrap_or_else(|source| UnpackError::Decompress { compression, source })
+}
+
+/// An error of ours on its way through a reader.
+fn within_io(error: UnpackError) -> io::Error {
+    match error {
+        UnpackError::Read { source } => source,
+        error => io::Error::other(error),
     }
 }
 
-/// Whether the data may be whole: others have the memory that it takes to decompress it.
-pub(crate) fn lacks_window(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|error| error.is::<NoWindow>())
+/// Why it is not decompressed, if that is not the data's fault.
+pub(crate) fn refusal(error: &io::Error) -> Option<&UnpackError> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Decompresses what is read.
 pub(crate) enum Decoder<R: BufRead> {
     None(R),
     Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
-    Zstd(Frames<R>),
+    Zstd(Box<Frames<R>>),
 }
 
 impl<R: BufRead> Decoder<R> {
-    /// `sender` is where it comes from.
-    pub(crate) fn new(
-        compression: Compression,
-        input: R,
-        limits: &Limits,
-        sender: &Sender,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(compression: Compression, input: R, means: &Means<'_>) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::None(input),
             Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
-            Compression::Zstd => Self::Zstd(Frames::new(input, limits.zstd_window_bytes, sender)?),
+            Compression::Zstd => Self::Zstd(Box::new(Frames::new(input, means)?)),
         })
     }
 
     /// Nothing may follow the last frame.
     pub(crate) fn finish(self) -> io::Result<()> {
         let mut input = match self {
-            Self::None(input) => input,
-            Self::Gzip(decoder) => decoder.into_inner(),
+            Self::None(input) => Input::Arriving(input),
+            Self::Gzip(decoder) => Input::Arriving(decoder.into_inner()),
             Self::Zstd(frames) => frames.into_input(),
         };
         if !input.fill_buf()?.is_empty() {
@@ -318,6 +329,9 @@ impl Read for Pieces {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+
     use nix::errno::Errno;
     use wharf_sys::seccomp::{Call, refuse};
     use wharf_types::{ErrorKind, Failure, chain};
@@ -326,14 +340,17 @@ mod tests {
     use crate::load::LoadError;
 
     #[test]
-    fn a_layer_without_memory_for_its_window_is_told_from_a_damaged_one() {
-        let refused = not_decompressed(Compression::Zstd, io::Error::other(NoWindow));
+    fn what_this_machine_refuses_is_told_from_damage() {
+        let lacks = || within_io(UnpackError::NoWindow { window_bytes: 16 << 20 });
+        let refused = not_decompressed(Compression::Zstd, lacks());
         assert_eq!(refused.kind(), ErrorKind::Unavailable, "the disk has room: no kept layer is given up");
         let told = chain(&refused);
-        let words = ["a window (Zstandard) of more than 8388608 bytes", "try again later"];
+        let words = ["a window (Zstandard) of 16777216 bytes", "try again later"];
         assert!(words.iter().all(|words| told.contains(words)), "{told}");
-        let archive = LoadError::Read { source: io::Error::other(NoWindow) };
+        let archive = LoadError::Read { source: lacks() };
         assert_eq!(archive.kind(), ErrorKind::Unavailable, "an archive may be compressed as a whole");
+        let beyond = within_io(UnpackError::Limit { what: "bytes", limit: 1 });
+        assert_eq!(not_decompressed(Compression::Zstd, beyond).kind(), ErrorKind::ResourceExhausted);
         let damaged = not_decompressed(Compression::Zstd, io::Error::other("damaged"));
         assert_eq!(damaged.kind(), ErrorKind::DataLoss);
     }
@@ -351,7 +368,10 @@ mod tests {
         let without_room = || {
             refuse(Call::CLONE, Errno::EAGAIN).expect("these tests need root");
             refuse(Call::CLONE3, Errno::EAGAIN).expect("these tests need root");
-            run(&source, &mut io::empty(), &Limits::default(), |_content| Ok(())).unwrap_err()
+            let directory = File::open("/").unwrap();
+            let means =
+                Means { limits: &Limits::default(), sender: &source.sender, directory: directory.as_fd() };
+            run(&source, &mut io::empty(), means, |_content| Ok(())).unwrap_err()
         };
         let error = scope(|scope| scope.spawn(without_room).join()).unwrap();
         let told = chain(&error);

@@ -31,6 +31,7 @@ mod name;
 mod parents;
 
 use std::io::Read;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -42,7 +43,7 @@ pub(crate) use attributes::{OPAQUE, is_admitted};
 pub(crate) use parents::{LINKS_LIMIT, is_kind, is_whiteout, join, look, open_beneath, plain};
 
 use crate::limits::Limits;
-use crate::stream::{self, Compression};
+use crate::stream::{self, Compression, Means};
 use crate::tar::TarError;
 
 /// A layer to unpack.
@@ -134,12 +135,13 @@ pub enum UnpackError {
         #[source]
         source: std::io::Error,
     },
-    /// Other layers had the memory that it takes for too long.
-    #[error("the layer's blob is not decompressed now")]
+    /// Other layers had the memory that it takes for too long, or nobody wants it any more.
+    #[error(
+        "it takes memory for a window (Zstandard) of {window_bytes} bytes, which other layers have: try again later"
+    )]
     NoWindow {
-        /// What it needs.
-        #[source]
-        source: std::io::Error,
+        /// The size of the window.
+        window_bytes: u64,
     },
     /// The archive is malformed.
     #[error("cannot unpack the layer's archive")]
@@ -244,15 +246,16 @@ pub(crate) enum Effect {
     HidesAll,
 }
 
-/// Unpacks a blob into an empty directory, and verifies it in the same pass.
+/// Unpacks a blob into an empty directory, and verifies it in the same pass. Another one is for what must arrive first.
 pub(crate) fn unpack(
     source: &LayerSource,
     input: &mut dyn Read,
-    root: std::os::fd::OwnedFd,
+    (root, directory): (OwnedFd, BorrowedFd<'_>),
     limits: &Limits,
 ) -> Result<Contents, UnpackError> {
     limits.check_disk(&root)?;
-    stream::run(source, input, limits, |content| match &source.form {
+    let means = Means { limits, sender: &source.sender, directory };
+    stream::run(source, input, means, |content| match &source.form {
         Form::Archive => apply(content, root, limits),
         Form::File(path) => apply_file(content, (path, source.blob_size_bytes), root, limits),
     })

@@ -1,8 +1,9 @@
 //! One layer: from a host to the store in one pass, through a short queue between the network and a blocking thread.
 //!
-//! A layer is never on disk as an archive. The queue is bounded, so a slow disk slows the download and nothing piles
-//! up. The bytes are hostile until the store has compared their size and digest; if they are wrong, another host is
-//! asked. Where a broken connection is resumed is `blob`'s matter.
+//! A layer is not on disk as an archive, except for one that takes much memory (`images/src/stream/frames.rs`). The
+//! queue is bounded, so a slow disk slows the download and nothing piles up. The bytes are hostile until the store has
+//! compared their size and digest; if they are wrong, another host is asked. Where a broken connection is resumed is
+//! `blob`'s matter.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn memory_that_others_have_is_neither_the_senders_fault_nor_the_registrys() {
-        let source = UnpackError::NoWindow { source: io::Error::other("none") };
+        let source = UnpackError::NoWindow { window_bytes: 64 << 20 };
         assert!(!is_senders_fault(&source));
         let error = PullError::Unpack { reference: "a.b/c:1".parse().unwrap(), stage: Stage::Commit, source };
         assert_eq!((error.kind(), error.cri_prefix()), (ErrorKind::Unavailable, None));

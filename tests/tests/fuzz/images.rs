@@ -222,7 +222,7 @@ fn archive_reader() -> impl Fn(&[u8]) -> Result<usize, String> {
     let (dir, store) = store();
     move |bytes| {
         let mut count = 0;
-        let loaded = store.load(&mut &*bytes, &mut |event| {
+        let loaded = store.load(&mut &*bytes, &Sender::default(), &mut |event| {
             count += usize::from(matches!(event, LoadEvent::Loaded { .. }));
             ControlFlow::Continue(())
         });

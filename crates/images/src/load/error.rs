@@ -4,7 +4,7 @@ use wharf_types::{Digest, ErrorKind, Failure, ReferenceError};
 
 use crate::manifest::ManifestError;
 use crate::store::StoreError;
-use crate::stream::lacks_window;
+use crate::stream::refusal;
 use crate::tar::TarError;
 use crate::unpack::UnpackError;
 
@@ -148,13 +148,10 @@ pub enum LoadError {
 impl Failure for LoadError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Tar { source: TarError::Read { source, .. } } | Self::Read { source }
-                if lacks_window(source) =>
-            {
-                ErrorKind::Unavailable
+            Self::Tar { source: TarError::Read { source, .. } } | Self::Read { source } => {
+                refusal(source).map_or(ErrorKind::InvalidArgument, UnpackError::kind)
             }
             Self::Tar { .. }
-            | Self::Read { .. }
             | Self::Entry { .. }
             | Self::NoImage
             | Self::Missing { .. }

@@ -21,10 +21,9 @@ use wharf_types::Digest;
 use super::LoadError;
 use crate::limits::Limits;
 use crate::store::Shared;
-use crate::stream::{Compression, Decoder, PIECE_BYTES, fill};
+use crate::stream::{Compression, Decoder, Means, PIECE_BYTES, fill};
 use crate::tar::{Archive, Entry, Kind};
-use crate::unpack::Sender;
-use crate::unpack::shown;
+use crate::unpack::{Sender, shown};
 
 /// The most bytes of an archive when unpacked: dozens of large images.
 const ARCHIVE_LIMIT_BYTES: u64 = 512 << 30;
@@ -56,6 +55,7 @@ enum Found {
 #[derive(Debug)]
 pub(super) struct Spool<'a> {
     shared: &'a Shared,
+    pub(super) sender: Sender,
     staged: String,
     directory: OwnedFd,
     files: BTreeMap<String, Found>,
@@ -78,16 +78,22 @@ impl Drop for Spool<'_> {
 
 impl<'a> Spool<'a> {
     /// Reads an archive to its end.
-    pub(super) fn receive(shared: &'a Shared, input: &mut dyn Read) -> Result<Self, LoadError> {
+    pub(super) fn receive(
+        shared: &'a Shared,
+        input: &mut dyn Read,
+        sender: &Sender,
+    ) -> Result<Self, LoadError> {
         let failed = |source| LoadError::Read { source };
         let mut start = [0; 4];
         let length = fill(|into| input.read(into), &mut start).map_err(failed)?;
         let compression = Compression::of(&start[..length]);
-        let mut spool = Self::new(shared)?;
+        let mut spool = Self::new(shared, sender.clone())?;
         let whole = Cursor::new(&start[..length]).chain(input);
         let counted = Counted { inner: whole, bytes: Rc::clone(&spool.arrived_bytes) };
         let input = BufReader::with_capacity(PIECE_BYTES, counted);
-        let decoder = Decoder::new(compression, input, &shared.limits, &Sender::default()).map_err(failed)?;
+        let directory = spool.directory.try_clone().map_err(failed)?;
+        let means = Means { limits: &shared.limits, sender, directory: directory.as_fd() };
+        let decoder = Decoder::new(compression, input, &means).map_err(failed)?;
         let mut archive = Archive::new(BufReader::with_capacity(PIECE_BYTES, decoder));
         while let Some(entry) = archive.next_entry()? {
             spool.entry(&entry, &mut archive)?;
@@ -105,13 +111,14 @@ impl<'a> Spool<'a> {
         Ok(spool)
     }
 
-    fn new(shared: &'a Shared) -> Result<Self, LoadError> {
+    fn new(shared: &'a Shared, sender: Sender) -> Result<Self, LoadError> {
         let (staged, own) = shared.stage()?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let directory = open_below(own.as_fd(), "fs", flags, Resolve::BeneathNoLinks);
         let directory = directory.inspect_err(|_error| shared.discard_staged(&staged))?;
         Ok(Self {
             shared,
+            sender,
             staged,
             directory,
             files: BTreeMap::new(),

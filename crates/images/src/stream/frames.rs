@@ -1,98 +1,73 @@
 //! Zstandard, frame by frame: the head of a frame says how much memory its window takes, before that is taken.
 //!
-//! A small window is any layer's. Larger ones share a budget, because a registry may send many layers, each just fast
-//! enough not to be given up, for hours. So one registry's layers have no more of it than they leave to others, as far
-//! as they can be told apart: by the registry's name, of which one may have many. Therefore who has had a window for
-//! long gives it up if a registry that has none waits. A layer waits with nothing, also for a larger window than it
-//! has; so none waits for another that waits.
+//! A frame with a small window is decompressed as it arrives. Before one with a larger window, all that is left of the
+//! blob is kept in a file first (`windows`).
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, BufRead, Read};
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use wharf_types::lock::lock;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::UnlinkatFlags;
+use wharf_sys::error::Named as _;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-use crate::unpack::Sender;
+use super::windows::{SMALL_WINDOW_BYTES, Share, WINDOWS, Windows};
+use super::{Means, PIECE_BYTES, within_io};
+use crate::limits::Limits;
+use crate::unpack::{Sender, UnpackError};
 
-/// The largest window that takes no share of the budget, in bytes: that of `zstd -19`. Higher levels and `--long` have
-/// larger ones.
-pub(crate) const SMALL_WINDOW_BYTES: u64 = 8 << 20;
-
-/// The budget for windows of all decompressors of this process. By default one registry's half is six of 64 MiB, as
-/// many layers as one pull downloads at a time: a pull waits only for others.
-static WINDOWS: Windows = Windows::new(768 << 20, Duration::from_mins(10));
-
-/// How long a layer may keep a window that a registry without any waits for. Less than that one waits.
-const HOLD: Duration = Duration::from_mins(5);
-
-/// How often it is looked whether anybody still wants a layer that waits.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Why a layer is not decompressed: others had the budget for too long.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "it needs a window (Zstandard) of more than {SMALL_WINDOW_BYTES} bytes, and other layers have the memory for such: \
-     try again later"
-)]
-pub(crate) struct NoWindow;
+/// How much is kept before the disk is looked at again.
+const DISK_CHECK_BYTES: u64 = 16 << 20;
 
 /// The content of frames, one after another.
 pub(crate) struct Frames<R> {
-    input: R,
+    input: Input<R>,
     // Before the share, so that it frees its window first.
     decoder: Decoder<'static>,
     share: Option<Share>,
     windows: &'static Windows,
     sender: Sender,
+    limits: Limits,
+    /// Where what arrives may be kept.
+    directory: OwnedFd,
     /// No frame may have a larger window.
     limit_bytes: u64,
     /// Whether a frame has begun that has not ended.
     within: bool,
 }
 
-/// Memory for windows. Of those whose registry has the least, who has waited longest is the first to get some.
-struct Windows {
-    state: Mutex<State>,
-    changed: Condvar,
-    all_bytes: u64,
-    patience: Duration,
-    hold: Duration,
-}
-
-struct State {
-    free_bytes: u64,
-    /// The number of whoever comes next.
-    next: u64,
-    waiting: VecDeque<(u64, Arc<str>)>,
-    /// What each registry has; never zero.
-    of_each: BTreeMap<Arc<str>, u64>,
-}
-
-/// Memory for a window, as long as this exists.
-struct Share {
-    windows: &'static Windows,
-    registry: Arc<str>,
-    bytes: u64,
-    since: Instant,
+/// What is decompressed.
+pub(crate) enum Input<R> {
+    /// As it arrives.
+    Arriving(R),
+    /// From a file, after all of it has arrived.
+    Whole(BufReader<File>),
 }
 
 impl<R: BufRead> Frames<R> {
-    /// Decompresses what a registry sends.
-    pub(super) fn new(input: R, limit_bytes: u64, sender: &Sender) -> io::Result<Self> {
-        Self::with(&WINDOWS, input, limit_bytes, sender)
+    pub(super) fn new(input: R, means: &Means<'_>) -> io::Result<Self> {
+        Self::with(&WINDOWS, input, means)
     }
 
-    fn with(windows: &'static Windows, input: R, limit_bytes: u64, sender: &Sender) -> io::Result<Self> {
-        let limit_bytes = 1 << limit_bytes.checked_ilog2().unwrap_or(0);
-        let (decoder, sender) = (decoder(limit_bytes)?, sender.clone());
-        Ok(Self { input, decoder, share: None, windows, sender, limit_bytes, within: false })
+    fn with(windows: &'static Windows, input: R, means: &Means<'_>) -> io::Result<Self> {
+        let limit_bytes = 1 << means.limits.zstd_window_bytes.checked_ilog2().unwrap_or(0);
+        Ok(Self {
+            input: Input::Arriving(input),
+            decoder: decoder(limit_bytes)?,
+            share: None,
+            windows,
+            sender: means.sender.clone(),
+            limits: means.limits.clone(),
+            directory: means.directory.try_clone_to_owned()?,
+            limit_bytes,
+            within: false,
+        })
     }
 
     /// What follows the frames that were read.
-    pub(super) fn into_input(self) -> R {
+    pub(super) fn into_input(self) -> Input<R> {
         self.input
     }
 
@@ -107,7 +82,7 @@ impl<R: BufRead> Frames<R> {
         if head.is_empty() {
             return Ok(false);
         }
-        self.make_room(window_bytes(&head))?;
+        self.make_room(window_bytes(&head)).map_err(within_io)?;
         let mut from = InBuffer::around(&head);
         while from.pos() < head.len() {
             self.decoder.run(&mut from, &mut OutBuffer::around(&mut [][..]))?;
@@ -115,23 +90,61 @@ impl<R: BufRead> Frames<R> {
         self.within = true;
         Ok(true)
     }
-}
 
-impl<R> Frames<R> {
     /// Takes a share for a large window, unless there is one that is large enough.
-    fn make_room(&mut self, window_bytes: u64) -> io::Result<()> {
+    fn make_room(&mut self, window_bytes: u64) -> Result<(), UnpackError> {
+        if window_bytes > self.limit_bytes {
+            let what = "bytes of a window of Zstandard (images.zstd_window_mib)";
+            return Err(UnpackError::Limit { what, limit: self.limit_bytes });
+        }
         let has_bytes = self.share.as_ref().map_or(SMALL_WINDOW_BYTES, |share| share.bytes);
-        // What is larger than the limit, the decoder refuses.
-        if window_bytes <= has_bytes || window_bytes > self.limit_bytes {
+        if window_bytes <= has_bytes {
             return Ok(());
         }
         // It keeps the memory of its largest window.
-        self.decoder = decoder(self.limit_bytes)?;
+        self.decoder = decoder(self.limit_bytes).map_err(|source| UnpackError::Read { source })?;
         self.share = None;
+        if let Input::Arriving(input) = &mut self.input {
+            self.input = Input::Whole(keep(input, self.directory.as_fd(), &self.limits)?);
+        }
         let share = self.windows.take(&self.sender, window_bytes.next_power_of_two());
-        self.share = Some(share.ok_or_else(|| io::Error::other(NoWindow))?);
+        self.share = Some(share.ok_or(UnpackError::NoWindow { window_bytes })?);
         Ok(())
     }
+}
+
+/// Waits until all of the input has arrived, in a file without a name.
+fn keep(
+    input: &mut impl BufRead,
+    directory: BorrowedFd<'_>,
+    limits: &Limits,
+) -> Result<BufReader<File>, UnpackError> {
+    const NAME: &str = "arriving";
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::openat(directory, NAME, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+    let file = file.named("openat", || NAME.into()).map_err(failed)?;
+    let unlinked = nix::unistd::unlinkat(directory, NAME, UnlinkatFlags::NoRemoveDir);
+    unlinked.named("unlinkat", || NAME.into()).map_err(failed)?;
+    let (mut file, mut unchecked_bytes, mut due_bytes) = (File::from(file), 0, 0);
+    loop {
+        let piece = input.fill_buf().map_err(|source| UnpackError::Read { source })?;
+        if piece.is_empty() {
+            file.rewind().named("lseek", || NAME.into()).map_err(failed)?;
+            return Ok(BufReader::with_capacity(PIECE_BYTES, file));
+        }
+        file.write_all(piece).named("write", || NAME.into()).map_err(failed)?;
+        let length = piece.len();
+        input.consume(length);
+        unchecked_bytes += length as u64;
+        if unchecked_bytes >= due_bytes {
+            due_bytes = Limits::due(DISK_CHECK_BYTES, limits.check_disk(directory)?.bytes);
+            unchecked_bytes = 0;
+        }
+    }
+}
+
+fn failed(source: wharf_sys::Error) -> UnpackError {
+    UnpackError::System { path: String::new(), source }
 }
 
 fn decoder(limit_bytes: u64) -> io::Result<Decoder<'static>> {
@@ -143,9 +156,6 @@ fn decoder(limit_bytes: u64) -> io::Result<Decoder<'static>> {
 impl<R: BufRead> Read for Frames<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while !into.is_empty() && (self.within || self.begin()?) {
-            if self.share.as_ref().is_some_and(Share::is_overdue) {
-                return Err(io::Error::other(NoWindow));
-            }
             let input = self.input.fill_buf()?;
             let ended = input.is_empty();
             let (mut from, mut to) = (InBuffer::around(input), OutBuffer::around(&mut *into));
@@ -160,6 +170,31 @@ impl<R: BufRead> Read for Frames<R> {
             }
         }
         Ok(0)
+    }
+}
+
+impl<R: BufRead> BufRead for Input<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self {
+            Self::Arriving(input) => input.fill_buf(),
+            Self::Whole(file) => file.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        match self {
+            Self::Arriving(input) => input.consume(amount),
+            Self::Whole(file) => file.consume(amount),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Input<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Arriving(input) => input.read(into),
+            Self::Whole(file) => file.read(into),
+        }
     }
 }
 
@@ -201,96 +236,17 @@ fn window_bytes(head: &[u8]) -> u64 {
     }
 }
 
-impl Windows {
-    const fn new(all_bytes: u64, patience: Duration) -> Self {
-        let state =
-            State { free_bytes: all_bytes, next: 0, waiting: VecDeque::new(), of_each: BTreeMap::new() };
-        Self { state: Mutex::new(state), changed: Condvar::new(), all_bytes, patience, hold: HOLD }
-    }
-
-    /// So much memory, or half of what there is, as soon as it is free; `None` if that takes too long, or once nobody
-    /// wants the layer any more: a thread waits here.
-    fn take(&'static self, sender: &Sender, bytes: u64) -> Option<Share> {
-        let (registry, bytes) = (&sender.registry, bytes.min(self.all_bytes / 2));
-        let deadline = Instant::now() + self.patience;
-        let mut state = lock(&self.state);
-        let number = state.next;
-        state.next += 1;
-        state.waiting.push_back((number, Arc::clone(registry)));
-        let is_free = loop {
-            if state.first() == Some(number) && state.leaves_enough(registry, bytes) {
-                break true;
-            }
-            let left = deadline.saturating_duration_since(Instant::now()).min(LOOK_AGAIN);
-            if left.is_zero() || sender.is_given_up.load(Relaxed) {
-                break false;
-            }
-            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
-        };
-        state.waiting.retain(|(other, _)| *other != number);
-        if is_free {
-            state.free_bytes -= bytes;
-            *state.of_each.entry(Arc::clone(registry)).or_default() += bytes;
-        }
-        drop(state);
-        self.changed.notify_all();
-        is_free.then(|| Share { windows: self, registry: Arc::clone(registry), bytes, since: Instant::now() })
-    }
-}
-
-impl State {
-    fn of(&self, registry: &Arc<str>) -> u64 {
-        self.of_each.get(registry).copied().unwrap_or(0)
-    }
-
-    /// The number of whoever is the first to get some.
-    fn first(&self) -> Option<u64> {
-        let first = self.waiting.iter().min_by_key(|(_, registry)| self.of(registry));
-        first.map(|(number, _)| *number)
-    }
-
-    /// Whether a registry that gets so much more leaves as much to others as it had.
-    fn leaves_enough(&self, registry: &Arc<str>, bytes: u64) -> bool {
-        self.of(registry) + bytes <= self.free_bytes
-    }
-}
-
-impl Share {
-    /// Whether it was held for long, and a registry without any waits.
-    fn is_overdue(&self) -> bool {
-        self.since.elapsed() >= self.windows.hold && {
-            let state = lock(&self.windows.state);
-            state.waiting.iter().any(|(_, registry)| state.of(registry) == 0)
-        }
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut state = lock(&self.windows.state);
-        state.free_bytes += self.bytes;
-        if let Some(bytes) = state.of_each.get_mut(&self.registry) {
-            *bytes -= self.bytes;
-        }
-        state.of_each.retain(|_registry, bytes| *bytes > 0);
-        drop(state);
-        self.windows.changed.notify_all();
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-    use std::thread::scope;
+    use std::time::Duration;
 
+    use wharf_types::{ErrorKind, Failure as _};
+
+    use super::super::refusal;
+    use super::super::windows::tests::{budget, left};
     use super::*;
 
     const LIMIT: u64 = 64 << 20;
-
-    /// A budget of a test's own, of which one registry may have so many shares.
-    fn budget(shares: u64, patience: Duration) -> &'static Windows {
-        Box::leak(Box::new(Windows::new(2 * shares * LIMIT, patience)))
-    }
 
     fn frame(log: u8, content: &[u8]) -> Vec<u8> {
         let head = [0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3];
@@ -298,12 +254,25 @@ mod tests {
         [&head[..], &block.to_le_bytes()[..3], content].concat()
     }
 
-    fn open<'a>(windows: &'static Windows, blob: &'a [u8]) -> Frames<&'a [u8]> {
-        Frames::with(windows, blob, LIMIT, &Sender::registry("a")).unwrap()
+    thread_local! {
+        /// Each test's own, as long as it runs.
+        static DIRECTORY: tempfile::TempDir = tempfile::tempdir().unwrap();
+    }
+
+    fn open<R: BufRead>(windows: &'static Windows, input: R) -> Frames<R> {
+        let directory = DIRECTORY.with(|directory| wharf_sys::fs::open(directory.path(), OFlag::O_RDONLY));
+        let directory = directory.unwrap();
+        let limits = &Limits { zstd_window_bytes: LIMIT, ..Limits::default() };
+        let (sender, directory) = (&Sender::registry("a"), directory.as_fd());
+        Frames::with(windows, input, &Means { limits, sender, directory }).unwrap()
+    }
+
+    fn kind<T>(read: io::Result<T>) -> Option<ErrorKind> {
+        read.err().and_then(|error| Some(refusal(&error)?.kind()))
     }
 
     fn is_refused(read: io::Result<usize>) -> bool {
-        read.is_err_and(|error| error.get_ref().is_some_and(|error| error.is::<NoWindow>()))
+        kind(read) == Some(ErrorKind::Unavailable)
     }
 
     #[test]
@@ -311,20 +280,20 @@ mod tests {
         let windows = budget(2, Duration::ZERO);
         let (large, small) = (frame(26, b"large"), frame(23, b"small"));
         let mut into = [0; 9];
-        let mut held = [open(windows, &large), open(windows, &large)];
+        let mut held = [open(windows, &large[..]), open(windows, &large[..])];
         for frames in &mut held {
             assert_eq!(frames.read(&mut into).unwrap(), 5);
         }
-        assert_eq!(lock(&windows.state).free_bytes, 2 * LIMIT);
-        assert!(is_refused(open(windows, &large).read(&mut into)));
-        assert!(is_refused(open(windows, &frame(24, b"")).read(&mut into)));
+        assert_eq!(left(windows).0, 2 * LIMIT);
+        assert!(is_refused(open(windows, &large[..]).read(&mut into)));
+        assert!(is_refused(open(windows, &frame(24, b"")[..]).read(&mut into)));
         let mut read = Vec::new();
-        open(windows, &small).read_to_end(&mut read).unwrap();
+        open(windows, &small[..]).read_to_end(&mut read).unwrap();
         assert_eq!(read, b"small");
         drop(held);
-        assert_eq!(lock(&windows.state).free_bytes, 4 * LIMIT);
-        assert!(lock(&windows.state).waiting.is_empty());
-        assert!(open(windows, &large).read(&mut into).is_ok());
+        assert_eq!(left(windows).0, 4 * LIMIT);
+        assert_eq!(left(windows).1, 0);
+        assert!(open(windows, &large[..]).read(&mut into).is_ok());
     }
 
     #[test]
@@ -333,146 +302,62 @@ mod tests {
         let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
         let blob = [frame(10, b"a"), skipped, frame(26, b"b"), frame(25, b"c"), frame(10, b"d")].concat();
         let mut read = Vec::new();
-        let mut frames = open(windows, &blob);
+        let mut frames = open(windows, &blob[..]);
         frames.read_to_end(&mut read).unwrap();
         assert_eq!(read, b"abcd");
         read.clear();
-        assert!(is_refused(open(windows, &blob).read_to_end(&mut read)));
+        assert!(is_refused(open(windows, &blob[..]).read_to_end(&mut read)));
         assert_eq!(read, b"a");
-        assert!(frames.into_input().is_empty());
-        assert_eq!(lock(&windows.state).free_bytes, 2 * LIMIT);
+        assert!(frames.into_input().fill_buf().unwrap().is_empty());
+        assert_eq!(left(windows).0, 2 * LIMIT);
     }
 
     #[test]
     fn a_window_takes_what_it_needs_and_a_larger_one_is_waited_for_with_nothing() {
         let windows = budget(1, Duration::ZERO);
         let (medium, growing) = (frame(24, b"m"), [frame(25, b"a"), frame(26, b"b")].concat());
-        let mut held: Vec<_> = (0..3).map(|_| open(windows, &medium)).collect();
-        let mut grows = open(windows, &growing);
+        let mut held: Vec<_> = (0..3).map(|_| open(windows, &medium[..])).collect();
+        let mut grows = open(windows, &growing[..]);
         for frames in held.iter_mut().chain([&mut grows]) {
             assert_eq!(frames.read(&mut [0]).unwrap(), 1);
         }
-        assert_eq!(lock(&windows.state).free_bytes, 3 * LIMIT / 4);
+        assert_eq!(left(windows).0, 3 * LIMIT / 4);
         assert!(is_refused(grows.read(&mut [0])), "the others have most of it");
-        assert_eq!(lock(&windows.state).free_bytes, 5 * LIMIT / 4);
+        assert_eq!(left(windows).0, 5 * LIMIT / 4);
         held.clear();
-        let mut grows = open(windows, &growing);
+        let mut grows = open(windows, &growing[..]);
         assert_eq!((grows.read(&mut [0]).unwrap(), grows.read(&mut [0]).unwrap()), (1, 1));
-        assert_eq!(lock(&windows.state).free_bytes, LIMIT);
+        assert_eq!(left(windows).0, LIMIT);
     }
 
-    #[test]
-    fn whoever_waits_gets_what_comes_free_in_order() {
-        let windows = budget(2, Duration::from_mins(1));
-        let (told, order) = mpsc::channel();
-        let registry = &Sender::registry("a");
-        let held = windows.take(registry, 2 * LIMIT).unwrap();
-        scope(|scope| {
-            for (number, bytes) in [(1, 2 * LIMIT), (2, LIMIT)] {
-                let told = told.clone();
-                scope.spawn(move || {
-                    let share = windows.take(registry, bytes);
-                    told.send((number, share.is_some())).unwrap();
-                });
-                while lock(&windows.state).waiting.len() < number {
-                    std::thread::yield_now();
-                }
-            }
-            // Half of it is enough for the second, who came later.
-            drop(held);
-        });
-        assert_eq!(order.try_iter().take(2).collect::<Vec<_>>(), [(1, true), (2, true)]);
+    /// What arrives slowly, or never.
+    struct Arriving<'a> {
+        pieces: Vec<&'a [u8]>,
+        windows: &'static Windows,
     }
 
-    #[test]
-    fn a_layer_that_nobody_wants_any_more_does_not_wait() {
-        let windows = budget(1, Duration::from_hours(1));
-        let (slow, late) = (Sender::registry("slow"), Sender::registry("slow"));
-        let held = windows.take(&slow, LIMIT).unwrap();
-        scope(|scope| {
-            let waits = scope.spawn(|| windows.take(&late, LIMIT).is_some());
-            while lock(&windows.state).waiting.is_empty() {
-                std::thread::yield_now();
-            }
-            late.give_up();
-            assert!(!waits.join().unwrap());
-        });
-        assert!(lock(&windows.state).waiting.is_empty());
-        drop(held);
-    }
-
-    #[test]
-    fn who_has_had_a_window_for_long_gives_it_up_to_a_registry_without_any() {
-        let mut windows = Windows::new(2 * LIMIT, Duration::from_hours(1));
-        windows.hold = Duration::ZERO;
-        let windows: &'static Windows = Box::leak(Box::new(windows));
-        let blob = [frame(26, b"a"), frame(26, b"b"), frame(26, b"c")].concat();
-        let (mut slow, mut into) = (open(windows, &blob), [0]);
-        assert_eq!(slow.read(&mut into).unwrap(), 1);
-        let other = windows.take(&Sender::registry("c"), LIMIT).unwrap();
-        let wait = |count| {
-            while lock(&windows.state).waiting.len() < count {
-                std::thread::yield_now();
-            }
-        };
-        scope(|scope| {
-            let own = Sender::registry("a");
-            let more = scope.spawn({
-                let own = own.clone();
-                move || windows.take(&own, LIMIT).is_some()
-            });
-            wait(1);
-            assert_eq!(slow.read(&mut into).unwrap(), 1, "only its own registry waits");
-            let none = scope.spawn(|| windows.take(&Sender::registry("b"), LIMIT).is_some());
-            wait(2);
-            assert!(is_refused(slow.read(&mut into)));
-            drop(slow);
-            assert!(none.join().unwrap(), "and not to its own registry's");
-            own.give_up();
-            more.join().unwrap();
-        });
-        drop(other);
-    }
-
-    #[test]
-    fn one_registry_leaves_windows_to_others() {
-        let windows = budget(3, Duration::ZERO);
-        let mut held = Vec::new();
-        for (registry, shares) in [("slow", 3), ("other", 2), ("third", 1), ("fourth", 0)] {
-            let sender = Sender::registry(registry);
-            let taken: Vec<_> = std::iter::from_fn(|| windows.take(&sender, LIMIT)).collect();
-            assert_eq!(taken.len(), shares, "{registry}");
-            held.extend(taken);
+    impl Read for Arriving<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            assert_eq!(left(self.windows), (2 * LIMIT, 0), "nobody has a window, or waits for one");
+            let piece = self.pieces.pop().ok_or(io::ErrorKind::ConnectionAborted)?;
+            into[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
         }
-        drop(held);
-        let all = windows.take(&Sender::registry("large"), 9 * LIMIT).unwrap();
-        assert_eq!(all.bytes, 3 * LIMIT, "even the largest window is only half");
-        drop(all);
-        let state = lock(&windows.state);
-        assert_eq!((state.free_bytes, state.of_each.len(), state.waiting.len()), (6 * LIMIT, 0, 0));
     }
 
     #[test]
-    fn what_comes_free_goes_to_the_registry_that_has_the_least() {
-        let windows = budget(1, Duration::from_mins(1));
-        let [slow, other, third] = &["slow", "other", "third"].map(Sender::registry);
-        let take = |sender| windows.take(sender, LIMIT).unwrap();
-        let wait_for = |count| {
-            while lock(&windows.state).waiting.len() < count {
-                std::thread::yield_now();
-            }
+    fn a_large_window_is_taken_only_once_everything_has_arrived() {
+        let windows = budget(1, Duration::ZERO);
+        let blob = [frame(10, b"a"), frame(26, b"b"), frame(26, b"c")].concat();
+        let (first, rest) = blob.split_at(20);
+        let read = |pieces| {
+            let mut read = Vec::new();
+            let done = open(windows, BufReader::new(Arriving { pieces, windows })).read_to_end(&mut read);
+            (done.map_err(|error| error.kind()), String::from_utf8(read).unwrap())
         };
-        let (of_slow, of_other) = (take(slow), take(other));
-        scope(|scope| {
-            let more = scope.spawn(|| drop(take(slow)));
-            wait_for(1);
-            let first = scope.spawn(|| take(third));
-            wait_for(2);
-            drop(of_other);
-            let first = first.join().unwrap();
-            assert!(!more.is_finished(), "its registry has one");
-            drop((of_slow, first));
-        });
+        assert_eq!(read(vec![b"", rest, first]), (Ok(3), "abc".to_owned()));
+        assert_eq!(read(vec![rest, first]), (Err(io::ErrorKind::ConnectionAborted), "a".to_owned()));
+        assert_eq!(left(windows), (2 * LIMIT, 0));
     }
 
     #[test]
@@ -501,11 +386,11 @@ mod tests {
         for end in 1..whole.len() {
             assert!(open(windows, &whole[..end]).read_to_end(&mut Vec::new()).is_err(), "cut at {end}");
         }
-        let mut beyond = open(windows, &frame(27, b"")[..]).read(&mut [0]).unwrap_err();
-        assert!(beyond.get_mut().is_some_and(|error| !error.is::<NoWindow>()), "{beyond}");
+        let beyond = open(windows, &frame(27, b"")[..]).read(&mut [0]);
+        assert_eq!(kind(beyond), Some(ErrorKind::ResourceExhausted));
         let compressed = zstd::encode_all(&[7; 300_000][..], 3).unwrap();
         let mut read = Vec::new();
-        open(windows, &compressed).read_to_end(&mut read).unwrap();
+        open(windows, &compressed[..]).read_to_end(&mut read).unwrap();
         assert_eq!(read, [7; 300_000]);
     }
 }

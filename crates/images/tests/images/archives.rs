@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use wharf_images::{Compression, Image, LoadError, LoadEvent};
+use wharf_images::{Compression, Image, LoadError, LoadEvent, Sender};
 use wharf_types::{Digest, ErrorKind, Failure};
 
 use crate::support::{Rig, Tar, compress, documents, header, sha256, shown};
@@ -91,7 +91,7 @@ pub(crate) fn docker(content: &str) -> Files {
 /// Loads an archive, and returns the names and ids of its images.
 fn load(rig: &Rig, archive: &[u8]) -> Result<Vec<(Vec<String>, Digest)>, LoadError> {
     let mut loaded = Vec::new();
-    rig.store.load(&mut Cursor::new(archive), &mut |event| {
+    rig.store.load(&mut Cursor::new(archive), &Sender::default(), &mut |event| {
         if let LoadEvent::Loaded { image, names } = event {
             loaded.push((names, image.id().clone()));
         }
@@ -215,7 +215,7 @@ fn a_layer_that_images_share_may_be_a_link() {
         exist += usize::from(matches!(event, LoadEvent::Exists(_)));
         ControlFlow::Continue(())
     };
-    rig.store.load(&mut Cursor::new(&archive), &mut watch).unwrap();
+    rig.store.load(&mut Cursor::new(&archive), &Sender::default(), &mut watch).unwrap();
     assert_eq!(exist, 3);
     assert_eq!(rig.store.list().len(), 2);
 }
@@ -438,7 +438,7 @@ fn a_client_that_goes_away_leaves_nothing() {
             left -= 1;
             ControlFlow::Continue(())
         };
-        let error = rig.store.load(&mut Cursor::new(&archive), &mut watch).unwrap_err();
+        let error = rig.store.load(&mut Cursor::new(&archive), &Sender::default(), &mut watch).unwrap_err();
         assert!(matches!(error, LoadError::Unwanted), "{}", shown(&error));
         is_empty(&rig, "given up");
     }

@@ -1,7 +1,7 @@
 //! Blobs: compression, verification and errors.
 
 use std::fs;
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Write};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -26,6 +26,8 @@ fn every_compression_gives_the_same() {
         let layer = rig.store.unpack(&source(&archive, &blob), &mut Cursor::new(&blob)).unwrap();
         assert_eq!(*layer.diff_id(), sha256(&archive));
     }
+    let blob = with_a_large_window(&archive);
+    rig.store.unpack(&source(&archive, &blob), &mut Cursor::new(&blob)).unwrap();
     let layer = rig.one_layer(archive);
     assert_eq!(fs::read_to_string(layer.join("a")).unwrap(), "text");
     assert_eq!(fs::metadata(layer.join("noise")).unwrap().len(), 3_000_000);
@@ -140,7 +142,7 @@ fn bombs_end_early() {
     for size in [0xa8, 0x88] {
         let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, size, 0x01, 0x00, 0x00];
         let result = rig.store.unpack(&source(b"", &window), &mut Cursor::new(&window));
-        assert!(matches!(result.unwrap_err(), UnpackError::Decompress { .. }), "{size:x}");
+        assert!(matches!(result.unwrap_err(), UnpackError::Limit { limit: 0x400_0000, .. }), "{size:x}");
     }
     assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0);
 }
@@ -188,6 +190,32 @@ fn the_reserve_of_the_disk_is_kept_but_is_no_more_than_a_part_of_a_small_one() {
         let archive = Tar::new().content(header(b'0', "large"), &vec![1; 4_050_000]).end();
         let unpacked = store.unpack(&source(&archive, &archive), &mut Cursor::new(&archive));
         assert_eq!(unpacked.unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        // What arrives before it is decompressed needs room, too, even if nothing becomes of it.
+        let archive = [Tar::new().end(), noise(4_050_000)].concat();
+        store.unpack(&source(&archive, &archive), &mut Cursor::new(&archive)).unwrap();
+        let blob = with_a_large_window(&archive);
+        let unpacked = store.unpack(&source(&archive, &blob), &mut Cursor::new(&blob));
+        assert_eq!(unpacked.unwrap_err().kind(), ErrorKind::ResourceExhausted);
     });
     thread.join().unwrap();
+}
+
+/// Bytes that cannot be compressed.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Zstandard with a window of 64 MiB.
+fn with_a_large_window(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(26).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }

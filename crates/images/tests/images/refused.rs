@@ -4,6 +4,7 @@ use std::io::Cursor;
 use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
+use wharf_images::Sender;
 use wharf_types::{ErrorKind, Failure};
 
 use crate::archives::{docker, layer};
@@ -36,7 +37,7 @@ fn an_archive_of_which_an_image_is_refused_replaces_none() {
             loaded += usize::from(matches!(event, wharf_images::LoadEvent::Loaded { .. }));
             ControlFlow::Continue(())
         };
-        let error = rig.store.load(&mut Cursor::new(&archive), &mut watch).unwrap_err();
+        let error = rig.store.load(&mut Cursor::new(&archive), &Sender::default(), &mut watch).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{}", shown(&error));
         assert!(shown(&error).contains(words), "{}", shown(&error));
         let names: Vec<_> = rig.store.list().iter().map(|image| image.id().clone()).collect();
@@ -55,7 +56,8 @@ fn the_names_of_all_images_together_are_bounded() {
         let entry =
             json!({ "Config": "config.json", "RepoTags": vec!["c:1"; count], "Layers": ["1/layer.tar"] });
         files.put("manifest.json", json!([entry, entry]).to_string());
-        rig.store.load(&mut Cursor::new(files.end()), &mut |_event| ControlFlow::Continue(()))
+        rig.store
+            .load(&mut Cursor::new(files.end()), &Sender::default(), &mut |_event| ControlFlow::Continue(()))
     };
     load(1000).unwrap();
     let error = load(1001).unwrap_err();
@@ -81,7 +83,7 @@ fn the_layers_of_all_images_together_are_bounded() {
             images += usize::from(matches!(event, wharf_images::LoadEvent::Loaded { .. }));
             ControlFlow::Continue(())
         };
-        rig.store.load(&mut Cursor::new(files.end()), &mut watch).map(|()| images)
+        rig.store.load(&mut Cursor::new(files.end()), &Sender::default(), &mut watch).map(|()| images)
     };
     let error = load(11).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}", shown(&error));
