@@ -60,8 +60,8 @@ type Unpacked = HashMap<LayerKey, Arc<UnpackedLayer>>;
 type LayerKey = (Digest, Digest);
 
 impl Store {
-    /// Loads every image of an archive. Blocks for as long as `input` does, and for the disk. Once the sender is given up,
-    /// it waits for nothing else.
+    /// Loads every image of an archive. Blocks for as long as `input` does, and for the disk. Once the sender is given
+    /// up, it waits for nothing else.
     ///
     /// # Errors
     /// [`LoadError`]. Nothing of the archive is left, except for images that were published before the store failed or

@@ -231,8 +231,8 @@ pub fn recorded_containers(layout: &Layout, pod: &PodId) -> Result<Vec<Container
     Ok(recorded.into_iter().collect())
 }
 
-/// The containers that keep a pod from being removed: those that have a record. Without one, the directory of records is
-/// gone afterwards.
+/// The containers that keep a pod from being removed: those that have a record. Without one, the directory of records
+/// is gone afterwards.
 ///
 /// # Errors
 /// The disk's error: the containers cannot be listed.

@@ -34,11 +34,19 @@ pub fn exit_or_lost(path: &Path, lost: ExitRecord) -> Result<ExitRecord, StageEr
     }
     // One that nobody can read stays as it is.
     if path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-        && let Err(error) = lost.save(path)
+        && let Err(error) = save_beside_others(path, &lost)
     {
         tracing::warn!(error = chain(&error), "that nobody knows how a container ended cannot be recorded");
     }
     Ok(lost)
+}
+
+/// Records it, unless there are no records of the pod any more: it has been removed meanwhile.
+fn save_beside_others(path: &Path, lost: &ExitRecord) -> Result<(), Error> {
+    match lost.save(path) {
+        Err(error) if error.is_missing() => Ok(()),
+        saved => saved,
+    }
 }
 
 #[cfg(test)]
@@ -58,6 +66,8 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"of a later release");
         // A full disk.
         assert_eq!(exit_or_lost(&dir.path().join("no/directory"), lost(9)).unwrap(), lost(9));
+        save_beside_others(&dir.path().join("no/directory"), &lost(9)).unwrap();
+        assert!(save_beside_others(&path.join("in/a/file"), &lost(9)).is_err());
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub enum FetchError {
         /// The lowest rate allowed, in bytes per second.
         floor_bytes: u64,
     },
-    /// Bytes arrive so slowly that the place is another pull's, which waits for one.
+    /// So little arrives that the place is another pull's, which has none.
     #[error(
         "{host} sent fewer than {floor_bytes} bytes per second, and other pulls wait for the place of this download"
     )]

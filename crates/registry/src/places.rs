@@ -5,10 +5,11 @@
 //!
 //! One registry's pulls have no more of these than are left for those of others. What all share, one registry may have
 //! alone; of several that wait, the one that has the fewest gets the next. Registries are told apart by their names, of
-//! which one may have many: so a shared download that is very slow gives its place up to a pull that has none (`blob`).
+//! which one may have many: so a shared download that is very slow is given up for a pull that has no download at all
+//! (`blob`). One is given up for each such pull, and the pull gets the next that comes free.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wharf_types::lock::lock;
@@ -27,6 +28,9 @@ pub(crate) struct Room {
     shared_limit: usize,
 }
 
+/// What a pull has: a clone for its own download, for each shared one, and for one that was given up for it.
+type Tally = Arc<()>;
+
 /// The room of one pull.
 #[derive(Debug)]
 pub(crate) struct Places {
@@ -36,7 +40,8 @@ pub(crate) struct Places {
     own: Arc<Semaphore>,
     state: Arc<Mutex<State>>,
     registry: Arc<str>,
-    owner: Option<Held>,
+    tally: Tally,
+    _owner: Option<Held>,
 }
 
 /// Room for one download, as long as this exists.
@@ -67,8 +72,10 @@ struct Taken {
 #[derive(Debug)]
 struct Waiting {
     registry: Arc<str>,
-    /// Whether its pull has no download of its own.
-    has_nothing: bool,
+    /// Of its pull.
+    tally: Weak<()>,
+    /// Set once a download is given up for it, or its turn has come.
+    granted: Option<Tally>,
     turn: oneshot::Sender<Held>,
 }
 
@@ -84,6 +91,8 @@ struct Held {
     state: Arc<Mutex<State>>,
     registry: Arc<str>,
     kind: Kind,
+    /// `None` if the pull has ended.
+    _tally: Option<Tally>,
 }
 
 impl Room {
@@ -103,28 +112,31 @@ impl Room {
     pub(crate) fn of_pull(&self, limits: &Limits, registry: &str) -> Places {
         let (state, registry) = (&self.state, Arc::from(registry));
         let has_own = lock(state).owners.take_at_most_half(&registry);
+        let tally = Tally::default();
         let limit = limits.layers_per_pull.clamp(1, Semaphore::MAX_PERMITS);
         Places {
             of_pull: Arc::new(Semaphore::new(limit)),
             own: Arc::new(Semaphore::new(usize::from(has_own))),
             state: Arc::clone(state),
-            owner: has_own.then(|| Held::new(state, &registry, Kind::Owner)),
+            _owner: has_own.then(|| Held::new(state, &registry, Kind::Owner, Some(Arc::clone(&tally)))),
             registry,
+            tally,
         }
     }
 }
 
 impl Place {
-    /// Whether a pull waits for it that has no download of its own, and whose registry has fewer. Beside fewer pulls
-    /// than have one, a slow link is no reason to give up anything.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.shared.as_ref().is_some_and(|held| {
-            let State { shared, waiting, .. } = &*lock(&held.state);
-            let has_more = |waiting: &Waiting| shared.of(&waiting.registry) < shared.of(&held.registry);
-            waiting
-                .iter()
-                .any(|waiting| waiting.has_nothing && !waiting.turn.is_closed() && has_more(waiting))
-        })
+    /// Whether a pull waits for it that has no download at all, and whose registry has fewer. Then this download must
+    /// end, because none other is given up for that pull. Beside fewer pulls than have one of their own, a slow link is
+    /// no reason to give up anything.
+    pub(crate) fn must_go(&self) -> bool {
+        let Some(held) = &self.shared else { return false };
+        let mut state = lock(&held.state);
+        state.forget_gone();
+        let State { shared, waiting, .. } = &mut *state;
+        let has_more = |waiting: &Waiting| shared.of(&waiting.registry) < shared.of(&held.registry);
+        let waiting = waiting.iter_mut().find(|waiting| waiting.has_nothing() && has_more(waiting));
+        waiting.is_some_and(Waiting::grant)
     }
 }
 
@@ -151,33 +163,56 @@ impl Places {
     }
 
     fn try_share(&self) -> Option<Held> {
-        let has_one = lock(&self.state).shared.take(&self.registry);
-        has_one.then(|| Held::new(&self.state, &self.registry, Kind::Shared))
+        let mut state = lock(&self.state);
+        state.shared.take(&self.registry).then(|| self.shared())
     }
 
     async fn share(&self) -> Option<Held> {
         let turn = {
             let mut state = lock(&self.state);
             if state.shared.take(&self.registry) {
-                return Some(Held::new(&self.state, &self.registry, Kind::Shared));
+                return Some(self.shared());
             }
             let (turn, come) = oneshot::channel();
-            let (registry, has_nothing) = (Arc::clone(&self.registry), self.owner.is_none());
-            state.waiting.push_back(Waiting { registry, has_nothing, turn });
+            let (registry, tally) = (Arc::clone(&self.registry), Arc::downgrade(&self.tally));
+            state.waiting.push_back(Waiting { registry, tally, granted: None, turn });
             come
         };
         turn.await.ok()
     }
+
+    fn shared(&self) -> Held {
+        Held::new(&self.state, &self.registry, Kind::Shared, Some(Arc::clone(&self.tally)))
+    }
+}
+
+impl Waiting {
+    /// Whether only the pull itself has its tally.
+    fn has_nothing(&self) -> bool {
+        self.tally.strong_count() == 1
+    }
+
+    fn grant(&mut self) -> bool {
+        self.granted = self.granted.take().or_else(|| self.tally.upgrade());
+        self.granted.is_some()
+    }
 }
 
 impl State {
-    /// Who gets the shared download that came free: of those whose registry has the fewest, who waits longest.
+    /// Who gets the shared download that came free: before others those for whom one is given up, and of all whose
+    /// registry has the fewest, who waits longest.
     fn next(&mut self) -> Option<Waiting> {
-        self.waiting.retain(|waiting| !waiting.turn.is_closed());
+        self.forget_gone();
         let all = self.waiting.iter().enumerate();
-        let (at, _) = all.min_by_key(|(_, waiting)| self.shared.of(&waiting.registry))?;
-        let next = self.waiting.remove(at)?;
+        let order = |waiting: &Waiting| (waiting.granted.is_none(), self.shared.of(&waiting.registry));
+        let (at, _) = all.min_by_key(|(_, waiting)| order(waiting))?;
+        let mut next = self.waiting.remove(at)?;
+        next.grant();
         self.shared.take(&next.registry).then_some(next)
+    }
+
+    fn forget_gone(&mut self) {
+        self.waiting.retain(|waiting| !waiting.turn.is_closed());
     }
 }
 
@@ -211,8 +246,8 @@ impl Taken {
 }
 
 impl Held {
-    fn new(state: &Arc<Mutex<State>>, registry: &Arc<str>, kind: Kind) -> Self {
-        Self { state: Arc::clone(state), registry: Arc::clone(registry), kind }
+    fn new(state: &Arc<Mutex<State>>, registry: &Arc<str>, kind: Kind, tally: Option<Tally>) -> Self {
+        Self { state: Arc::clone(state), registry: Arc::clone(registry), kind, _tally: tally }
     }
 }
 
@@ -225,8 +260,8 @@ impl Drop for Held {
         }
         let next = state.next();
         drop(state);
-        if let Some(Waiting { registry, turn, .. }) = next
-            && turn.send(Self::new(&self.state, &registry, Kind::Shared)).is_err()
+        if let Some(Waiting { registry, granted, turn, .. }) = next
+            && turn.send(Self::new(&self.state, &registry, Kind::Shared, granted)).is_err()
         {
             tracing::trace!("nobody waits for it any more, so it came free again");
         }
@@ -303,14 +338,45 @@ mod tests {
         let same = room.of_pull(&limits, &(OWN_LIMIT + 1).to_string());
         let mut waiting = Box::pin(same.take());
         assert!((&mut waiting).now_or_never().is_none());
-        let wanted = || taken.iter().filter(|place| place.is_wanted()).count();
+        let wanted = || taken.iter().filter(|place| place.must_go()).count();
         assert_eq!(wanted(), 0, "it has as many as the other one");
         let late = room.of_pull(&limits, "late");
         let mut late = Box::pin(late.take());
         assert!((&mut late).now_or_never().is_none());
-        assert_eq!(wanted(), 2, "the shared ones");
+        assert!(!taken[0].must_go(), "it is of the pull's own");
+        assert!(taken[OWN_LIMIT..].iter().all(|place| place.shared.is_some()));
+        assert_eq!(wanted(), 1, "of the shared ones, one for each pull");
         drop(late);
         assert_eq!(wanted(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_place_is_given_up_for_a_pull_and_that_pull_gets_it() {
+        let limits = limits(3, 3);
+        let room = Room::new(&limits);
+        let owners: Vec<_> = (0..OWN_LIMIT).map(|n| room.of_pull(&limits, &n.to_string())).collect();
+        let own: Vec<_> = owners.iter().map(|pull| pull.own.try_acquire().unwrap()).collect();
+        let [slow, none] = ["slow", "none"].map(|registry| room.of_pull(&limits, registry));
+        let mut of_slow = take_all(&slow);
+        let waiting = [&owners[0], &none, &none, &none].map(|pull| Box::pin(pull.take()));
+        let [mut owner, mut first, mut second, mut third] = waiting;
+        for wait in [&mut owner, &mut first, &mut second, &mut third] {
+            assert!(wait.now_or_never().is_none());
+        }
+        let gives_way = |of_slow: &[Place]| of_slow.iter().map(Place::must_go).collect::<Vec<_>>();
+        assert_eq!(gives_way(&of_slow), [true, false, false], "one for each pull that has none");
+        of_slow.remove(0);
+        let of_none = (&mut first).now_or_never().flatten().expect("it went to the one that waits longest");
+        assert_eq!(gives_way(&of_slow), [false, false], "the pull has a download now");
+        drop(of_none);
+        let of_owner = owner.now_or_never().flatten().expect("nothing was given up for the others");
+        assert_eq!(gives_way(&of_slow), [true, false]);
+        // Whoever a place was given up for is gone.
+        drop(second);
+        assert_eq!(gives_way(&of_slow), [true, false], "the pull's other one has no place yet");
+        drop((of_slow, of_owner, own));
+        third.now_or_never().flatten().unwrap();
+        assert_eq!(lock(&room.state).shared.free, 3);
     }
 
     #[test]
@@ -347,7 +413,7 @@ mod tests {
             assert!(wait.now_or_never().is_none());
         }
         drop(gone);
-        assert!(!taken.iter().any(Place::is_wanted), "each of these pulls has one of its own");
+        assert!(!taken.iter().any(Place::must_go), "each of these pulls has one of its own");
         // The first pull has its own and three that are shared.
         drop(taken.drain(1..3));
         let of_other = [&mut one, &mut two].map(|wait| wait.now_or_never().flatten().unwrap());

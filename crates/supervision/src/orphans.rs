@@ -119,8 +119,8 @@ impl Program {
         ends.fold(Ok(()), Result::and)
     }
 
-    /// What is asked of those in the supervisors' cgroup, and of those that can be reached: on v1 alone there is no such
-    /// cgroup.
+    /// What is asked of those in the supervisors' cgroup, and of those that can be reached: on v1 alone there is no
+    /// such cgroup.
     fn supervisors_in<T>(
         &self,
         pods: &Path,

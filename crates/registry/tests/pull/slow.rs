@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use wharf_registry::{LayerProgress, Limits, Phase, PullProgress};
+use wharf_registry::{LayerProgress, Limits, PullProgress};
 
 use crate::image::{Content, TestLayer, noise, plain};
-use crate::server::{Reply, Request, Server, Then};
+use crate::server::{Reply, Request, Server, Then, honest};
 use crate::world::{World, file_of, patient};
 
 /// Layers that hardly arrive.
@@ -91,6 +91,51 @@ async fn slow_pulls_from_one_registry_do_not_hold_up_those_from_others() {
     stuck.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// A registry that has all shared downloads, and replies so where an honest one sends a layer, gives them up to a pull
+/// that has none, whichever of its hosts is slow.
+async fn must_give_way(reply: impl Fn(Reply) -> Reply + Send + Sync + 'static) {
+    let (pause, rate_window) = (Duration::from_millis(100), Duration::from_millis(500));
+    let limits = Limits { backoff: pause, backoff_limit: pause, rate_window, ..patient() };
+    let layers = [0, 1].map(|n| plain(&format!("slow-{n}"), &noise(1_000_000 + n)));
+    let content = Content::oci("slow", &layers);
+    let (honestly, paths) = (content.clone(), layers.each_ref().map(TestLayer::path));
+    let script = move |request: &Request| {
+        paths.iter().any(|path| path == request.path()).then(|| reply(honest(&honestly, request)))
+    };
+    let server = Server::start(content, script).await;
+    let (address, port) = (server.address, server.address.port());
+    let hosts = format!("server = \"http://localhost:{port}\"\n[host.\"http://{address}\"]\n");
+    let limits = Limits { layers_in_all: 2, retries: 10_000, resumes: 10_000, ..limits };
+    let world = World::with(limits, &[(&format!("{address}/hosts.toml"), &hosts)]);
+    let one = slow_layers(1);
+    let mut owners = Vec::new();
+    // As many as there are downloads of a pull's own.
+    for _ in 0..64 {
+        let owner = slow(Content::oci("slow", &one), &one).await;
+        let pull = begin(&world, &owner);
+        until_requested(&owner, &one, 1).await;
+        owners.push((owner, pull));
+    }
+    let (puller, reference) = (world.puller.clone(), server.reference(":slow"));
+    let overtaken = tokio::spawn(async move { puller.pull(&reference, None).await });
+    until_requested(&server, &layers, 2).await;
+    pull_beside(&world).await;
+    let error = overtaken.await.unwrap().expect_err("it is still slow");
+    let text = wharf_types::chain(&*error);
+    assert!(text.contains("other pulls wait"), "{text}");
+    owners.iter().for_each(|(_, pull)| pull.abort());
+}
+
+#[tokio::test]
+async fn a_registry_that_cuts_each_connection_is_slow() {
+    must_give_way(|whole| whole.cut(1000)).await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_always_busy_is_slow() {
+    must_give_way(|_whole| Reply::new(503, "")).await;
+}
+
 #[tokio::test]
 async fn a_layer_that_waits_for_its_turn_in_a_slow_pull_is_downloaded_by_another() {
     let world = World::with(Limits { layers_per_pull: 1, ..patient() }, &[]);
@@ -121,12 +166,11 @@ fn wide(layer: TestLayer) -> TestLayer {
 }
 
 #[tokio::test]
-async fn slow_layers_of_one_registry_leave_memory_for_windows_to_others() {
+async fn slow_layers_have_no_memory_for_windows() {
     /// More than is read before any of it is decompressed.
     const BEGINNING_BYTES: usize = 400_000;
-    /// More than there are threads to unpack layers.
-    const SMALL: usize = 180;
     let world = World::new();
+    // As many as would have all that one registry may have.
     let layer = |n| wide(plain(&format!("slow-{n}"), &noise(600_000 + n)));
     let layers: Vec<_> = (0..6_usize).map(layer).collect();
     let blobs: Vec<_> = layers.iter().map(|layer| (layer.path(), layer.blob.clone())).collect();
@@ -134,10 +178,8 @@ async fn slow_layers_of_one_registry_leave_memory_for_windows_to_others() {
         let (_, blob) = blobs.iter().find(|(path, _)| path == request.path())?;
         Some(Reply::new(200, &blob[..BEGINNING_BYTES]).length(None).then(Then::Stall))
     };
-    let small: Vec<_> = (0..SMALL).map(|n| wide(plain(&format!("small-{n}"), b"small"))).collect();
-    let images = small.iter().enumerate();
-    let images = images.map(|(n, layer)| Content::oci(&format!("small-{n}"), std::slice::from_ref(layer)));
-    let server = Server::start(images.fold(Content::oci("slow", &layers), Content::with), begins).await;
+    let content = Content::oci("slow", &layers).with(Content::oci("v1", &[wide(plain("a", b"one"))]));
+    let server = Server::start(content, begins).await;
     let stuck = begin(&world, &server);
     let have_begun = async {
         let begun = |layer: &LayerProgress| layer.done_bytes >= BEGINNING_BYTES as u64;
@@ -146,39 +188,12 @@ async fn slow_layers_of_one_registry_leave_memory_for_windows_to_others() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), have_begun).await.expect("too few windows are in use");
-    let honest = Server::honest(Content::oci("v1", &[wide(plain("a", b"one"))])).await;
-    let reference = honest.reference(":v1");
+    tokio::time::timeout(Duration::from_secs(20), have_begun).await.expect("they do not arrive");
+    let reference = server.reference(":v1");
     let pulled = tokio::time::timeout(Duration::from_secs(20), world.pull(&reference)).await;
     assert_eq!(file_of(&pulled.expect("it waits for slow ones").unwrap(), "a"), b"one");
-    give_up_while_they_wait(&world, &server, &small).await;
     pull_beside(&world).await;
     stuck.abort();
-}
-
-/// Gives pulls up whose layers have arrived and wait for memory: some at a time, in all more than there are threads.
-async fn give_up_while_they_wait(world: &World, server: &Server, layers: &[TestLayer]) {
-    for first in (0..layers.len()).step_by(20) {
-        let some = &layers[first..(first + 20).min(layers.len())];
-        let pulls: Vec<_> =
-            (first..).take(some.len()).map(|n| begin_one(world, server, &format!(":small-{n}"))).collect();
-        let have_arrived = async {
-            let has = |layer: &LayerProgress| layer.phase == Phase::Unpacking;
-            let all = |pull: &PullProgress| pull.layers.len() == 1 && pull.layers.iter().all(has);
-            let count = || world.puller.active().iter().filter(|pull| all(pull)).count();
-            while count() < some.len() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), have_arrived).await.expect("no thread is free");
-        pulls.iter().for_each(tokio::task::JoinHandle::abort);
-        let have_ended = async {
-            while world.puller.active().len() > 1 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), have_ended).await.expect("they are not given up");
-    }
 }
 
 /// A layer is unpacked while it arrives. The threads for that are not those that everything else needs.
