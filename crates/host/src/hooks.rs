@@ -129,6 +129,14 @@ impl Hooked {
         inside::with_container(&self.id, self.pid, &self.root(), work).stage(STAGE)?
     }
 
+    /// Executes the hooks for the end, unless they have been executed: as long as they have not, the bundle is there.
+    ///
+    /// # Errors
+    /// Never; see [`Hooked::notify`].
+    pub fn end(&self) -> Result<(), StageError> {
+        if self.bundle.is_dir() { self.notify(Point::Poststop) } else { Ok(()) }
+    }
+
     /// Executes the hooks at a point at which nothing can be undone any more: each of them, whatever becomes of the
     /// others. A failure is logged.
     ///

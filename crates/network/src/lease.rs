@@ -49,7 +49,10 @@ pub enum LeaseError {
         port: u16,
     },
     /// The host port has an address family that pods do not have.
-    #[error("host port {port}/{protocol} on {host_ip} needs pod addresses of the same family, and pods have {subnets}", protocol = .protocol.name())]
+    #[error(
+        "host port {port}/{protocol} on {host_ip} needs pod addresses of the same family, and pods have {subnets}: use \
+         an address of the host of their family, or no address for all", protocol = .protocol.name()
+    )]
     PortFamily {
         /// The protocol.
         protocol: crate::Protocol,
@@ -63,13 +66,15 @@ pub enum LeaseError {
     /// The host port is one of an address from which the kernel sends nothing to a pod.
     #[error(
         "host port {port}/{protocol} on ::1 cannot lead to a pod, because the kernel sends nothing from there: use \
-         127.0.0.1, or no address for all", protocol = .protocol.name()
+         {}, or no address for all", instead_of_loopback(.subnets), protocol = .protocol.name()
     )]
     PortLoopback {
         /// The protocol.
         protocol: crate::Protocol,
         /// The port of the host.
         port: u16,
+        /// The pods' ranges.
+        subnets: Subnets,
     },
     /// The lease could not be recorded.
     #[error("cannot save the lease of the pod")]
@@ -78,6 +83,12 @@ pub enum LeaseError {
         #[from]
         source: StoreError,
     },
+}
+
+/// An address that can be used for ::1.
+fn instead_of_loopback(subnets: &Subnets) -> &'static str {
+    let has_ipv4 = subnets.as_slice().iter().any(|subnet| !subnet.is_ipv6());
+    if has_ipv4 { "127.0.0.1" } else { "another IPv6 address of the host" }
 }
 
 /// What a pod has.
@@ -220,7 +231,7 @@ impl Leases {
         subnets: &Subnets,
         mode: Mode,
     ) -> Result<Lease, LeaseError> {
-        check_families(ports, subnets)?;
+        check_host_ips(ports, subnets)?;
         self.check_ports(id, ports)?;
         let earlier = self.held.get(id).or_else(|| self.draining.get(id).map(|(lease, _since)| lease));
         let ips = match earlier.map(|lease| lease.ips.clone()) {
@@ -331,16 +342,17 @@ impl Leases {
     }
 }
 
-/// A port with an address can lead only to an address of the same family.
-fn check_families(ports: &[PortMapping], subnets: &Subnets) -> Result<(), LeaseError> {
-    for port in ports.iter().filter(|port| port.host_port != 0) {
-        let Some(host_ip) = port.host_ip else { continue };
+/// A port with an address can lead only to an address of the same family, and none can lead from ::1.
+fn check_host_ips(ports: &[PortMapping], subnets: &Subnets) -> Result<(), LeaseError> {
+    for asked in ports.iter().filter(|port| port.host_port != 0) {
+        let (Some(host_ip), protocol, port) = (asked.host_ip, asked.protocol, asked.host_port) else {
+            continue;
+        };
         if !subnets.as_slice().iter().any(|subnet| subnet.is_ipv6() == host_ip.is_ipv6()) {
-            let (protocol, subnets) = (port.protocol, subnets.clone());
-            return Err(LeaseError::PortFamily { protocol, port: port.host_port, host_ip, subnets });
+            return Err(LeaseError::PortFamily { protocol, port, host_ip, subnets: subnets.clone() });
         }
         if host_ip == IpAddr::from(Ipv6Addr::LOCALHOST) {
-            return Err(LeaseError::PortLoopback { protocol: port.protocol, port: port.host_port });
+            return Err(LeaseError::PortLoopback { protocol, port, subnets: subnets.clone() });
         }
     }
     Ok(())
@@ -447,5 +459,19 @@ mod tests {
         ask(3, &[PortMapping { protocol: Protocol::Udp, ..port(80, None) }]).unwrap();
         let no_ipv6 = ask(4, &[port(90, Some("::"))]).unwrap_err();
         assert!(matches!(no_ipv6, LeaseError::PortFamily { port: 90, .. }), "{no_ipv6}");
+    }
+
+    #[test]
+    fn what_is_advised_for_the_ipv6_loopback_address_is_accepted() {
+        for (ranges, advised, accepted) in [
+            ("10.0.0.0/24,fd00::/64", "127.0.0.1", "127.0.0.1"),
+            ("fd00::/64", "another IPv6 address of the host", "2001:db8::1"),
+        ] {
+            let subnets = ranges.parse().unwrap();
+            let check = |host_ip| check_host_ips(&[port(90, host_ip)], &subnets);
+            let refused = check(Some("::1")).unwrap_err().to_string();
+            assert!(refused.ends_with(&format!(": use {advised}, or no address for all")), "{refused}");
+            check(Some(accepted)).and_then(|()| check(None)).unwrap();
+        }
     }
 }

@@ -164,7 +164,8 @@ impl Container {
     }
 
     /// Those who want it to stop.
-    pub(crate) fn stopping(&self) -> &Stopping {
+    #[must_use]
+    pub fn stopping(&self) -> &Stopping {
         &self.stopping
     }
 

@@ -22,8 +22,8 @@ use wharf_records::Event;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
-use wharf_tasks::{Aside, Demand, Threads, Turns, pool};
-use wharf_types::PodId;
+use wharf_tasks::{Aside, Demand, Joins, Threads, Turns, pool};
+use wharf_types::{ContainerId, PodId};
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
@@ -111,6 +111,8 @@ pub struct Engine {
     /// The template for the pods' mount namespaces.
     template: Template,
     table: Table,
+    /// The deletions of containers that go on: each container has one at a time.
+    deletions: Joins<ContainerId, Result<(), Error>>,
     /// Limits concurrent calls of network plugins, which may hang.
     network_turns: Turns,
     /// The threads in which pods and containers are made: a directory of the host may never respond.
@@ -151,6 +153,7 @@ impl Engine {
             additions,
             template: Template::make()?,
             table: Table::default(),
+            deletions: Joins::default(),
             network_turns: Turns::new(pool::NETWORK),
             making: Threads::with_pool("making", pool::MAKING_LIMITS, pool::MAKING),
         }))

@@ -7,7 +7,8 @@
 //! 1. `Pod::changing`, which a change of the whole pod holds from beginning to end, except for a stop. Those that make
 //!    a container share it;
 //! 2. `Pod::ending`, the same for a stop, which does not wait for what is being made: that may be stuck, and must not
-//!    keep the pod running. The pod's removal begins with a stop, and then takes both;
+//!    keep the pod running. The pod's removal begins with a stop, and takes the first after it: a stop meanwhile has
+//!    nothing to do;
 //! 3. the telling in `Container::stopping`, while the stop signal is sent;
 //! 4. `Container::changing`, for one container what the first is for its pod. Code may wait while it holds these four,
 //!    which are not locks of this module;

@@ -39,8 +39,8 @@ pub struct Pod {
     /// Held by a change of the whole pod, so that changes come one after another, and shared by those that make a
     /// container.
     changing: tokio::sync::RwLock<()>,
-    /// The same for stops, which wait for no other change. See `lock`.
-    ending: tokio::sync::Mutex<()>,
+    /// Held by a stop, which waits for no other change: whether one has succeeded, and nothing is left to stop.
+    ending: tokio::sync::Mutex<bool>,
     /// Whether somebody has asked for its end: it gets no further container.
     ends: AtomicBool,
     /// Its addresses, and whether it is ready.
@@ -65,7 +65,7 @@ pub struct Pod {
     making: Mutex<BTreeMap<ContainerId, Option<ExitRecord>>>,
     /// Held while something happens and is reported, so that reports are in order.
     telling: Mutex<()>,
-    /// Containers whose records cannot be read, now or by this release: they are left alone.
+    /// Containers whose records cannot be read, now or by this release: they are left alone until the pod is removed.
     strangers: Mutex<BTreeSet<ContainerId>>,
     timings: Timings,
     /// Its level of SELinux; not set if it was made without labels.
@@ -154,8 +154,9 @@ impl Pod {
         &self.handler
     }
 
-    /// Waits for its turn to end the pod, which waits for no other change: what is being made may be stuck.
-    pub(crate) async fn end(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    /// Waits for its turn to stop the pod, which waits for no other change: what is being made may be stuck. The caller
+    /// notes that it has been stopped.
+    pub(crate) async fn end(&self) -> tokio::sync::MutexGuard<'_, bool> {
         self.ends.store(true, Relaxed);
         self.ending.lock().await
     }

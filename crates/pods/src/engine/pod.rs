@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
 use wharf_host::namespaces::NewNamespaces;
 use wharf_host::{self as host, directories, earlier, files};
@@ -231,10 +232,14 @@ impl Engine {
         spawn(async move { engine.stop_in_turn(&pod).await }).await
     }
 
-    /// Stops a pod unless it is gone.
+    /// Stops a pod unless it is stopped: from then on, it gets nothing that could be stopped.
     async fn stop_in_turn(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let _order = pod.end().await;
-        if self.table.has(pod.id()) { self.stop_whole(pod).await } else { Ok(()) }
+        let mut is_stopped = pod.end().await;
+        if !*is_stopped {
+            self.stop_whole(pod).await?;
+            *is_stopped = true;
+        }
+        Ok(())
     }
 
     /// Stops everything in a pod. A container that is being made gets no first process without a supervisor, and ends
@@ -258,7 +263,7 @@ impl Engine {
         containers: Vec<Arc<Container>>,
     ) -> Result<(), Error> {
         let stop = |container| self.stop((Arc::clone(pod), container), Duration::ZERO);
-        futures_util::future::try_join_all(containers.into_iter().map(stop)).await.map(drop)
+        join_all(containers.into_iter().map(stop)).await.into_iter().collect()
     }
 
     /// Disconnects a pod from the network, and releases its namespaces.
@@ -293,16 +298,16 @@ impl Engine {
         spawn(async move {
             engine.stop_in_turn(&pod).await?;
             // What is being made must have been undone.
-            let _order = (pod.change().await?, pod.end().await);
+            let _order = pod.change().await?;
             if engine.table.has(pod.id()) { engine.remove_stopped(&pod).await } else { Ok(()) }
         })
         .await
     }
 
     async fn remove_stopped(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        for container in pod.containers() {
-            self.remove(pod, &container).await?;
-        }
+        let containers = pod.containers();
+        let removed = join_all(containers.iter().map(|container| self.remove(pod, container))).await;
+        removed.into_iter().collect::<Result<(), _>>()?;
         self.delete_pod(pod).await?;
         self.tell(Event::RemovePodSandbox, pod, None).await?;
         let _order = pod.telling();
@@ -312,12 +317,12 @@ impl Engine {
     }
 
     pub(super) async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        // What could not be undone yet is found by its record, now and by the next daemon.
+        // What could not be undone yet is found by its record, now and by the next daemon. What was left alone goes
+        // with its pod.
         let (layout, of) = (self.parts.layout.clone(), pod.id().clone());
         let last = blocking(move || Ok(last_containers(&layout, &of)?)).await?;
-        for id in last.iter().filter(|id| !pod.is_stranger(id)) {
-            self.try_undo_container(pod, id).await?;
-        }
+        let undone = join_all(last.iter().map(|id| self.delete(pod, id))).await;
+        undone.into_iter().collect::<Result<(), _>>()?;
         // One that the request names is the kubelet's to remove.
         if planner::cgroup_parent(&pod.config()).is_none() {
             self.remove_cgroup(self.pod_cgroup(pod)?).await?;

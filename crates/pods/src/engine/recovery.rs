@@ -2,9 +2,9 @@
 //! what has ended.
 //!
 //! A damaged record is kept in the quarantine, and its pod or container is undone. A record of a newer release is left
-//! as it is and listed; if it cannot be read, everything that belongs to it is left alone. The wait for a supervisor
-//! that does not respond, or for a process that does not die, is in the background: until then the containers count as
-//! running. Nothing here keeps the daemon from starting.
+//! as it is and listed; if it cannot be read, everything that belongs to it is left alone, a container until its pod is
+//! removed. The wait for a supervisor that does not respond, or for a process that does not die, is in the background:
+//! until then the containers count as running. Nothing here keeps the daemon from starting.
 
 use std::path::Path;
 use std::sync::Arc;

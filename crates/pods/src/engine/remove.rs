@@ -1,8 +1,8 @@
 //! Removing a container, or undoing one that could not be made. Each step can be repeated.
 //!
 //! What is left of a container goes first, and its record last, because whoever continues after a failure or a crash
-//! finds the rest by it. So hooks for the end may be executed twice. The log of a container that was made is the
-//! kubelet's.
+//! finds the rest by it. Its bundle goes once its hooks for the end have been executed: only those of a daemon that was
+//! killed meanwhile are executed again. The log of a container that was made is the kubelet's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::{self as host, Hooked, HooksOf};
 use wharf_nri::api::Event;
-use wharf_planner::hooks::Point;
 use wharf_records::{ContainerRecord, remove_container};
 use wharf_supervision::remove_cgroup;
 use wharf_tasks::{persist, spawn};
@@ -81,7 +80,7 @@ impl Engine {
             );
             self.disown(pod, &supervisor, name);
         }
-        self.delete_container(pod, id, &container.record()).await?;
+        self.delete(pod, id).await?;
         let _telling = pod.telling();
         self.parts.plugins.forget_container(id);
         if self.table.remove_container(pod, container) {
@@ -90,28 +89,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Deletes a container, or joins who does: attempts go on until one succeeds, and other calls come meanwhile.
+    pub(super) async fn delete(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) -> Result<(), Error> {
+        let (engine, pod, own) = (Arc::clone(self), Arc::clone(pod), id.clone());
+        let work = || async move { engine.delete_container(&pod, &own).await };
+        self.deletions.share(id.clone(), work).await
+    }
+
     /// Removes everything of a container except its listing in memory.
-    async fn delete_container(
-        self: &Arc<Self>,
-        pod: &Pod,
-        id: &ContainerId,
-        record: &ContainerRecord,
-    ) -> Result<(), Error> {
+    async fn delete_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) -> Result<(), Error> {
+        let record = self.recorded(pod, id).await?;
         if let Ok(path) = CgroupPath::new(&record.cgroup) {
             self.remove_cgroup(path).await?;
         }
         // Nothing of it is left but files.
-        let hooked = self.hooked(pod, id, record, 0);
-        let last = |hooked: &Hooked| hooked.notify(Point::Poststop);
-        hooked.clone().execute(HooksOf::End, pod.id(), last).await?;
-        let (engine, of, id) = (Arc::clone(self), pod.id().clone(), id.clone());
-        let handler = pod.handler().to_owned();
-        blocking(move || {
-            let Parts { layout, snapshots, .. } = &engine.parts;
+        let hooked = self.hooked(pod, id, &record, 0);
+        hooked.clone().execute(HooksOf::End, pod.id(), Hooked::end).await?;
+        self.blocking(pod, move |engine, pod| {
+            let (Parts { layout, snapshots, .. }, of, id) = (&engine.parts, pod.id(), &hooked.id);
             hooked.remove_bundle()?;
-            engine.options.handlers.delete(&handler, (layout, &of, &id));
-            snapshots.remove(&id).stage("removing the container's files")?;
-            Ok(remove_container(layout, &of, &id)?)
+            engine.options.handlers.delete(pod.handler(), (layout, of, id));
+            snapshots.remove(id).stage("removing the container's files")?;
+            Ok(remove_container(layout, of, id)?)
         })
         .await
     }
@@ -146,7 +145,7 @@ impl Engine {
         let (engine, of, own) = (Arc::clone(self), Arc::clone(pod), id.clone());
         persist("a container that could not be made", id.to_string(), move || {
             let (engine, pod, id) = (Arc::clone(&engine), Arc::clone(&of), own.clone());
-            async move { engine.try_undo_container(&pod, &id).await }
+            async move { engine.delete(&pod, &id).await }
         })
         .await;
         // It was in the making until now. Who reports an exit from now on is told to forget it.
@@ -156,18 +155,10 @@ impl Engine {
         }
     }
 
-    pub(super) async fn try_undo_container(
-        self: &Arc<Self>,
-        pod: &Pod,
-        id: &ContainerId,
-    ) -> Result<(), Error> {
-        let record = self.half_made(pod, id).await?;
-        self.delete_container(pod, id, &record).await
-    }
-
-    /// The record of a container that could not be made. It has the right path of the cgroup: if the pod's own record
-    /// cannot be read, the parent is unknown. Of one whose record is damaged, the hooks for the end are known.
-    async fn half_made(&self, pod: &Pod, id: &ContainerId) -> Result<ContainerRecord, Error> {
+    /// The record of a container that is to be deleted. It has the right path of the cgroup: if the pod's own record
+    /// cannot be read, the parent is unknown. Of one whose record cannot be read, the hooks for the end are known; one
+    /// without a record has none.
+    async fn recorded(&self, pod: &Pod, id: &ContainerId) -> Result<ContainerRecord, Error> {
         let layout = &self.parts.layout;
         let (path, spec) = (layout.container_record(pod.id(), id), layout.container_spec(pod.id(), id));
         let load = move || Ok(ContainerRecord::load(&path).map_err(|_none| host::hooks_of_saved(&spec)));
@@ -183,7 +174,7 @@ impl Engine {
     /// Removes the log that was made for a container that is undone: the kubelet counts a container's starts by its
     /// logs. If the call was repeated meanwhile, it is the log of another one.
     async fn remove_unused_log(&self, pod: &Pod, id: &ContainerId) {
-        let Ok(record) = self.half_made(pod, id).await else { return };
+        let Ok(record) = self.recorded(pod, id).await else { return };
         let (directory, name) = (pod.config().log_directory.clone(), record.config.log_path.clone());
         let has_it = |other: &Arc<Container>| other.with_config(|config| config.log_path == name);
         if pod.containers().iter().any(has_it) {

@@ -60,8 +60,8 @@ impl Log {
                 self.renamed = None;
                 self.switch_to(file);
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Once: it is looked again each second, and the supervisor's own log has a bound.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_astray = false,
+            // Once for each: it is looked again each second, and the supervisor's own log has a bound.
             Err(error) => {
                 if !std::mem::replace(&mut self.is_astray, true) {
                     diagnostics::warn(format_args!(
@@ -126,6 +126,21 @@ mod tests {
         std::fs::write(path, text).unwrap();
         let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
         File::options().write(true).open(path).unwrap().set_modified(later).unwrap();
+    }
+
+    #[test]
+    fn each_thing_that_cannot_be_used_in_place_of_a_log_is_told_of() {
+        let (dir, mut log) = log();
+        let path = dir.path().join("0.log");
+        std::fs::remove_file(&path).unwrap();
+        for number in 0..2 {
+            std::fs::create_dir(&path).unwrap();
+            log.follow();
+            assert!(log.is_astray, "{number}");
+            std::fs::remove_dir(&path).unwrap();
+            log.follow();
+            assert!(!log.is_astray, "{number}: it is gone, and the next one is another");
+        }
     }
 
     /// As an editor, `sed -i` and `rm` with `touch` do it.

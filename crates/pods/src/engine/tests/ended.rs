@@ -179,6 +179,24 @@ fn a_supervisor_that_forgets_late_takes_no_exit_of_a_recorded_container_along() 
     });
 }
 
+/// Without its bundle, a hook would see nothing of the container.
+#[test]
+fn hooks_for_the_end_are_not_executed_again_if_something_else_cannot_be_removed() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let ended = world.aside("ended");
+        world.hook("poststop", &format!("pwd >> {}", ended.display()));
+        let container = world.create(&pod).await;
+        // Something is mounted there.
+        world.limit_files(&world.layout().snapshots().join(container.id().as_str()), 1);
+        for _ in 0..2 {
+            world.engine.remove_container(container.id().as_str()).await.unwrap_err();
+        }
+        let bundle = world.layout().bundle(pod.id(), container.id());
+        assert_eq!(std::fs::read_to_string(&ended).unwrap(), format!("{}\n", bundle.display()));
+    });
+}
+
 fn limits(cpu_shares: i64, cpuset: &str) -> LinuxContainerResources {
     LinuxContainerResources { cpu_shares, cpuset_cpus: cpuset.to_owned(), ..Default::default() }
 }

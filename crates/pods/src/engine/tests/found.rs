@@ -200,6 +200,59 @@ fn a_pod_is_removed_after_what_an_earlier_daemon_left_half_made_in_it() {
     });
 }
 
+/// Attempts to undo it go on in the background, and nobody else's comes in between.
+#[test]
+fn the_hooks_of_a_container_are_executed_once_whoever_undoes_it() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let [begun, held] = world.hold("poststop");
+        let container = world.create(&pod).await;
+        world.engine.table.remove_container(&pod, &container);
+        let undo = || world.engine.delete(&pod, container.id());
+        let meanwhile = async {
+            until(|| begun.exists()).await;
+            std::fs::remove_file(&begun).unwrap();
+            let early = timeout(Duration::from_millis(200), world.engine.delete_pod(&pod)).await;
+            early.expect_err("its hook is not at its end");
+            assert!(!begun.exists(), "no other one has begun");
+            std::fs::remove_file(&held).unwrap();
+        };
+        let (one, other, removed, ()) =
+            tokio::join!(undo(), undo(), world.engine.remove_pod(pod.id().as_str()), meanwhile);
+        one.and(other).and(removed).unwrap();
+        assert!(!begun.exists(), "nor afterwards");
+        assert!(names(&world.layout().pods()).is_empty());
+    });
+}
+
+/// A record that cannot be read now, and one that can be read again.
+#[test]
+fn what_was_left_alone_ends_with_its_pod() {
+    for comes_back in [false, true] {
+        alone(async |world| {
+            let (pod, _supervisor) = world.pod().await;
+            let ended = world.aside("ended");
+            world.hook("poststop", &format!("touch {}", ended.display()));
+            let container = world.create(&pod).await;
+            let path = world.layout().container_record(pod.id(), container.id());
+            let whole = container.record();
+            save_newer::<ContainerRecord>(&path);
+            let next = world.next_engine();
+            next.recover().await.unwrap();
+            if comes_back {
+                std::fs::remove_file(&path).unwrap();
+                whole.save(&path).unwrap();
+            }
+            next.stop_pod(pod.id().as_str()).await.unwrap();
+            assert!(path.exists() && !ended.exists(), "a stop leaves it alone");
+            next.remove_pod(pod.id().as_str()).await.unwrap();
+            assert!(ended.exists() && names(&world.layout().pods()).is_empty());
+            assert_eq!(next.parts.snapshots.list().unwrap(), []);
+            assert!(!container.cgroup().unwrap().kill_directory().exists());
+        });
+    }
+}
+
 #[test]
 fn what_a_newer_release_recorded_is_left_alone() {
     alone(async |world| {

@@ -1,11 +1,13 @@
 //! RunPodSandbox, StopPodSandbox and RemovePodSandbox.
 
+use tokio::time::timeout;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_records::{Phase, PodRecord};
 use wharf_types::{ErrorKind, Failure as _};
 use wharf_wire::v1::failure::Kind;
 
-use super::world::{World, alone, pod_config, until};
+use super::world::{PATIENCE, World, alone, container_config, pod_config, until};
+use crate::container::Container;
 
 fn pods_on_disk(world: &World) -> usize {
     std::fs::read_dir(world.layout().pods()).unwrap().count()
@@ -115,6 +117,45 @@ fn a_pod_that_cannot_be_removed_yet_stays_until_it_can() {
         std::fs::rename(&aside, &directory).unwrap();
         world.engine.remove_pod(pod.id().as_str()).await.unwrap();
         assert_eq!(pods_on_disk(world), 0);
+    });
+}
+
+#[test]
+fn a_container_that_cannot_be_removed_keeps_no_other_of_its_pod() {
+    for is_listed in [true, false] {
+        alone(async |world| {
+            let (pod, _supervisor) = world.pod().await;
+            for name in ["one", "other"] {
+                world.try_create(&pod, container_config(name)).await.unwrap();
+            }
+            let [first, second] = pod.containers().try_into().unwrap();
+            // Something is mounted there.
+            world.limit_files(&world.layout().snapshots().join(first.id().as_str()), 1);
+            for container in [&first, &second].iter().filter(|_| !is_listed) {
+                world.engine.table.remove_container(&pod, container);
+            }
+            world.engine.remove_pod(pod.id().as_str()).await.unwrap_err();
+            let is_there =
+                |container: &Container| world.layout().container_record(pod.id(), container.id()).exists();
+            assert!(is_there(&first) && !is_there(&second), "{is_listed}");
+        });
+    }
+}
+
+#[test]
+fn a_stopped_pod_that_is_being_removed_is_stopped_at_once() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let [begun, held] = world.hold("poststop");
+        world.create(&pod).await;
+        let stopping = async {
+            until(|| begun.exists()).await;
+            let stopped = timeout(PATIENCE, world.engine.stop_pod(pod.id().as_str())).await;
+            std::fs::remove_file(&held).unwrap();
+            stopped.expect("nothing is left to stop").unwrap();
+        };
+        let (removed, ()) = tokio::join!(world.engine.remove_pod(pod.id().as_str()), stopping);
+        removed.unwrap();
     });
 }
 

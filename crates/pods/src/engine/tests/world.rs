@@ -34,7 +34,7 @@ use crate::pod::Pod;
 
 const IMAGE: &str = "registry.test/app:v1";
 /// Of waits for another thread, which take no time unless the test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An engine on directories and cgroups of its own.
 pub(super) struct World {
