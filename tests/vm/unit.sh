@@ -19,6 +19,7 @@ see_unit() {
     see 'kill -s KILL leaves them running, and wharfd comes back' containers_go_on killed
     see 'and again after six kills one after the other' containers_go_on killed_six_times
     see 'stop leaves them running' containers_go_on stopped_and_started
+    see 'doctor --fix starts a wharfd that was stopped, and raises its limits' containers_go_on stopped_and_fixed
     see 'want of memory that kills wharfd leaves them running' containers_go_on killed_by_want_of_memory
     see 'a clock that is set back by an hour changes nothing for them' containers_go_on with_the_clock_set_back
     see 'reload changes the level of the log' reloaded
@@ -157,6 +158,17 @@ stopped_and_started() {
     lines=$(log_lines)
     attempt 50 log_grows "$lines"
     systemctl start wharfd
+}
+
+stopped_and_fixed() {
+    systemctl stop wharfd
+    not wharf doctor
+    wharf doctor --fix
+    [[ $(systemctl is-active wharfd) = active ]]
+    systemctl set-property --runtime wharfd.service TasksMax=$(($(systemctl show --property TasksCurrent --value wharfd) + 20))
+    prlimit --nofile=5000:5000 --pid "$(main_pid)"
+    wharf doctor --json --fix | jq --exit-status '[.fixes[] | select(.outcome == "done").what] == ["open files", "tasks"]'
+    wharf doctor --json | jq --exit-status '[.[] | select(.what == ("open files", "tasks")).verdict] == ["ok", "ok"]'
 }
 
 # The limit applies only to the process that it kills.

@@ -15,6 +15,9 @@ pub(crate) use values::{
     Bytes, Cpus, Env, ImageMount, ImageName, Name, Ports, Publish, Socket, User, UserName, Users, Volume,
 };
 
+/// Where wharfd listens unless it is configured otherwise.
+pub(crate) const SOCKET: &str = "unix:///run/wharf/wharf.sock";
+
 /// Run pods and containers on this machine, and inspect them.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, disable_help_subcommand = true, max_term_width = 100)]
@@ -26,7 +29,7 @@ pub(crate) struct Arguments {
         value_name = "PATH",
         env = "WHARF_SOCKET",
         hide_env = true,
-        default_value = "unix:///run/wharf/wharf.sock",
+        default_value = SOCKET,
         help_heading = "Global options"
     )]
     pub(crate) socket: Socket,
@@ -163,12 +166,14 @@ Example:
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Show how long each stage of making a pod and its containers took
+    /// Say why a pod or a container does not run, and how long each stage of making it took
     #[command(after_help = "\
-A restart of wharfd clears the times.
+Says how a container ended and what that means, who asked for it, which memory limit was reached, what the kernel's log and the \
+end of the container's log have about it, and what to do. A restart of wharfd clears the times, and who asked for a stop.
 
-Example:
-  wharf explain web")]
+Examples:
+  wharf explain web
+  wharf --json explain web/nginx | jq '.verdicts[].why'")]
     Explain {
         /// Name, id, or beginning of an id
         name: String,
@@ -235,7 +240,18 @@ Example:
     /// Show wharfd's version, state, network and storage
     Info,
     /// Check whether this machine can run containers, and say how to fix what does not work
-    Doctor,
+    #[command(after_help = "\
+The exit code is 1 if something keeps containers from running.
+
+With --fix, the commands that the advice ends with are executed, as far as they can do no harm: they start a wharfd that is not \
+running, continue supervisors that were stopped, turn forwarding on again, let pods through a FORWARD chain of iptables-legacy that \
+drops by its policy, raise limits on wharfd's open files and tasks until it restarts or the machine does, make removable what wharfd \
+cannot remove, make wharf-shim executable, and mount cgroups. Nothing is removed and wharfd is not restarted: what needs that is \
+left to you, with the reason. What is shown last, and the exit code, is what a new check finds.
+
+Example:
+  sudo wharf doctor --fix")]
+    Doctor(Doctor),
     /// Print the completion script of a shell
     #[command(after_help = "\
 Example:
@@ -454,6 +470,13 @@ pub(crate) struct Rm {
     /// Do not ask for confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Fix what can be fixed safely, say why the rest is left to you, and check again; needs root
+    #[arg(long)]
+    pub(crate) fix: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ use wharf_cri_api::v1::{
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
 use crate::args::Socket;
-use crate::error::Error;
+use crate::error::{Error, is_zombie};
 use crate::find::Listing;
 use crate::listener;
 use crate::output::report;
@@ -116,6 +116,7 @@ impl Daemon {
             Err(Errno::ENOENT | Errno::ECONNREFUSED) => {
                 return Err(match (listener::at(&path), listener::running()) {
                     (Some(pid), _) => Error::SocketRemoved { socket: path, pid },
+                    (None, Some(pid)) if is_zombie(pid) => Error::Unresponsive { pid: Some(pid) },
                     (None, Some(pid)) => Error::NotListening { socket: path, pid },
                     (None, None) => Error::NotRunning { socket: path },
                 });

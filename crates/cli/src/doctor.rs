@@ -1,4 +1,4 @@
-//! `wharf doctor`: checks whether this machine can run containers, and says how to fix what it finds.
+//! `wharf doctor`: checks whether this machine can run containers, and says how to fix what it finds, or fixes it.
 //!
 //! It works without a running wharfd too: it then checks the machine alone, and reports that wharfd cannot be reached.
 
@@ -6,6 +6,7 @@ mod bounded;
 mod disk;
 mod driver;
 mod machine;
+mod mend;
 mod process;
 mod service;
 mod upkeep;
@@ -19,7 +20,8 @@ use wharf_cri_api::admin::{InfoRequest, InfoResponse};
 
 pub(crate) use driver::KUBELETS;
 
-use crate::args::Socket;
+use self::mend::{CommandLine, Fix, Remedy};
+use crate::args::{Doctor, Socket};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{self, Output, Row, Stream};
@@ -50,29 +52,48 @@ pub(crate) struct Check {
     /// What to do about it; empty if there is nothing to do.
     #[serde(skip_serializing_if = "String::is_empty")]
     advice: String,
+    #[serde(skip)]
+    remedy: Remedy,
+}
+
+/// What `wharf doctor --fix` prints as JSON.
+#[derive(Serialize)]
+struct Fixed<'a> {
+    fixes: &'a [Fix],
+    /// After that.
+    checks: &'a [Check],
 }
 
 impl Check {
     fn ok(what: &'static str, found: impl Into<String>) -> Self {
-        Self { what, verdict: Verdict::Ok, found: found.into(), advice: String::new() }
+        Self::new(what, Verdict::Ok, found, "")
     }
 
     fn warn(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what, verdict: Verdict::Warn, found: found.into(), advice: advice.into() }
+        Self::new(what, Verdict::Warn, found, advice)
     }
 
     fn fail(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what, verdict: Verdict::Fail, found: found.into(), advice: advice.into() }
+        Self::new(what, Verdict::Fail, found, advice)
     }
-}
 
-impl Check {
-    /// Drops the advice of a check that passed.
-    fn without_needless_advice(mut self) -> Self {
-        if self.verdict == Verdict::Ok {
-            self.advice.clear();
-        }
-        self
+    fn new(
+        what: &'static str,
+        verdict: Verdict,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self { what, verdict, found: found.into(), advice: advice.into(), remedy: Remedy::Judgement }
+    }
+
+    /// With commands that mend it, which end the advice.
+    fn mended_by(mut self, commands: Vec<CommandLine>) -> Self {
+        self.advice = format!("{}: {}", self.advice, mend::told(&commands));
+        self.left_as(Remedy::Commands(commands))
+    }
+
+    fn left_as(self, remedy: Remedy) -> Self {
+        Self { remedy, ..self }
     }
 }
 
@@ -96,10 +117,13 @@ impl Row for Check {
 /// The connection to wharfd with its information about itself, or why there is none.
 pub(crate) type DaemonInfo = Result<(Daemon, InfoResponse), Error>;
 
-/// Makes all checks.
-pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
+/// Makes all checks, and mends what they find if that is asked for.
+pub(crate) async fn doctor(socket: &Socket, output: Output, doctor: Doctor) -> Result<ExitCode, Error> {
+    if doctor.fix && !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot { command: "doctor --fix" });
+    }
     if std::env::var_os(CHECKS_ONLY).is_some() {
-        return checks(socket, output).await;
+        return checks(socket, output, doctor).await;
     }
     match apart(itself()) {
         Ok(report) => {
@@ -108,7 +132,7 @@ pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, 
             Ok(ExitCode::from(report.code))
         }
         // What keeps another process from running, such as a limit, is to be found all the same.
-        Err(_alone) => Ok(ExitCode::from(check_all(socket, output).await?)),
+        Err(_alone) => Ok(ExitCode::from(check_all(socket, output, doctor).await?)),
     }
 }
 
@@ -151,8 +175,8 @@ fn apart(mut checks: Command) -> std::io::Result<Report> {
 }
 
 /// Makes all checks for [`apart`], which gets the exit code through standard input.
-async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
-    let code = check_all(socket, output).await?;
+async fn checks(socket: &Socket, output: Output, doctor: Doctor) -> Result<ExitCode, Error> {
+    let code = check_all(socket, output, doctor).await?;
     // A check that waits for a disk keeps this process, and must not keep whoever reads the output.
     let null = std::fs::File::options().write(true).open("/dev/null");
     if let Ok(null) = null {
@@ -163,15 +187,43 @@ async fn checks(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
     Ok(ExitCode::from(code))
 }
 
-/// Shows all checks, and returns the exit code.
-async fn check_all(socket: &Socket, output: Output) -> Result<u8, Error> {
+/// Shows all checks, those after the mending if that is asked for, and returns the exit code.
+async fn check_all(socket: &Socket, output: Output, doctor: Doctor) -> Result<u8, Error> {
+    let checks = if doctor.fix {
+        let (fixes, checks) =
+            mend::mend(async || look(socket).await, |command| command.execute(mend::PATIENCE)).await;
+        show_fixed(output, &Fixed { fixes: &fixes, checks: &checks })?;
+        checks
+    } else {
+        let checks = look(socket).await;
+        output.rows(&checks)?;
+        if let Some(offer) = mend::offer(&checks).filter(|_offer| output.is_table()) {
+            output::text(&offer)?;
+        }
+        checks
+    };
+    Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
+}
+
+fn show_fixed(output: Output, fixed: &Fixed<'_>) -> Result<(), Error> {
+    if !output.is_table() {
+        return output::json(fixed);
+    }
+    if !fixed.fixes.is_empty() {
+        output.rows(fixed.fixes)?;
+        output::text("\n")?;
+    }
+    output.rows(fixed.checks)
+}
+
+/// Makes all checks.
+async fn look(socket: &Socket) -> Vec<Check> {
     let answer = ask(socket).await;
     let state = answer.as_ref().map_or(Path::new(STATE), |(_daemon, info)| Path::new(&info.state));
     let pid = answer.as_ref().ok().and_then(|(daemon, _info)| daemon.pid);
     let mut checks = machine::checks(&state.join("leases"), pid);
     checks.extend(service::checks(answer).await);
-    output.rows(&checks)?;
-    Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
+    checks
 }
 
 async fn ask(socket: &Socket) -> DaemonInfo {

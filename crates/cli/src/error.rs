@@ -5,10 +5,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use nix::errno::Errno;
 use tokio::signal::unix::SignalKind;
 use tonic::{Code, Status};
-use wharf_types::{chain, program};
+use wharf_types::{chain, failure, program};
 
 /// A failed command.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +43,11 @@ pub(crate) enum Error {
     #[error("the pod {pod} has no container yet\n  start one in it: wharf run --pod {pod} IMAGE")]
     EmptyPod { pod: String },
     #[error(
-        "there are no timings for {name}\n  wharfd has been restarted since, or is too old to measure them"
+        "there is no pod or container {name:?}: it was never made, or is removed, and what was known of it as well\n  \
+         list those that there are: wharf pods, wharf ps --all\n  \
+         see why it was not made, or who removed it: journalctl -u wharfd; on a cluster also kubectl describe pod"
     )]
-    Forgotten { name: String },
+    Gone { name: String },
     #[error("{name} already exists\n  remove it (wharf rm {name}), or give another --name")]
     NameTaken { name: String },
     #[error(
@@ -75,6 +76,8 @@ pub(crate) enum Error {
     NotOwn { name: String },
     #[error("wharf {command} has nothing to print as JSON\n  leave out --json{advice}")]
     NoJson { command: &'static str, advice: &'static str },
+    #[error("wharf {command} needs root\n  use sudo")]
+    NotRoot { command: &'static str },
     #[error("{name} is running\n  stop it first (wharf stop {name}), or use --force")]
     Runs { name: String },
     #[error("{0} of {1} failed: see above")]
@@ -222,7 +225,19 @@ fn told(status: &Status) -> Cow<'_, str> {
 }
 
 /// What the user can do about an error of the daemon.
-fn advice(status: &Status) -> &'static str {
+fn advice(status: &Status) -> Cow<'static, str> {
+    if status.code() == Code::Internal
+        && let Some(advice) = failure::of_disk(status.message())
+    {
+        return format!("\n  {advice}").into();
+    }
+    if let Some(advice) = of_program(status.message()) {
+        return format!("\n  {advice}").into();
+    }
+    advice_for_code(status).into()
+}
+
+fn advice_for_code(status: &Status) -> &'static str {
     if of_registry(status) {
         return "\n  check the image's name, and whether this machine reaches the registry; mirrors are set in /etc/wharf/certs.d";
     }
@@ -236,31 +251,19 @@ fn advice(status: &Status) -> &'static str {
         Code::ResourceExhausted => {
             "\n  see what has run out, such as a disk: wharf doctor; and what is in use: wharf info, wharf stats"
         }
-        Code::Internal if of_disk(status.message()) => {
-            "\n  a disk has failed, or is mounted read-only: see wharf doctor, and the kernel's log (dmesg)"
-        }
         Code::DataLoss => "\n  the message above says what was damaged; pull or load the image again",
         _ => of_supervisor(status.message()),
     }
-}
-
-/// Whether an error's last words are the kernel's for a disk that fails, or that takes no writes. The standard library
-/// has words of its own, which end with the number.
-fn of_disk(message: &str) -> bool {
-    let errnos = [Errno::EROFS, Errno::EIO, Errno::ESTALE, Errno::ESHUTDOWN, Errno::EUCLEAN];
-    let is_told = |errno: Errno| {
-        message.ends_with(errno.desc()) || message.ends_with(&format!("(os error {})", errno as i32))
-    };
-    errnos.into_iter().any(is_told)
 }
 
 /// What the user can do about a wharfd that is silent.
 fn of_silence(pid: Option<i32>) -> String {
     const LOG: &str = "see its log: journalctl -u wharfd";
     match pid {
-        Some(pid) if is_zombie(pid) => "it was killed, but cannot end before its disk responds: check the disk, and see \
-                                        the kernel's log (dmesg)\n  if it has failed, restart the machine, or end the \
-                                        pods without it: sudo wharfd clean --force"
+        Some(pid) if is_zombie(pid) => "it was killed or told to exit, but cannot end before its disk responds: check the \
+                                        disk, and see the kernel's log (dmesg)\n  if it has failed, restart the machine \
+                                        or, unless it is the disk of `state`, end the pods without it: sudo wharfd clean \
+                                        --force"
             .to_owned(),
         Some(pid) => format!("{LOG}; if it was stopped, continue it: kill -CONT {pid}"),
         None => LOG.to_owned(),
@@ -268,7 +271,7 @@ fn of_silence(pid: Option<i32>) -> String {
 }
 
 /// Whether a process's first thread has ended, as after a kill. No signal continues it.
-fn is_zombie(pid: i32) -> bool {
+pub(crate) fn is_zombie(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with('Z'))
 }
@@ -282,6 +285,30 @@ fn of_supervisor(message: &str) -> &'static str {
         true => "\n  if it was stopped, wharf doctor names the process to continue (kill -CONT)",
         false => "",
     }
+}
+
+/// What the user can do about a program that could not be executed, if that is what a message says.
+pub(crate) fn of_program(message: &str) -> Option<&'static str> {
+    const ADVICE: [(&str, &str); 6] = [
+        (
+            program::DENIED,
+            "make the file executable (chmod +x), or run it as another user; nothing is executed on a volume that is \
+             mounted noexec",
+        ),
+        (
+            program::FOREIGN,
+            "use an image for this machine: pull its variant, or build it for this architecture",
+        ),
+        (
+            program::INTERPRETER,
+            "add the interpreter to the image, name another one (in the first line of a script, which must not end with \
+             CR LF), or link the program statically",
+        ),
+        (program::MISSING, "check the program's name and path: its image must have it"),
+        (program::FORMAT, "begin a script with #! and its interpreter, or run it with one: sh FILE"),
+        ("the container's seccomp profile ", "change the container's seccomp profile"),
+    ];
+    ADVICE.iter().find(|(words, _)| message.contains(words)).map(|(_, advice)| *advice)
 }
 
 /// Whether a registry could not be reached. The status code does not say so; the kubelet, too, looks for this word.
@@ -299,6 +326,8 @@ fn denied(cause: &io::Error) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     #[test]

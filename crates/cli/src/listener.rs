@@ -5,7 +5,9 @@
 //! itself wharfd counts.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::error::is_zombie;
 
 /// The process that listens on a socket that was bound to this path, if it may be wharfd.
 pub(crate) fn at(path: &Path) -> Option<i32> {
@@ -14,15 +16,37 @@ pub(crate) fn at(path: &Path) -> Option<i32> {
     let path = path.to_str()?;
     let sockets: Vec<String> =
         table.lines().filter_map(|line| Some(format!("socket:[{}]", listening_inode(line, path)?))).collect();
-    processes().find(|&pid| may_be_wharfd(pid) && has_one(pid, &sockets))
+    processes().find(|&pid| is_ours(&of(pid)) && has_one(pid, &sockets))
 }
 
-/// A wharfd that runs. It need not have made its socket yet.
+/// A wharfd that runs, which need not have made its socket yet, or one that has nothing but threads that cannot end.
 pub(crate) fn running() -> Option<i32> {
-    processes().find(|&pid| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        is_daemon(&command) && may_be_wharfd(pid)
-    })
+    let named = || processes().filter(|pid| is_named(&of(*pid), "wharfd"));
+    let runs = |pid: &i32| runs_daemon(&of(*pid));
+    named().find(runs).or_else(|| named().find(|pid| is_zombie(*pid) && keeps_thread(&of(*pid))))
+}
+
+/// The directory of a process in procfs.
+fn of(pid: i32) -> PathBuf {
+    format!("/proc/{pid}").into()
+}
+
+/// Whether a process has this name, which it may have chosen.
+pub(crate) fn is_named(process: &Path, name: &str) -> bool {
+    std::fs::read(process.join("comm")).is_ok_and(|found| found.trim_ascii_end() == name.as_bytes())
+}
+
+/// Whether a process is a daemon. Its command line is looked at last: it is in the process's memory, for which the
+/// kernel waits as long as a container's process likes.
+fn runs_daemon(process: &Path) -> bool {
+    is_ours(process) && is_daemon(&std::fs::read(process.join("cmdline")).unwrap_or_default())
+}
+
+/// Whether a process whose first thread has ended has another one, which the kernel waits for. The first one has no
+/// namespaces any more.
+fn keeps_thread(process: &Path) -> bool {
+    let threads = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+    threads.into_iter().any(|thread| is_ours(&thread.path()))
 }
 
 /// Whether a process with this command line is a daemon, not one of the commands `wharfd clean` and `wharfd config`.
@@ -32,17 +56,21 @@ fn is_daemon(command: &[u8]) -> bool {
     name == Some(b"wharfd") && !words.any(|word| word == b"clean" || word == b"config")
 }
 
-/// Whether a process is root's, and sees the files that this one sees.
-fn may_be_wharfd(pid: i32) -> bool {
-    let is_roots = std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == 0);
-    is_roots && shares(pid, "mnt") == Some(true)
+/// Whether a process or thread, by its directory of procfs, is root's, and sees the files that this one sees.
+pub(crate) fn is_ours(task: &Path) -> bool {
+    let is_roots = task.metadata().is_ok_and(|task| task.uid() == 0);
+    is_roots && shares_with(task, "mnt") == Some(true)
 }
 
 /// Whether a process is in the namespace of this kind that this thread is in; `None` if that cannot be found out.
 pub(crate) fn shares(pid: i32, kind: &str) -> Option<bool> {
+    shares_with(&of(pid), kind)
+}
+
+fn shares_with(task: &Path, kind: &str) -> Option<bool> {
     // A thread, not its process, has the namespaces.
-    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/{kind}")).ok();
-    Some(namespace("thread-self")? == namespace(&pid.to_string())?)
+    let namespace = |task: &Path| std::fs::read_link(task.join("ns").join(kind)).ok();
+    Some(namespace(Path::new("/proc/thread-self"))? == namespace(task)?)
 }
 
 /// The number of the socket in a line of `/proc/net/unix`, if it listens and has this path.
@@ -63,7 +91,7 @@ fn has_one(pid: i32, sockets: &[String]) -> bool {
     targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
 }
 
-fn processes() -> impl Iterator<Item = i32> {
+pub(crate) fn processes() -> impl Iterator<Item = i32> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     processes.filter_map(|process| process.file_name().to_str()?.parse().ok())
 }
@@ -95,6 +123,40 @@ mod tests {
             at(&path)
         };
         assert_eq!(std::thread::scope(|scope| scope.spawn(elsewhere).join()).unwrap(), None);
+    }
+
+    /// Files in place of those of procfs; opening a FIFO waits as long as what it stands for keeps the kernel waiting.
+    #[test]
+    fn the_memory_of_a_containers_process_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("ns")).unwrap();
+        std::os::unix::fs::symlink("mnt:[1]", dir.path().join("ns/mnt")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("cmdline"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let process = dir.path().to_owned();
+        std::thread::spawn(move || tell.send(runs_daemon(&process)));
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(5)), Ok(false));
+        std::fs::remove_file(dir.path().join("ns/mnt")).unwrap();
+        std::os::unix::fs::symlink(
+            std::fs::read_link("/proc/thread-self/ns/mnt").unwrap(),
+            dir.path().join("ns/mnt"),
+        )
+        .unwrap();
+        std::fs::remove_file(dir.path().join("cmdline")).unwrap();
+        std::fs::write(dir.path().join("cmdline"), "wharfd\0").unwrap();
+        assert!(runs_daemon(dir.path()));
+    }
+
+    #[test]
+    fn a_process_that_only_a_thread_keeps_is_known_by_that_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let thread = |name: &str| dir.path().join("task").join(name).join("ns");
+        std::fs::create_dir_all(thread("7")).unwrap();
+        assert!(!keeps_thread(dir.path()), "the first one has ended");
+        std::fs::create_dir_all(thread("8")).unwrap();
+        let own = std::fs::read_link("/proc/thread-self/ns/mnt").unwrap();
+        std::os::unix::fs::symlink(own, thread("8").join("mnt")).unwrap();
+        assert!(keeps_thread(dir.path()));
     }
 
     #[test]

@@ -175,6 +175,27 @@ impl Reader {
     }
 }
 
+/// The last lines of a container's log, each cut to a bearable length; none if there is no log.
+pub(crate) fn last_lines(container: &ContainerStatus, lines: usize) -> Vec<String> {
+    const BYTES_LIMIT: u64 = 64 * 1024;
+    const LINE_LIMIT: usize = 300;
+    let read = || {
+        let mut file = open(Path::new(&container.log_path)).ok()?;
+        let start = tail::start(&mut file, lines).ok()?;
+        file.seek(SeekFrom::Start(start)).ok()?;
+        let mut content = Vec::new();
+        file.take(BYTES_LIMIT).read_to_end(&mut content).ok()?;
+        Some(content)
+    };
+    // A successor continues the log of the one before it.
+    let selection = Selection { since_ns: Some(container.created_at), ..Selection::default() };
+    let mut printer = Printer::new(&selection);
+    let shown = read().unwrap_or_default();
+    let shown = shown.split_inclusive(|&byte| byte == b'\n').map(|record| printer.render(record).1);
+    let text = String::from_utf8_lossy(&shown.collect::<Vec<_>>().concat()).into_owned();
+    text.lines().map(|line| line.chars().take(LINE_LIMIT).collect()).collect()
+}
+
 fn open(path: &Path) -> Result<File, Error> {
     regular::open(path).map_err(failed(path))
 }
@@ -256,6 +277,23 @@ mod tests {
         assert_eq!(loss(line, &of(log, later)), None, "it tells of a container before this one");
         assert_eq!(loss(line, &of("/var/log/wharf/web-1/b.log", same)), None);
         assert_eq!([loss("", &of(log, same)), loss("some other words", &of(log, same))], [None; 2]);
+    }
+
+    #[test]
+    fn the_last_lines_are_the_containers_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        let text = "2026-01-01T00:00:01Z stdout F of the one before\n2026-01-01T00:00:03Z stdout P on\n\
+                    2026-01-01T00:00:03Z stdout F e\n2026-01-01T00:00:04Z stderr F two\n";
+        std::fs::write(&path, text).unwrap();
+        let status = ContainerStatus {
+            log_path: path.display().to_string(),
+            created_at: time::parse("2026-01-01T00:00:02Z").unwrap(),
+            ..ContainerStatus::default()
+        };
+        assert_eq!(last_lines(&status, 9), ["one", "two"]);
+        assert_eq!(last_lines(&status, 1), ["two"]);
+        assert_eq!(last_lines(&ContainerStatus::default(), 9), [""; 0]);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod stop;
 mod stream;
 mod terminal;
 mod time;
+mod touch;
 mod units;
 mod wait;
 
@@ -42,6 +43,9 @@ use crate::error::Error;
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    if touch::is_asked(std::env::args_os()) {
+        return ExitCode::SUCCESS;
+    }
     let arguments = Arguments::parse_or_exit();
     let failure = arguments.failure_code();
     let ended = arguments.check().and_then(|()| {
@@ -68,7 +72,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
     match arguments.command {
         Command::Completion { shell } => return manual::completion(shell),
         Command::Man { directory } => return manual::pages(&directory),
-        Command::Doctor => return doctor::doctor(&arguments.socket, output).await,
+        Command::Doctor(doctor) => return doctor::doctor(&arguments.socket, output, doctor).await,
         _ => {}
     }
     let mut daemon = Daemon::connect(&arguments.socket).await?;
@@ -96,7 +100,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Save(save) => save::save(daemon, output, save).await?,
         Command::Tag { image, name } => images::tag(daemon, output, image, name).await?,
         Command::Info => info::info(daemon, output).await?,
-        Command::Doctor | Command::Completion { .. } | Command::Man { .. } => {}
+        Command::Doctor(_) | Command::Completion { .. } | Command::Man { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

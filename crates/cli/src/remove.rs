@@ -3,6 +3,7 @@
 use std::path::{Component, Path};
 
 use futures_util::future::join_all;
+use tokio::sync::OnceCell;
 use wharf_cri_api::v1::{Container, PodSandbox, PodSandboxConfig, RemoveContainerRequest};
 use wharf_types::POD_LOGS;
 
@@ -13,6 +14,7 @@ use crate::find::{self, Found, Listing, container_name, runs};
 use crate::output::{self, Output};
 use crate::run::LOGS_ANNOTATION;
 use crate::stop::each;
+use crate::touch;
 
 pub(crate) async fn remove(daemon: &mut Daemon, output: Output, rm: Rm) -> Result<(), Error> {
     let listing = daemon.listing().await?;
@@ -118,6 +120,10 @@ pub(crate) async fn with_log(daemon: &mut Daemon, id: &str) -> Result<(), Error>
     if !log.parent().is_some_and(is_of_a_pod) {
         return Ok(());
     }
+    if !disk_responds().await {
+        tell_stays("container", log);
+        return Ok(());
+    }
     match std::fs::remove_file(log) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::File { path: log.to_owned(), cause })
@@ -130,6 +136,10 @@ pub(crate) async fn with_log(daemon: &mut Daemon, id: &str) -> Result<(), Error>
 pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(), Error> {
     daemon.remove_pod(&pod.id).await?;
     let Some(logs) = own_logs(pod) else { return Ok(()) };
+    if !disk_responds().await {
+        tell_stays("pod", logs);
+        return Ok(());
+    }
     match std::fs::remove_dir_all(logs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::File { path: logs.to_owned(), cause: error });
@@ -142,10 +152,28 @@ pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(
 }
 
 /// Removes the directory of the logs of a pod that could not be made, for which wharfd may have made it.
-pub(crate) fn unused_logs(config: &PodSandboxConfig) {
+pub(crate) async fn unused_logs(config: &PodSandboxConfig) {
+    if !disk_responds().await {
+        return;
+    }
     // One that does not exist or that has a file in it is not meant.
     let _none = std::fs::remove_dir(&config.log_directory);
     let _others_are_left = std::fs::remove_dir(POD_LOGS);
+}
+
+/// Whether the disk of the logs of `wharf run` responds: this process could not be ended while it waits for it. All
+/// removals of a call ask once.
+async fn disk_responds() -> bool {
+    static RESPONDS: OnceCell<bool> = OnceCell::const_new();
+    *RESPONDS.get_or_init(|| touch::responds(Path::new(POD_LOGS))).await
+}
+
+fn tell_stays(gone: &str, logs: &Path) {
+    let logs = logs.display();
+    output::report(&format!(
+        "the {gone} is removed; its logs in {logs} stay, because their disk does not respond\n  once it does, remove \
+         them: rm -r {logs}"
+    ));
 }
 
 /// Whether `wharf run` created a pod.
@@ -180,18 +208,18 @@ mod tests {
         assert!(confirm(&listing, &["a".to_owned()], true).is_ok() && confirm(&listing, &[], false).is_ok());
     }
 
-    #[test]
-    fn the_directory_of_logs_of_a_pod_that_was_not_made_goes_unless_it_has_any() {
+    #[tokio::test]
+    async fn the_directory_of_logs_of_a_pod_that_was_not_made_goes_unless_it_has_any() {
         let dir = tempfile::tempdir().unwrap();
         let logs = dir.path().join("web-1");
         let log_directory = logs.to_str().unwrap().to_owned();
         let config = PodSandboxConfig { log_directory, ..PodSandboxConfig::default() };
-        unused_logs(&config);
+        unused_logs(&config).await;
         std::fs::create_dir(&logs).unwrap();
         std::fs::write(logs.join("0.log"), "").unwrap();
-        unused_logs(&config);
+        unused_logs(&config).await;
         std::fs::remove_file(logs.join("0.log")).unwrap();
-        unused_logs(&config);
+        unused_logs(&config).await;
         assert!(!logs.exists());
     }
 

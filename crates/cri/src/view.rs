@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use wharf_cri_api::admin::{ContainerRequest, PodRequest};
@@ -202,6 +202,7 @@ pub(crate) fn container_info(container: &Container, spec: Value) -> BTreeMap<Str
     let id = container.pod_id().as_str();
     let mut info = info(&json!({ "sandboxID": id, "pid": container.pid(), "runtimeSpec": spec }));
     info.insert("stages".to_owned(), stages(container.stages()));
+    info.insert("stop".to_owned(), stop(container.stopping().asked()));
     info
 }
 
@@ -249,6 +250,16 @@ fn stages(stages: Vec<Timing>) -> String {
     let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let of = |stage: Timing| json!({ "stage": stage.name, "beganUs": micros(stage.began), "tookUs": micros(stage.took) });
     Value::Array(stages.into_iter().map(of).collect()).to_string()
+}
+
+/// When a container was first asked to stop, since the epoch, and how long it may take at last; `null` if it was not.
+fn stop(asked: Option<(SystemTime, Duration)>) -> String {
+    let number = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+    let of = |(at, grace): (SystemTime, Duration)| {
+        let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        json!({ "askedAtNs": number(at.as_nanos()), "graceMs": number(grace.as_millis()) })
+    };
+    asked.map_or(Value::Null, of).to_string()
 }
 
 fn info(info: &Value) -> BTreeMap<String, String> {
@@ -403,6 +414,13 @@ mod tests {
         let requests = pod_request(&pod(NamespaceMode::Pod), both()).containers;
         let requests: Vec<_> = requests.into_iter().map(|request| request.container_id).collect();
         assert_eq!(requests, [old, new]);
+    }
+
+    #[test]
+    fn a_stop_is_told_with_its_time_and_its_grace() {
+        assert_eq!(stop(None), "null");
+        let asked = (UNIX_EPOCH + Duration::from_nanos(5), Duration::from_secs(10));
+        assert_eq!(stop(Some(asked)), r#"{"askedAtNs":5,"graceMs":10000}"#);
     }
 
     #[test]

@@ -39,6 +39,7 @@ const STATE: &str = ", state ";
 pub(crate) struct Claims {
     _pods: File,
     network: Option<Network>,
+    pub(crate) of_killed: OfKilled,
 }
 
 /// The claim to the network of this process's network namespace.
@@ -91,7 +92,7 @@ impl Claims {
                 None
             }
         };
-        Ok(Self { _pods: pods, network })
+        Ok(Self { _pods: pods, network, of_killed })
     }
 
     /// Keeps them until this process ends: what it has begun on other threads goes on until then.
@@ -103,7 +104,8 @@ impl Claims {
     /// Those of a test, which must not have the machine's network.
     #[cfg(test)]
     pub(crate) fn to_pods(layout: &Layout) -> anyhow::Result<Self> {
-        Ok(Self { _pods: pods(layout, OfKilled::Respected)?, network: None })
+        let of_killed = OfKilled::Respected;
+        Ok(Self { _pods: pods(layout, of_killed)?, network: None, of_killed })
     }
 
     /// Lets others find out who has the network, as long as this process lives.
@@ -149,12 +151,7 @@ fn check_network(run: &Path, state: &Path) -> Result<(), Unclaimed> {
 fn check_own(layout: &Layout) -> anyhow::Result<()> {
     let directory = layout.pods();
     let shown = directory.display();
-    let unread = || {
-        format!(
-            "state: {shown}, which says what pods there are, cannot be read: check its disk, and see the kernel's log \
-             (dmesg); if it has failed, a restart of the machine ends the pods"
-        )
-    };
+    let unread = || unusable(layout, "cannot be read");
     let entries = match std::fs::read_dir(&directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.with_context(unread)?,
@@ -168,6 +165,15 @@ fn check_own(layout: &Layout) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// That nothing says what pods there are, and what to do about it.
+pub(crate) fn unusable(layout: &Layout, how: &str) -> String {
+    format!(
+        "state: {}, which says what pods there are, {how}: check its disk, and see the kernel's log (dmesg); if it has \
+         failed, a restart of the machine ends the pods",
+        layout.pods().display()
+    )
 }
 
 /// The directory of pods itself is locked: a full disk has no room for one more file.
@@ -276,8 +282,12 @@ pub(crate) fn holder(file: &Path) -> String {
 }
 
 /// Whoever has the lock on a file, if it was killed and does not end.
-pub(crate) fn killed_holder(data: &Metadata) -> Option<Killed> {
-    pid_of_holder(data).and_then(Killed::find)
+pub(crate) fn killed_holder(file: &Path) -> Option<Killed> {
+    killed_holder_of(std::fs::metadata(file))
+}
+
+fn killed_holder_of(file: std::io::Result<Metadata>) -> Option<Killed> {
+    pid_of_holder(&file.ok()?).and_then(Killed::find)
 }
 
 fn pid_of_holder(data: &Metadata) -> Option<i32> {
@@ -320,7 +330,7 @@ fn lock(file: &File, of_killed: OfKilled, words: impl Fn() -> String) -> Result<
 
 /// Somebody else has the lock on a file: these words say who, unless it was killed and does not end.
 fn taken(file: &File, words: impl Fn() -> String) -> Unclaimed {
-    let killed = file.metadata().ok().and_then(|data| killed_holder(&data));
+    let killed = killed_holder_of(file.metadata());
     Unclaimed::Taken(killed.map_or_else(|| anyhow::Error::msg(words()), anyhow::Error::new))
 }
 
@@ -373,7 +383,8 @@ mod tests {
         let refused = taken(network(dir.path(), Path::new("/run/first")));
         assert!(refused.contains("state /2)"), "{refused}");
         let layout = Layout::new(dir.path().join("state"), dir.path().join("root"));
-        Claims { _pods: pods(&layout).unwrap(), network: Some(second) }.withdraw().unwrap();
+        let of_killed = OfKilled::Respected;
+        Claims { _pods: pods(&layout).unwrap(), network: Some(second), of_killed }.withdraw().unwrap();
         let left: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["state"]);

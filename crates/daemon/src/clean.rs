@@ -23,7 +23,7 @@ use wharf_state::records::ids;
 use wharf_types::{ContainerId, Failure, PodId, chain};
 
 use crate::Node;
-use crate::claims::{Claims, OfKilled, is_network_claimed, killed_holder};
+use crate::claims::{Claims, OfKilled, is_network_claimed, unusable};
 use crate::config::Config;
 use crate::killed::Killed;
 use crate::listener::{Listener, program};
@@ -62,6 +62,8 @@ impl Left {
 
 /// Removes everything; a second call finds nothing to remove.
 pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::Result<()> {
+    let layout = Layout::new(config.state.clone(), config.root.clone());
+    ensure!(responds(&config.state), unusable(&layout, "does not respond"));
     check_unserved(config)?;
     let root = if responds(&config.root) { Root::Responds } else { Root::IsSilent };
     if root == Root::Responds && !is_anything_left(config)? {
@@ -117,7 +119,7 @@ pub(crate) async fn clean(config: &Config, mut arguments: Arguments) -> anyhow::
     let reported = report(&partly, &left);
     // Last, because wharf needs no disk of logs: if it does not respond, everything else is done.
     match (reported, logs::clean()) {
-        (Err(reported), Err(told)) => Err(reported.context(format!("{told:#}"))),
+        (Err(reported), Err(told)) => bail!("{reported:#}\n  {told:#}"),
         (reported, told) => reported.and(told),
     }
 }
@@ -164,14 +166,13 @@ async fn open(
             }
         }
     };
-    match error.downcast_ref() {
-        Some(StoreError::Foreign { .. }) => return Err(error),
-        Some(StoreError::InUse { .. }) if !is_in_use_by_killed(&config.root) => return Err(error),
-        _ => {}
+    if let Some(StoreError::Foreign { .. } | StoreError::InUse { .. }) = error.downcast_ref() {
+        return Err(error);
     }
+    let killed = error.downcast_ref::<Killed>().copied();
     let unusable = format!("the data root {}, which cannot be used", config.root.display());
     if !arguments.force {
-        let is_of_root = root == Root::IsSilent || error.downcast_ref::<StoreError>().is_some();
+        let is_of_root = root == Root::IsSilent || killed.is_some() || error.is::<StoreError>();
         let advice = match root {
             Root::IsSilent => {
                 "wait until its disk responds, or use --force, which removes the rest without the data root"
@@ -184,7 +185,9 @@ async fn open(
     match open_without_root(config, arguments, claims, left).await {
         Err(problem) => Err(error.context(unusable).context(format!("{problem:#}"))),
         opened => {
-            left.note(Err(error.context(unusable)));
+            // Its pods are ended without it.
+            let told = killed.map_or(error, |killed| anyhow!(killed.words()));
+            left.note(Err(told.context(unusable)));
             opened
         }
     }
@@ -192,18 +195,7 @@ async fn open(
 
 /// Claims what there is of wharf's. By force, what a wharfd has that was killed and does not end is taken over.
 async fn claim(config: &Config, arguments: &Arguments) -> anyhow::Result<&'static Claims> {
-    match Node::claim(config, OfKilled::Respected).await {
-        Err(error) if arguments.force && error.is::<Killed>() => {
-            Node::claim(config, OfKilled::PassedOver).await
-        }
-        claimed => claimed,
-    }
-}
-
-/// Whether nobody but a wharfd that was killed and does not end uses a data root.
-fn is_in_use_by_killed(root: &Path) -> bool {
-    let [.., lock] = &wharf_images::Store::ENTRIES;
-    root.join(lock).metadata().is_ok_and(|lock| killed_holder(&lock).is_some())
+    Node::claim(config, if arguments.force { OfKilled::PassedOver } else { OfKilled::Respected }).await
 }
 
 /// Opens the rest, with an empty directory in place of the data root: in the state directory, or where there may be
@@ -303,8 +295,10 @@ fn remove_files(node: &Node, config: &Config, arguments: &Arguments, left: &mut 
     }
     left.note(remove_empty(&pods));
     remove_entries(state, ["leases", "quarantine", IN_PLACE_OF_ROOT], left);
-    // One of `extra_sockets` may be another runtime's by now.
-    for (_, socket) in config.sockets() {
+    // One of `extra_sockets`, and that for plugins, may be another runtime's by now.
+    let for_plugins =
+        config.nri.settings().filter(|settings| settings.external).map(|settings| settings.socket);
+    for socket in config.sockets().map(|(_, socket)| socket).chain(for_plugins.as_deref()) {
         match Listener::at(socket) {
             Ok(None) => left.note(remove(socket, wharf_sys::socket::remove(socket))),
             Ok(Some(_others)) => continue,
@@ -555,7 +549,10 @@ mod tests {
         }
         let full = (0..8).map(|number| std::fs::create_dir(state.join(format!("filler-{number}"))));
         assert!(full.collect::<Vec<_>>().iter().any(Result::is_err), "it has no room");
-        Config { root, state, supervisor: "/bin/true".into(), socket: dir.join("s"), ..Config::default() }
+        let socket = dir.join("s");
+        let mut config = Config { root, state, supervisor: "/bin/true".into(), socket, ..Config::default() };
+        config.nri.socket = dir.join("nri/nri.sock");
+        config
     }
 
     #[tokio::test]
@@ -568,8 +565,12 @@ mod tests {
         let arguments = Arguments { force: true, images: true };
         let node = open_without_root(config.clone(), &arguments, Some(claims), &mut left).await.unwrap();
         assert!(node.layout.root().starts_with(SHARED_MEMORY), "{:?}", node.layout);
+        let for_plugins = config.nri.socket.parent().unwrap();
+        std::fs::create_dir(for_plugins).unwrap();
+        // As a wharfd leaves it that was killed.
+        drop(std::os::unix::net::UnixListener::bind(&config.nri.socket).unwrap());
         remove_files(&node, &config, &arguments, &mut left);
-        assert!(left.0.is_empty() && !node.layout.root().exists(), "{left:?}");
+        assert!(left.0.is_empty() && !node.layout.root().exists() && !for_plugins.exists(), "{left:?}");
     }
 
     #[tokio::test]

@@ -26,16 +26,23 @@ impl Killed {
         });
         are_killed(threads).then_some(Self { pid })
     }
+
+    /// What it is, without what to do about it.
+    pub(crate) fn words(&self) -> String {
+        format!(
+            "wharfd (pid {}) was killed or told to exit, but cannot end before its disk responds",
+            self.pid
+        )
+    }
 }
 
 impl fmt::Display for Killed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "wharfd (pid {}) was killed, but cannot end before its disk responds, and keeps its pods until then: check \
-             the disk, and see the kernel's log (dmesg); if it has failed, restart the machine, or end the pods without \
-             it: wharfd clean --force",
-            self.pid
+            "{}, and keeps its pods until then: check the disk, and see the kernel's log (dmesg); if it has failed, \
+             restart the machine or, unless it is the disk of `state`, end the pods without it: wharfd clean --force",
+            self.words()
         )
     }
 }

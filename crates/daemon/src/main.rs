@@ -18,7 +18,7 @@ mod stderr;
 mod systemd;
 
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,10 +33,12 @@ use wharf_metrics::{Metrics, Serving};
 use wharf_nri::Plugins;
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
+use wharf_types::failure;
 
 use crate::claims::{Claims, OfKilled, Unclaimed};
 use crate::config::{Config, Log, LogFormat};
 use crate::figures::Figures;
+use crate::killed::Killed;
 use crate::serve::Services;
 use crate::slow::work_in;
 use crate::stderr::Stderr;
@@ -90,11 +92,20 @@ fn main() -> ExitCode {
         Err(error) => error,
     };
     // A pipe that nobody reads must not keep the process, whose claims the next one waits for.
-    let text = format!("Error: {}\n", wharf_types::chain(error.as_ref()));
+    let text = format!("Error: {}\n", advised(wharf_types::chain(error.as_ref())));
     let written = Stderr::new(|_lost| String::new()).and_then(|mut stderr| stderr.write_all(text.as_bytes()));
     // Nobody is left who could be told.
     drop(written);
     ExitCode::FAILURE
+}
+
+/// An error's words, after which the user knows what to do about a disk that has failed.
+fn advised(error: String) -> String {
+    let is_said = error.contains("(dmesg)");
+    match failure::of_disk(&error) {
+        Some(advice) if !is_said => format!("{error}\n  {advice}"),
+        _ => error,
+    }
 }
 
 fn perform() -> anyhow::Result<ExitCode> {
@@ -168,11 +179,17 @@ impl Node {
         let layout = Layout::new(config.state.clone(), config.root.clone());
         config.check_apart(|path, resolve| work_in(path, resolve))?;
         let taken = |unclaimed: &Unclaimed| match unclaimed {
-            Unclaimed::Taken(error) => Some(error.to_string()),
+            Unclaimed::Taken(error) => {
+                Some(error.downcast_ref().map_or_else(|| error.to_string(), Killed::words))
+            }
             Unclaimed::Refused(_) | Unclaimed::Failed(_) => None,
         };
-        let claims = patiently(|| work_in(&config.state, || Claims::make(&layout, of_killed)), taken);
-        let claims = claims.await?.keep();
+        let start = Instant::now();
+        let claim = || {
+            let of_killed = if start.elapsed() < END_PATIENCE { OfKilled::Respected } else { of_killed };
+            work_in(&config.state, || Claims::make(&layout, of_killed))
+        };
+        let claims = patiently(claim, taken).await?.keep();
         tokio::spawn(claims.show());
         Ok(claims)
     }
@@ -180,13 +197,7 @@ impl Node {
     async fn open(config: &Config, claims: &'static Claims) -> anyhow::Result<Self> {
         let layout = Layout::new(config.state.clone(), config.root.clone());
         let (root, state) = (&config.root, &config.state);
-        let in_use = |error: &StoreError| {
-            let [.., lock] = &Store::ENTRIES;
-            let is_in_use = matches!(error, StoreError::InUse { .. });
-            is_in_use.then(|| format!("{error}{}", claims::holder(&root.join(lock))))
-        };
-        let images = patiently(|| work_in(root, || Store::open_with(root, config.images())), in_use).await;
-        let images = Arc::new(images.with_context(|| format!("opening the images in {}", root.display()))?);
+        let images = Arc::new(Self::open_images(config, claims.of_killed).await?);
         let snapshots = work_in(root, || wharf_snapshots::Snapshots::open(&layout.snapshots()));
         let snapshots = snapshots.context("opening the snapshots")?;
         let network = config.network(&layout)?;
@@ -216,6 +227,41 @@ impl Node {
         };
         let engine = Engine::new(options, parts)?;
         Ok(Self { claims, layout, images, network, cgroups, plugins, engine })
+    }
+}
+
+impl Node {
+    /// Opens the store, which one process has at a time.
+    async fn open_images(config: &Config, of_killed: OfKilled) -> anyhow::Result<Store> {
+        let (root, start) = (&config.root, Instant::now());
+        let [.., lock] = &Store::ENTRIES;
+        let lock = root.join(lock);
+        let killed = || claims::killed_holder(&lock);
+        let in_use = |error: &StoreError| {
+            let is_in_use = matches!(error, StoreError::InUse { .. });
+            let waits = of_killed == OfKilled::Respected || start.elapsed() < END_PATIENCE;
+            match killed().filter(|_| is_in_use) {
+                Some(killed) => waits.then(|| killed.words()),
+                None => is_in_use.then(|| format!("{error}{}", claims::holder(&lock))),
+            }
+        };
+        let images = patiently(|| work_in(root, || Store::open_with(root, config.images())), in_use).await;
+        images.map_err(|error| unopened(error, root, &lock))
+    }
+}
+
+/// That the images cannot be opened, and who has them if they are in use.
+fn unopened(error: StoreError, root: &Path, lock: &Path) -> anyhow::Error {
+    let opening = format!("opening the images in {}", root.display());
+    if !matches!(error, StoreError::InUse { .. }) {
+        return anyhow::Error::new(error).context(opening);
+    }
+    match claims::killed_holder(lock) {
+        Some(killed) => anyhow::Error::new(killed).context(opening),
+        None => {
+            let holder = claims::holder(lock);
+            anyhow::Error::new(error).context(format!("{opening}, which another process{holder} has"))
+        }
     }
 }
 
@@ -340,6 +386,9 @@ async fn listen_for_plugins(
 /// The locks of a killed one survive in a supervisor that it was starting, until that supervisor's exec.
 const LOCK_PATIENCE: Duration = serve::FINISH_LIMIT.saturating_mul(2);
 
+/// How long a process that was killed is waited for where what it has can be passed over: most end at once.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Repeats what fails only because somebody else has it, for a limited time; `taken` says who, for people.
 async fn patiently<T, E>(
     attempt: impl Fn() -> Result<T, E>,
@@ -363,6 +412,34 @@ async fn patiently<T, E>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_has_failed_is_told_with_what_to_do_once() {
+        let told = |words: &str| advised(words.to_owned());
+        for words in [
+            "opening the images in /r: the store cannot be locked: openat(lock): I/O error",
+            "EROFS: Read-only file system",
+        ] {
+            assert_eq!(told(words), format!("{words}\n  {}", failure::FAILED_DISK));
+        }
+        for words in [
+            "state: check its disk, and see the kernel's log (dmesg): I/O error",
+            "openat(lock): File exists",
+        ] {
+            assert_eq!(told(words), words);
+        }
+    }
+
+    #[test]
+    fn who_has_the_images_is_told_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let _first = Store::open(&root).unwrap();
+        let refused = unopened(Store::open(&root).map(drop).unwrap_err(), &root, &root.join("lock"));
+        assert!(matches!(refused.downcast_ref(), Some(StoreError::InUse { .. })));
+        let words = format!("which another process (pid {}) has", std::process::id());
+        assert!(refused.to_string().ends_with(&words), "{refused}");
+    }
 
     #[test]
     fn an_output_that_cannot_be_written_is_not_a_configuration_that_cannot_be_used() {

@@ -33,25 +33,31 @@ pub(crate) fn responds(directory: &Path) -> bool {
 
 /// A process of this program that touches this directory already.
 fn earlier_touch(directory: &Path) -> Option<OwnedFd> {
-    let line = [ITSELF.as_bytes(), TOUCH.as_bytes(), directory.as_os_str().as_bytes(), b""].join(&0);
-    // Its program, its mounts and its user: whoever may execute this program could otherwise pose as it.
-    let identity = |process: &Path| {
-        let [program, mounts] = ["exe", "ns/mnt"].map(|name| process.join(name).metadata());
-        let (program, mounts) = (program.ok()?, mounts.ok()?);
-        Some([program.dev(), program.ino(), mounts.ino(), process.metadata().ok()?.uid().into()])
-    };
-    let own = identity(Path::new("/proc/self/"))?;
-    // By its name first: a command line is in the process's memory, for which the kernel may wait.
-    let touches = |process: &Path| {
-        kernel_text(process.join("comm")).is_ok_and(|name| name == "exe\n")
-            && std::fs::read(process.join("cmdline")).is_ok_and(|found| found == line)
-            && identity(process) == Some(own)
-    };
     let mut processes = std::fs::read_dir("/proc").ok()?.flatten();
     processes.find_map(|process| {
         let earlier = open_pidfd(process.file_name().to_str()?.parse().ok()?).ok()?;
-        touches(&process.path()).then_some(earlier)
+        touches(&process.path(), directory).then_some(earlier)
     })
+}
+
+/// Whether a process, by its directory of procfs, is this program and touches this directory.
+///
+/// Its user and its mounts come first: they are the kernel's, and nobody in a container has both. Its program may be on
+/// a disk of its own making, and its command line is in its memory: the kernel may wait for either as long as the
+/// process likes.
+fn touches(process: &Path, directory: &Path) -> bool {
+    let own = Path::new("/proc/self");
+    let user = |process: &Path| process.metadata().ok().map(|process| process.uid());
+    let shares = |name: &str| {
+        let file = |process: &Path| process.join(name).metadata().ok().map(|file| (file.dev(), file.ino()));
+        file(process).is_some_and(|found| Some(found) == file(own))
+    };
+    let line = [ITSELF.as_bytes(), TOUCH.as_bytes(), directory.as_os_str().as_bytes(), b""].join(&0);
+    kernel_text(process.join("comm")).is_ok_and(|name| name == "exe\n")
+        && user(process) == user(own)
+        && shares("ns/mnt")
+        && shares("exe")
+        && std::fs::read(process.join("cmdline")).is_ok_and(|found| found == line)
 }
 
 /// Whether a process ends in time. One that does not is left behind, without a stream that somebody reads to its end.
@@ -133,12 +139,38 @@ mod tests {
             command.arg(TOUCH).arg(dir.path()).stdin(Stdio::null()).stdout(writer).spawn().unwrap();
         drop(command);
         // It gets its name a moment after it has begun.
-        let found = std::iter::repeat_with(|| earlier_touch(dir.path())).flatten().next().unwrap();
+        let begin = Instant::now();
+        let in_time = |_: &Option<OwnedFd>| begin.elapsed() < Duration::from_secs(20);
+        let mut found = std::iter::repeat_with(|| earlier_touch(dir.path())).take_while(in_time).flatten();
+        let found = found.next().expect("it is not found");
         assert!(!has_ended(Duration::from_millis(50), &found));
         assert!(earlier_touch(&dir.path().join("other")).is_none());
         drop(reader);
         waits.wait().unwrap();
         assert!(earlier_touch(dir.path()).is_none());
+    }
+
+    /// Files in place of those of procfs; opening a FIFO waits as long as what it stands for keeps the kernel waiting.
+    #[test]
+    fn what_another_process_can_keep_the_kernel_waiting_for_is_not_read_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("comm"), "exe\n").unwrap();
+        std::fs::create_dir(dir.path().join("ns")).unwrap();
+        std::os::unix::fs::symlink(ITSELF, dir.path().join("exe")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("cmdline"), Mode::S_IRWXU).unwrap();
+        let looks = || {
+            let (tell, told) = channel();
+            let process = dir.path().to_owned();
+            std::thread::spawn(move || tell.send(touches(&process, Path::new("/d"))));
+            told.recv_timeout(Duration::from_secs(5))
+        };
+        std::fs::write(dir.path().join("ns/mnt"), "").unwrap();
+        assert_eq!(looks(), Ok(false), "it is in a container");
+        std::fs::remove_file(dir.path().join("ns/mnt")).unwrap();
+        std::os::unix::fs::symlink("/proc/self/ns/mnt", dir.path().join("ns/mnt")).unwrap();
+        std::fs::remove_file(dir.path().join("cmdline")).unwrap();
+        std::fs::write(dir.path().join("cmdline"), format!("{ITSELF}\0{TOUCH}\0/d\0")).unwrap();
+        assert_eq!(looks(), Ok(true));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) struct Seal<'a> {
 }
 
 impl<'a> Seal<'a> {
-    pub(crate) fn of(Runner { process, identity }: Runner<'a>) -> Self {
+    pub(crate) fn of(Runner { process, identity, .. }: Runner<'a>) -> Self {
         let sets = effective_for(&process.capabilities, identity.uid);
         let sets = (!process.no_new_privileges).then_some(sets);
         Self { filter: &process.seccomp, flags: process.seccomp_flags, sets }
@@ -58,7 +58,7 @@ impl Shed<'_> {
 /// Gives up every right that the program must not have. The process is in the container.
 pub(crate) fn shed<'a>(
     _inside: Inside,
-    Runner { process, identity }: Runner<'_>,
+    Runner { process, identity, .. }: Runner<'_>,
     seal: Option<Seal<'a>>,
     child: &Child,
 ) -> Result<Shed<'a>, Error> {

@@ -21,7 +21,7 @@ use crate::mounts::{self, Sources};
 use crate::paths::{self, Covers};
 use crate::plan::{Plan, Process};
 use crate::pod::{PodNamespaces, Users};
-use crate::program::Runner;
+use crate::program::{Part, Runner};
 use crate::root::{self, Make, Root};
 use crate::streams::{self, Connected, Streams};
 use crate::terminal::{self, Terminal};
@@ -208,8 +208,9 @@ impl Ready {
         if let Place::Of(_, known) = &mut origin.place {
             *known = others;
         }
+        let runner = Runner { process: &plan.process, identity: &identity, part: Part::First };
         // After the start, so that a process among others is there as its program, and never while it waits.
-        origin.go_on(inside, connected, Runner { process: &plan.process, identity: &identity })
+        origin.go_on(inside, connected, runner)
     }
 }
 

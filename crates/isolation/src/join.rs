@@ -17,7 +17,7 @@ use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::Process;
 use crate::pod::become_root;
-use crate::program::Runner;
+use crate::program::{Part, Runner};
 use crate::streams::{self, Streams};
 use crate::terminal::{self, Terminal};
 use crate::{apparmor, report, root, selinux};
@@ -83,7 +83,8 @@ fn run(
     let connected = streams::connect(root.as_fd(), streams, terminal.as_ref())?;
     // The program must have none of them.
     drop((terminal, cwd, root));
-    origin.go_on(inside, connected, Runner { process: &plan.process, identity: &plan.identity })
+    let runner = Runner { process: &plan.process, identity: &plan.identity, part: Part::Command };
+    origin.go_on(inside, connected, runner)
 }
 
 /// Entering the mount namespace also changes root and working directory to the container's root, which is returned. In

@@ -18,6 +18,7 @@ mod confine;
 mod create;
 mod devices;
 mod error;
+mod executable;
 mod hermit;
 mod identity;
 mod images;

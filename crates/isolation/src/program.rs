@@ -16,16 +16,27 @@ use wharf_types::program::DEFAULT_PATH;
 use crate::birth::{self, Origin, Others, Place};
 use crate::confine::Seal;
 use crate::error::{Error, Stage};
+use crate::executable;
 use crate::identity::Identity;
 use crate::plan::Process;
 use crate::report;
 use crate::streams::Connected;
+
+/// What a program is to its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The container is made for it.
+    First,
+    /// A command in it.
+    Command,
+}
 
 /// Who runs what: the program's process, and its user, whose names have been looked up by now.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Runner<'a> {
     pub(crate) process: &'a Process,
     pub(crate) identity: &'a Identity,
+    pub(crate) part: Part,
 }
 
 /// The script that leads to the program, and the seal if it is applied before.
@@ -44,12 +55,18 @@ pub(crate) fn way<'a>(
     origin: &Origin<'_>,
 ) -> Result<Way<'a>, Error> {
     const STAGE: &str = "preparing the exec";
-    let Runner { process, identity } = runner;
+    let Runner { process, identity, part } = runner;
     let seal = Seal::of(runner);
     let program = program(process, identity)?;
+    let obstacle = match part {
+        Part::First => executable::obstacle(process, &program.candidates),
+        // There are many, and each call that one takes is noticed.
+        Part::Command => None,
+    };
+    let failure = failure(process, obstacle);
     if let Place::Of(_, others) = origin.place {
         let mut script = begin(connected, origin.line.as_fd());
-        execute(&mut script, process, &program, &[]);
+        execute(&mut script, &failure, &program, &[]);
         if birth::passes(seal.filter) && script.passes(seal.filter) {
             let script = script.prepare().stage(STAGE)?;
             return Ok(Way { script, seal: Some(seal) });
@@ -60,7 +77,7 @@ pub(crate) fn way<'a>(
     }
     let mut script = begin(connected, origin.line.as_fd());
     write_seal(&mut script, &seal);
-    execute(&mut script, process, &program, seal.filter);
+    execute(&mut script, &failure, &program, seal.filter);
     Ok(Way { script: script.prepare().stage(STAGE)?, seal: None })
 }
 
@@ -107,10 +124,18 @@ fn write_seal(script: &mut Script, seal: &Seal<'_>) {
     }
 }
 
-fn execute(script: &mut Script, process: &Process, program: &Program, filter: &[u8]) {
-    let name = String::from_utf8_lossy(&process.args[0]);
-    let stage = format!("exec of {name:?} failed");
-    let stage = if Call::EXECVE.passes(filter, &[0; 6]) { stage } else { refused(&stage, "execve") };
+/// What is said if the program cannot be executed, before the kernel's reason.
+fn failure(process: &Process, obstacle: Option<String>) -> String {
+    let stage = format!("exec of {:?} failed", String::from_utf8_lossy(&process.args[0]));
+    match obstacle {
+        Some(why) => format!("{stage}: {why}"),
+        None => stage,
+    }
+}
+
+fn execute(script: &mut Script, failure: &str, program: &Program, filter: &[u8]) {
+    let is_allowed = Call::EXECVE.passes(filter, &[0; 6]);
+    let stage = if is_allowed { failure.to_owned() } else { refused(failure, "execve") };
     script.on_failure(&report::prepared(FailedPrecondition, &stage));
     script.execute(program);
 }

@@ -11,7 +11,7 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -449,7 +449,19 @@ fn a_working_directory_that_is_a_descriptor_of_the_hosts_is_named(witness: &Sing
 
 fn a_missing_program_is_named_and_nothing_runs(witness: &SingleThreaded) {
     let outcome = ran(witness, "", |_directory, plan| plan.process.args = vec![b"no-such".to_vec()]);
-    fails(&outcome, ErrorKind::FailedPrecondition, "exec of \"no-such\" failed");
+    fails(&outcome, ErrorKind::FailedPrecondition, "exec of \"no-such\" failed: no such file");
+    let outcome = ran(witness, "", |directory, plan| {
+        let script = directory.join("layer/script");
+        fs::write(&script, "#!/no/interpreter").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        plan.process.cwd = inner("/etc");
+        plan.process.args = vec![b"../script".to_vec()];
+    });
+    fails(
+        &outcome,
+        ErrorKind::FailedPrecondition,
+        "\"/no/interpreter\", is not in the container: no such file",
+    );
 }
 
 fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {

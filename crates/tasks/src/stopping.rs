@@ -1,7 +1,8 @@
 //! The end of something that callers ask for, each with a time for it to end by itself. A caller may come again with
 //! more time or with less, as the kubelet does when the grace period of a pod changes while it ends.
 
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
@@ -12,12 +13,14 @@ pub struct Stopping {
     told: OnceCell<()>,
     /// How long the newest caller waits. Each caller sends it, even if it is the same.
     patience: watch::Sender<Duration>,
+    first_at: OnceLock<SystemTime>,
 }
 
 impl Stopping {
     /// Waits for an end as long as the newest caller wants it to be waited for; not at all if that is zero.
     pub async fn wait(&self, patience: Duration, end: impl Future<Output = ()>) {
         self.patience.send_replace(patience);
+        self.first_at.get_or_init(SystemTime::now);
         if patience.is_zero() {
             return;
         }
@@ -34,6 +37,11 @@ impl Stopping {
             () = end => {}
             () = is_over => {}
         }
+    }
+
+    /// When the first caller came, and how long the newest one waits; `None` if nobody wanted it to end.
+    pub fn asked(&self) -> Option<(SystemTime, Duration)> {
+        self.first_at.get().map(|at| (*at, *self.patience.borrow()))
     }
 
     /// Tells the thing to end, unless another caller has told it. `tell` returns whether it has been told.
@@ -80,9 +88,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_end_is_not_waited_beyond_and_without_time_not_begun() {
         let (stopping, start) = (Stopping::default(), Instant::now());
+        assert_eq!(stopping.asked(), None);
         stopping.wait(20 * SECOND, sleep(SECOND)).await;
         assert_eq!(start.elapsed().as_secs(), 1);
+        let (first_at, patience) = stopping.asked().unwrap();
+        assert_eq!(patience, 20 * SECOND);
         stopping.wait(Duration::ZERO, async { unreachable!("it is not begun") }).await;
+        assert_eq!(stopping.asked(), Some((first_at, Duration::ZERO)));
     }
 
     #[tokio::test]

@@ -67,6 +67,21 @@ pub fn named(errno: Errno) -> ErrorKind {
 pub const PROCESSES: &str = "a limit on processes was reached: pids.max of a cgroup or of one above it (TasksMax of \
                              wharfd.service), the user's (LimitNPROC) or the machine's (the sysctl kernel.threads-max)";
 
+/// What to do about a disk that has failed, or takes no writes.
+pub const FAILED_DISK: &str =
+    "a disk has failed, or is mounted read-only: see wharf doctor, and the kernel's log (dmesg)";
+
+/// What to do about an error whose last words are the kernel's for such a disk. The standard library has words of its
+/// own, which end with the number.
+#[must_use]
+pub fn of_disk(message: &str) -> Option<&'static str> {
+    let errnos = [Errno::EROFS, Errno::EIO, Errno::ESTALE, Errno::ESHUTDOWN, Errno::EUCLEAN];
+    let is_told = |errno: Errno| {
+        message.ends_with(errno.desc()) || message.ends_with(&format!("(os error {})", errno as i32))
+    };
+    errnos.into_iter().any(is_told).then_some(FAILED_DISK)
+}
+
 /// The kernel's words for an error. Of a limit on open files they do not say whose it is, so that is said here, with
 /// what raises it.
 #[must_use]
@@ -99,6 +114,17 @@ impl Failure for io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_has_failed_is_known_by_the_last_words() {
+        for errno in [Errno::EROFS, Errno::EIO, Errno::EUCLEAN] {
+            for words in [errno.desc().to_owned(), io::Error::from(errno).to_string()] {
+                assert_eq!(of_disk(&format!("openat(lock): {words}")), Some(FAILED_DISK));
+                assert_eq!(of_disk(&format!("{words}: but it went on")), None);
+            }
+        }
+        assert_eq!(of_disk("mkdirat(.b): File exists"), None);
+    }
 
     #[test]
     fn a_limit_is_named_with_what_raises_it() {

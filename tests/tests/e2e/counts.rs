@@ -47,7 +47,7 @@ struct Costs {
 
 /// What each may take with v1 or hybrid cgroups; v2 takes less. Lower a number when less is needed.
 const TREE: [(&str, Costs); 6] = [
-    ("pod up", costs((397, 523), (2300, 507))),
+    ("pod up", costs((397, 536), (2300, 520))),
     ("ExecSync", costs((30, 127), (59, 128))),
     ("ContainerStats", costs((31, 0), (52, 0))),
     ("PodSandboxStats", costs((70, 0), (79, 0))),
@@ -114,11 +114,16 @@ async fn life(meter: &mut Meter<'_>, name: &str) -> [(&'static str, Costs); 6] {
             client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap()
         })
         .await;
-    let ((), exec) = meter
-        .of_both(supervisor, async |client| {
-            assert_eq!(client.exec(&container, "true", 20).await.unwrap().exit_code, 0);
-        })
-        .await;
+    let mut exec: Option<Costs> = None;
+    // Which of two messages comes first makes a difference of 5 %.
+    for _ in 0..TIMES {
+        let ((), costs) = meter
+            .of_both(supervisor, async |client| {
+                assert_eq!(client.exec(&container, "true", 20).await.unwrap().exit_code, 0);
+            })
+            .await;
+        exec = Some(exec.map_or(costs, |known| known.least(costs)));
+    }
     // The first one asks for measurements of writable layers, and waits for them.
     world.client.container_stats(&container).await;
     let ((), container_stats) = meter
@@ -149,7 +154,7 @@ async fn life(meter: &mut Meter<'_>, name: &str) -> [(&'static str, Costs); 6] {
         .await;
     [
         ("pod up", run + launch),
-        ("ExecSync", exec),
+        ("ExecSync", exec.unwrap()),
         ("ContainerStats", container_stats),
         ("PodSandboxStats", pod_stats),
         ("ListContainers of the pod", list),

@@ -21,6 +21,7 @@ mod daemon;
 mod defaults;
 mod disk;
 mod exec;
+mod explained;
 mod filters;
 mod footprint;
 mod forward;

@@ -456,8 +456,8 @@ fn a_start_leaves_alone_what_another_command_has_made_meanwhile() {
 fn how_a_pod_was_made_is_told_until_its_daemon_ends() {
     run(async |world| {
         printed(world, "run -d --name web IMAGE sleep 1000");
-        let stages: serde_json::Value = serde_json::from_str(&printed(world, "--json explain web")).unwrap();
-        let stages = stages.as_array().unwrap();
+        let told: serde_json::Value = serde_json::from_str(&printed(world, "--json explain web")).unwrap();
+        let stages = told["stages"].as_array().unwrap();
         let of = |container: Option<&str>| -> Vec<&str> {
             let own = stages.iter().filter(|row| row["container"].as_str() == container);
             own.map(|row| row["stage"].as_str().unwrap()).collect()
@@ -476,8 +476,8 @@ fn how_a_pod_was_made_is_told_until_its_daemon_ends() {
 
         world.daemon.kill();
         world.start_again().await;
-        let (code, why) = refused(world, "explain web");
-        assert!(code == Some(1) && why.contains("wharfd has been restarted since"), "{why}");
+        let told = printed(world, "explain web");
+        assert!(told.contains("there are no timings: wharfd has been restarted since"), "{told}");
         printed(world, "rm --force web");
     });
 }
@@ -511,7 +511,7 @@ fn lists_and_inspections_tell_what_was_asked_for() {
 }
 
 #[test]
-fn the_doctor_names_a_stopped_supervisor() {
+fn the_doctor_names_a_stopped_supervisor_and_continues_it() {
     run(async |world| {
         printed(world, "run -d --name web IMAGE sleep 1000");
         let pod = world.client.pods().await.remove(0).id;
@@ -527,7 +527,14 @@ fn the_doctor_names_a_stopped_supervisor() {
         let told = check();
         assert_eq!(told["verdict"], "warn", "{told:#}");
         assert!(told["advice"].as_str().unwrap().ends_with(&supervisor.pid().to_string()), "{told:#}");
-        supervisor.go_on();
+        let fixed: serde_json::Value =
+            serde_json::from_slice(&wharf(world, "--json doctor --fix").stdout).unwrap();
+        let fixes = fixed["fixes"].as_array().unwrap();
+        let fix = fixes.iter().find(|fix| fix["what"] == "stopped supervisors").unwrap();
+        let command = format!("kill -CONT {}", supervisor.pid());
+        assert_eq!((&fix["outcome"], &fix["told"]), (&"done".into(), &command.into()), "{fixed:#}");
+        let checks = fixed["checks"].as_array().unwrap();
+        assert!(checks.contains(&check()) && check()["verdict"] == "ok", "{fixed:#}");
         printed(world, "rm --force web");
     });
 }

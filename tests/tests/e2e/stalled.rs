@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -145,9 +146,9 @@ fn people_are_told_of_a_disk_of_logs_that_stalls_and_need_not_wait_for_it() {
                 let mut clean = clean.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
                 until("it ends", async || clean.try_wait().unwrap()).await
             };
-            assert!(!clean().await.success(), "it ends although their disk does not respond");
+            assert!(clean().await.success(), "it ends, and has removed what it can know of");
             has_told("removed everything").unwrap();
-            has_told("the logs in /var/log/wharf stay, because their disk does not respond").unwrap();
+            has_told("logs in /var/log/wharf, if there are any, stay: their disk does not respond").unwrap();
             drop(frozen);
             assert!(clean().await.success() && !Path::new("/var/log/wharf").exists());
             world.start_again().await;
@@ -155,14 +156,29 @@ fn people_are_told_of_a_disk_of_logs_that_stalls_and_need_not_wait_for_it() {
     );
 }
 
-/// The daemon keeps its claims and its connections as long as the disk stalls.
 #[test]
 fn pods_can_be_ended_beside_a_daemon_that_was_killed_and_waits_for_its_disk() {
-    run_on(ext4_for_root, async |world| {
+    can_be_ended_beside("root", |_pid| "it does not respond: check its disk".to_owned());
+}
+
+#[test]
+fn a_data_root_that_a_killed_daemon_keeps_is_done_without() {
+    can_be_ended_beside("root/snapshots", |pid| format!("wharfd (pid {pid}) was killed or told to exit"));
+}
+
+/// The daemon keeps its claims, its store and its connections as long as the disk at this place stalls.
+fn can_be_ended_beside(place: &str, why: impl FnOnce(u32) -> String) {
+    let prepare = |dir: &Path| {
+        fs::create_dir_all(dir.join(place)).unwrap();
+        // By this wharf knows its data root.
+        fs::write(dir.join("root/lock"), "").unwrap();
+        ext4_at(dir, &dir.join(place));
+    };
+    run_on(prepare, async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("p")).await.unwrap();
         client.launch(&pod, &client.container("c", "sleep 1000 & exec sleep 1001")).await.unwrap();
-        let frozen = Frozen::freeze(&world.dir.join("root"));
+        let frozen = Frozen::freeze(&world.dir.join(place));
         let (other, into, late) = (client.clone(), pod.clone(), client.container("late", "sleep 1002"));
         let stuck = tokio::spawn(async move { other.create(&into, &late).await });
         until("a thread waits for the disk", async || world.daemon.has_stuck_thread().then_some(())).await;
@@ -176,12 +192,17 @@ fn pods_can_be_ended_beside_a_daemon_that_was_killed_and_waits_for_its_disk() {
         let doctor = people::command(world, "doctor").output().unwrap();
         let told = String::from_utf8_lossy(&doctor.stdout);
         let can_continue = told.contains(&format!("-CONT {pid}"));
-        assert!(told.contains("was killed, but cannot end") && !can_continue, "{told}");
-        let clean = start_wharfd(world, &["clean", "--force"]);
+        assert!(told.contains("was killed or told to exit, but cannot end") && !can_continue, "{told}");
         let (success, told) = outcome(next);
         assert!(!success && told.contains(&format!("wharfd (pid {pid}) was killed")), "{told}");
-        let (success, told) = outcome(clean);
+        let begin = Instant::now();
+        let (success, told) = outcome(start_wharfd(world, &["clean", "--force"]));
+        assert!(begin.elapsed() < Duration::from_secs(20), "it waits for what it passes over: {told}");
         assert!(!success && told.contains("everything else is removed"), "{told}");
+        assert!(told.contains(&format!("which cannot be used: {}", why(pid))), "{told}");
+        for untrue in ["stop that one first", "cannot be recorded", "clean --force"] {
+            assert!(!told.contains(untrue), "{told}");
+        }
         for process in [pod.as_str(), "sleep 1000", "sleep 1001"] {
             assert!(process_with(process).is_none(), "{process}");
         }
@@ -212,10 +233,88 @@ fn a_disk_that_stalls_is_told_by_all_commands_and_keeps_one_process() {
     });
 }
 
+/// Nothing can be done without it: what it has of pods, nobody else knows.
+#[test]
+fn a_state_that_stalls_is_not_waited_for_not_even_by_force() {
+    run_on(ext4_for_state, async |world| {
+        world.daemon.end().await;
+        let frozen = Frozen::freeze(&world.dir.join("state"));
+        for words in [&["clean"][..], &["clean", "--force"], &["clean"]] {
+            let mut clean = start_wharfd(world, words);
+            until("it ends", async || clean.try_wait().unwrap()).await;
+            let (success, told) = outcome(clean);
+            let says = told
+                .contains("state/pods, which says what pods there are, does not respond: check its disk")
+                && told.contains("if it has failed, a restart of the machine ends the pods");
+            assert!(!success && says, "{words:?}: {told}");
+            assert_eq!(touches(), 1, "{words:?}");
+        }
+        drop(frozen);
+        world.start_again().await;
+    });
+}
+
+#[test]
+fn a_pod_is_removed_though_the_disk_of_its_logs_stalls() {
+    let logs = Path::new("/var/log");
+    run_on(
+        |dir| ext4_at(dir, logs),
+        async |world| {
+            for name in ["web", "db", "late"] {
+                people::printed(world, &format!("run -d --name {name} IMAGE sleep 1000"));
+            }
+            let frozen = Frozen::freeze(logs);
+            for names in ["web db", "late"] {
+                let mut rm = people::command(world, &format!("rm --force {names}"));
+                let mut rm = rm.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+                until("it ends", async || rm.try_wait().unwrap()).await;
+                let (success, told) = outcome(rm);
+                let stays = "the pod is removed; its logs in /var/log/wharf/";
+                let count = names.split(' ').count();
+                assert!(success && told.matches(stays).count() == count, "{told}");
+                assert_eq!(touches(), 1);
+            }
+            assert!(world.client.pods().await.is_empty());
+            drop(frozen);
+            fs::remove_dir_all("/var/log/wharf").unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_daemon_that_was_told_to_exit_and_waits_for_its_disk_is_told_from_none() {
+    run_on(ext4_for_root, async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("p")).await.unwrap();
+        let frozen = Frozen::freeze(&world.dir.join("root"));
+        let (other, late) = (client.clone(), client.container("late", "sleep 1002"));
+        let stuck = tokio::spawn(async move { other.create(&pod, &late).await });
+        until("a thread waits for the disk", async || world.daemon.has_stuck_thread().then_some(())).await;
+        world.daemon.ask_to_exit();
+        let pid = world.daemon.pid();
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        until("its first thread has ended", async || stat().contains(") Z ").then_some(())).await;
+        stuck.abort();
+        let (_, told) = people::refused(world, "ps");
+        let says = told.contains(&format!("wharfd (pid {pid}) does not respond"))
+            && told.contains("killed or told to exit, but cannot end before its disk responds");
+        assert!(says, "{told}");
+        drop(frozen);
+        world.daemon.end().await;
+        world.start_again().await;
+    });
+}
+
 fn ext4_for_root(dir: &Path) {
     let root = dir.join("root");
     fs::create_dir(&root).unwrap();
     ext4_at(dir, &root);
+}
+
+fn ext4_for_state(dir: &Path) {
+    let state = dir.join("state");
+    fs::create_dir(&state).unwrap();
+    ext4_at(dir, &state);
 }
 
 fn start_wharfd(world: &World, words: &[&str]) -> Child {

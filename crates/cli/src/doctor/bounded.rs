@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why a place was not looked at.
 #[derive(Debug)]
-enum Unread {
+pub(super) enum Unread {
     /// Its file system does not respond in time.
     Silent,
     /// There is no thread to look at it.
@@ -21,6 +21,9 @@ enum Unread {
 }
 
 const THREADS: &str = "threads";
+
+/// The check of the disk of logs, without which wharfd starts.
+pub(super) const LOGS: &str = "logs";
 
 /// What keeps other checks from being made, if there is no thread to make them.
 pub(super) fn no_threads() -> Option<Check> {
@@ -41,8 +44,13 @@ impl Unread {
     fn told(self, what: &'static str, place: &Path) -> Check {
         match self {
             Self::Silent => {
-                let advice = "check the disk, or the server that it is on, and see the kernel's log (dmesg); do not \
-                              restart wharfd before it responds, because the next one could not start";
+                let advice = "check the disk, or the server that it is on, and see the kernel's log (dmesg)";
+                let advice = match what {
+                    LOGS => advice.to_owned(),
+                    _ => format!(
+                        "{advice}; do not restart wharfd before it responds, because the next one could not start"
+                    ),
+                };
                 Check::fail(what, format!("{} does not respond", place.display()), advice)
             }
             Self::NoThread(_error) => Check::warn(what, "not checked", format!("see {THREADS}")),
@@ -83,7 +91,8 @@ pub(super) fn is_silent(path: &Path) -> bool {
     matches!(looked, Err(Unread::Silent))
 }
 
-fn within<T: Send + 'static>(
+/// Does work at a place in a thread of its own, which is left behind if it takes longer.
+pub(super) fn within<T: Send + 'static>(
     patience: Duration,
     place: PathBuf,
     work: impl FnOnce(&Path) -> T + Send + 'static,
@@ -164,6 +173,12 @@ pub(super) mod tests {
             true => Check::fail("", format!("{} does not respond", place.display()), ""),
             false => Check::ok("", ""),
         });
+    }
+
+    #[test]
+    fn only_a_disk_that_wharfd_needs_keeps_the_next_one_from_starting() {
+        let told = |what| Unread::Silent.told(what, Path::new("/d")).advice;
+        assert!(told("state").contains("do not restart wharfd") && !told(LOGS).contains("restart wharfd"));
     }
 
     #[test]

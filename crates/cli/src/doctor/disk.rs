@@ -7,6 +7,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{ECRYPTFS_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, statfs};
 
+use super::mend::Remedy;
 use super::{Check, Verdict};
 use crate::units::size;
 
@@ -63,7 +64,11 @@ pub(super) fn disk(what: &'static str, directory: &Path, advice: &str) -> Check 
             let (free, all) = (stat.files_available(), stat.files());
             let inodes = (inodes(free, all), format!("{free} of {all} inodes free at {place}"));
             let (verdict, found) = scarcer(bytes, inodes);
-            Check { what, verdict, found, advice: advice.to_owned() }.without_needless_advice()
+            match verdict {
+                Verdict::Ok => Check::ok(what, found),
+                Verdict::Warn => Check::warn(what, found, advice).left_as(Remedy::Removal),
+                Verdict::Fail => Check::fail(what, found, advice).left_as(Remedy::Removal),
+            }
         }
         Err(error) => Check::fail(what, format!("{place}: {error}"), "check that it exists and is mounted"),
     }

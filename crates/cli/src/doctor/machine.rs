@@ -1,10 +1,10 @@
 //! Checks of the kernel and the machine, which read `/proc` and `/sys` and need no wharfd.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
-use wharf_types::program::DEFAULT_PATH;
-
+use super::mend::{CommandLine, Remedy, program};
 use super::{Check, bounded};
 use crate::listener;
 
@@ -70,7 +70,9 @@ fn network(leases: &Path, wharfd: Option<i32>) -> Vec<Check> {
             read("/proc/sys/net/ipv4/ip_forward").trim(),
             bounded::read(leases, |leases| fs::read_dir(leases).map_or(0, Iterator::count)),
         ),
-        legacy_iptables(&read("/proc/net/ip_tables_names")),
+        legacy_iptables(&read("/proc/net/ip_tables_names"), || {
+            CommandLine::new("iptables-legacy -S FORWARD").execute(Duration::from_secs(3)).ok()
+        }),
     ]
 }
 
@@ -117,7 +119,8 @@ fn cgroups(mountinfo: &str, unified: &str) -> Check {
     let v2 = mounts(mountinfo).any(|(kind, _)| kind == "cgroup2");
     let version = match (v1.is_empty(), v2) {
         (true, false) => {
-            return Check::fail(WHAT, "not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+            let mount = CommandLine::new("mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+            return Check::fail(WHAT, "not mounted", "mount them").mended_by(vec![mount]);
         }
         (true, true) => "v2",
         (false, true) => "hybrid",
@@ -206,18 +209,39 @@ fn forwarding(value: &str, leases: usize) -> Check {
         ("1", _) => Check::ok(WHAT, "on"),
         (_, 0) => Check::ok(WHAT, "off; wharfd turns it on for the first pod on its network"),
         _ => {
-            let advice = "something else turned it off, so pods cannot reach other machines: sysctl -w net.ipv4.ip_forward=1, \
-                          and check /etc/sysctl.d";
-            Check::warn(WHAT, "off, although wharfd has turned it on for pods", advice)
+            let advice = "something else turned it off, so pods cannot reach other machines: check /etc/sysctl.d, and turn it on";
+            let on = CommandLine::new("sysctl -w net.ipv4.ip_forward=1");
+            Check::warn(WHAT, "off, although wharfd has turned it on for pods", advice).mended_by(vec![on])
         }
     }
 }
 
-/// The tables of iptables that are not in nf_tables, where wharf puts its own rules beside those of others.
-fn legacy_iptables(tables: &str) -> Check {
+/// What a FORWARD chain needs to let pods reach others: wharfd adds the same to chains of nf_tables that drop packets.
+const ACCEPTED: [&str; 2] =
+    ["-i wh+ -j ACCEPT", "-o wh+ -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT"];
+
+/// The tables of iptables that are not in nf_tables, where wharf puts its own rules beside those of others. `chain` are
+/// the rules of FORWARD there, if they can be seen.
+fn legacy_iptables(tables: &str, chain: impl FnOnce() -> Option<String>) -> Check {
     const WHAT: &str = "iptables";
     if !tables.lines().any(|table| table == "filter") {
         return Check::ok(WHAT, "no tables of iptables-legacy");
+    }
+    let chain = chain().unwrap_or_default();
+    let rules: Vec<&str> = chain.lines().filter_map(|line| line.strip_prefix("-A FORWARD ")).collect();
+    let mut missing = ACCEPTED.to_vec();
+    missing.retain(|rule| !rules.contains(rule));
+    let has_policy =
+        |policy: &str| chain.lines().any(|line| line.strip_prefix("-P FORWARD ") == Some(policy));
+    if has_policy("DROP") && !missing.is_empty() {
+        // At the end, so that all rules of others still decide first.
+        let append = |rule: &&str| CommandLine::new(&format!("iptables-legacy -w -A FORWARD {rule}"));
+        let advice = "pods cannot reach anything that its other rules do not accept: let them through";
+        return Check::warn(WHAT, "the policy of iptables-legacy drops what is forwarded", advice)
+            .mended_by(missing.iter().map(append).collect());
+    }
+    if missing.is_empty() && rules.starts_with(&ACCEPTED) || has_policy("ACCEPT") && rules.is_empty() {
+        return Check::ok(WHAT, "iptables-legacy lets pods through");
     }
     let advice = "if its FORWARD chain drops packets (iptables-legacy -S FORWARD), pods cannot reach anything until you \
                   add -I FORWARD -i wh+ -j ACCEPT, and -I FORWARD -o wh+ -m conntrack --ctstate \
@@ -252,12 +276,6 @@ fn resolver(resolv_conf: &str, behind: &str) -> Check {
     Check::ok(WHAT, servers.join(", "))
 }
 
-/// A program of this machine.
-fn program(name: &str) -> Option<PathBuf> {
-    let places = DEFAULT_PATH.split(':').map(|directory| Path::new(directory).join(name));
-    places.into_iter().find(|place| place.is_file())
-}
-
 /// wharfd looks for the same when it starts: the kernel's list of profiles, and the program that loads them.
 fn apparmor(enabled: &str, profiles: &Path, parser: Option<&Path>) -> Check {
     const WHAT: &str = "AppArmor";
@@ -266,7 +284,8 @@ fn apparmor(enabled: &str, profiles: &Path, parser: Option<&Path>) -> Check {
             WHAT,
             "enabled, but its profiles cannot be seen: containers are not confined",
             "mount -t securityfs securityfs /sys/kernel/security, and restart wharfd",
-        ),
+        )
+        .left_as(Remedy::Restart),
         ("Y", None) => Check::warn(
             WHAT,
             "enabled, but there is no apparmor_parser: containers are not confined",
@@ -307,7 +326,9 @@ mod tests {
         assert_eq!(cgroups(&format!("{v1}{v2}"), "").found, "hybrid, with cpu, memory and pids");
         assert_eq!(cgroups(v2, "cpu io memory pids\n").verdict, Verdict::Ok);
         assert_eq!(cgroups(v2, "cpu pids").found, "v2 without memory");
-        assert_eq!(cgroups("", "").verdict, Verdict::Fail);
+        let mount = CommandLine::new("mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+        let none = cgroups("", "");
+        assert_eq!((none.verdict, none.remedy), (Verdict::Fail, Remedy::Commands(vec![mount])));
     }
 
     #[test]
@@ -338,6 +359,8 @@ mod tests {
         let verdicts =
             [("1", 2), ("0", 0), ("0", 2)].map(|(value, leases)| forwarding(value, leases).verdict);
         assert_eq!(verdicts, [Verdict::Ok, Verdict::Ok, Verdict::Warn]);
+        let on = CommandLine::new("sysctl -w net.ipv4.ip_forward=1");
+        assert_eq!(forwarding("0", 2).remedy, Remedy::Commands(vec![on]));
     }
 
     #[test]
@@ -348,8 +371,39 @@ mod tests {
 
     #[test]
     fn tables_that_wharf_cannot_add_to_are_reported() {
-        assert_eq!(legacy_iptables("nat\nfilter\n").verdict, Verdict::Warn);
-        assert_eq!([legacy_iptables("").verdict, legacy_iptables("nat\n").verdict], [Verdict::Ok; 2]);
+        let told = |tables, chain: Option<&str>| legacy_iptables(tables, || chain.map(str::to_owned));
+        assert_eq!([told("", None).verdict, told("nat\n", None).verdict], [Verdict::Ok; 2]);
+        let unseen = told("nat\nfilter\n", None);
+        assert_eq!((unseen.verdict, unseen.remedy), (Verdict::Warn, Remedy::Judgement));
+        let of = |rules: &str| told("filter\n", Some(rules));
+        assert_eq!(of("-P FORWARD ACCEPT").verdict, Verdict::Ok);
+        let others = of("-P FORWARD ACCEPT\n-A FORWARD -j DROP");
+        assert_eq!((others.verdict, others.remedy), (Verdict::Warn, Remedy::Judgement));
+    }
+
+    #[test]
+    fn pods_are_let_through_legacy_tables_that_drop_by_their_policy() {
+        let in_namespace = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("these tests need root");
+            let run = |line: &str| CommandLine::new(line).execute(Duration::from_secs(60)).unwrap();
+            let told = || legacy_iptables("filter\n", || Some(run("iptables-legacy -S FORWARD")));
+            run("iptables-legacy -P FORWARD DROP");
+            let Remedy::Commands(commands) = told().remedy else { panic!("{:?}", told()) };
+            assert_eq!(commands.len(), 2);
+            commands.iter().for_each(|command| drop(run(&command.to_string())));
+            assert_eq!(told().verdict, Verdict::Ok, "{:?}", told());
+            run("iptables-legacy -D FORWARD 1");
+            let Remedy::Commands(missing) = told().remedy else { panic!("{:?}", told()) };
+            assert_eq!(missing, commands[..1], "only what is missing");
+            run("iptables-legacy -I FORWARD -j RETURN");
+            commands.iter().for_each(|command| drop(run(&command.to_string())));
+            assert_eq!(
+                (told().verdict, told().remedy),
+                (Verdict::Warn, Remedy::Judgement),
+                "others decide first"
+            );
+        };
+        std::thread::scope(|scope| scope.spawn(in_namespace).join()).unwrap();
     }
 
     #[test]

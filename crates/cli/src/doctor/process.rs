@@ -5,20 +5,28 @@ use std::path::{Path, PathBuf};
 use wharf_cri_api::admin::InfoResponse;
 
 use super::Check;
+use super::mend::{CommandLine, Remedy};
 
 /// What to do once a program has been replaced.
 const RESTART: &str = "restart wharfd after an upgrade: containers keep running";
 /// Where the cgroups are that limit tasks: those of v1, of v2, and of v2 beside v1.
 const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// All of these checks.
-pub(super) fn checks(info: &InfoResponse) -> [Check; 3] {
+/// The unit in `deploy/`.
+pub(super) const UNIT: &str = "wharfd.service";
+
+/// All of these checks. `pid` is that of the process that listens, if it is known.
+pub(super) fn checks(info: &InfoResponse, pid: Option<i32>) -> [Check; 3] {
     let process = PathBuf::from(format!("/proc/{}", info.pid));
     let read = |name: &str| std::fs::read(process.join(name)).unwrap_or_default();
     let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
     [
         version(info, &std::fs::read_link(process.join("exe")).unwrap_or_default()),
-        open_files(&String::from_utf8_lossy(&read("limits"))),
+        // In another PID namespace the number that wharfd knows is another process's.
+        open_files(
+            &String::from_utf8_lossy(&read("limits")),
+            pid.filter(|pid| u32::try_from(*pid) == Ok(info.pid)),
+        ),
         tasks(&cgroup, &HIERARCHIES.map(Path::new)),
     ]
 }
@@ -29,31 +37,46 @@ fn version(info: &InfoResponse, program: &Path) -> Check {
     let own = env!("CARGO_PKG_VERSION");
     let pid = info.pid;
     if info.version != own {
-        return Check::warn(WHAT, format!("{}, but wharf is {own}", info.version), RESTART);
+        return Check::warn(WHAT, format!("{}, but wharf is {own}", info.version), RESTART)
+            .left_as(Remedy::Restart);
     }
     // Releases are told apart by their versions, but builds are not.
     if let Some(path) = program.to_str().and_then(|shown| shown.strip_suffix(" (deleted)")) {
         let found = format!("pid {pid} runs a program that is no longer at {path}");
-        return Check::warn(WHAT, found, RESTART);
+        return Check::warn(WHAT, found, RESTART).left_as(Remedy::Restart);
     }
     Check::ok(WHAT, format!("{own}, pid {pid}"))
 }
 
-/// Read from `/proc/<pid>/limits`, since the daemon raises its soft limit itself.
-fn open_files(limits: &str) -> Check {
+/// Read from `/proc/<pid>/limits`, since the daemon raises its soft limit itself. Containers keep the limit that wharfd
+/// was started with.
+fn open_files(limits: &str, pid: Option<i32>) -> Check {
     const WHAT: &str = "open files";
     /// Two for each of 2,500 containers, and as many for sessions, pulls and calls.
     const ENOUGH: u64 = 10_000;
+    /// That of the unit, and the kernel's own bound unless it is set.
+    const USUAL: u64 = 1 << 20;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().next());
     match soft.map(|soft| (soft, soft.parse::<u64>())) {
         None => Check::warn(WHAT, "unknown", "use sudo to see wharfd's limits"),
         Some((soft, Ok(limit))) if limit < ENOUGH => {
-            let advice = "too few for many containers, which need two each: set LimitNOFILE in wharfd.service, or ulimit -Hn before starting wharfd";
-            Check::warn(WHAT, format!("wharfd may open {soft}"), advice)
+            let advice = "too few for many containers, which need two each: set LimitNOFILE in wharfd.service, or ulimit -Hn before \
+                          starting wharfd";
+            let found = format!("wharfd may open {soft}");
+            match pid {
+                Some(pid) => Check::warn(WHAT, found, format!("{advice}, and raise that of this one"))
+                    .mended_by(vec![raise(pid, USUAL)]),
+                None => Check::warn(WHAT, found, advice),
+            }
         }
         Some((soft, _)) => Check::ok(WHAT, format!("wharfd may open {soft}")),
     }
+}
+
+/// Raises a process's limit on open files.
+fn raise(pid: i32, limit: u64) -> CommandLine {
+    CommandLine::new(&format!("prlimit --nofile={limit}:{limit} --pid {pid}"))
 }
 
 /// Whether there is room for more tasks where wharfd is: a pull, a load or an exec takes some. `shown` is the process's
@@ -72,7 +95,12 @@ fn tasks(shown: &str, hierarchies: &[&Path]) -> Check {
         "pulls, commands and new pods fail because no process can be started: raise TasksMax of the service, or pids.max in {}",
         cgroup.display()
     );
-    Check::warn(WHAT, found, advice)
+    let full = Check::warn(WHAT, found, advice);
+    if !cgroup.ends_with(UNIT) {
+        return full;
+    }
+    let raise = format!("systemctl set-property --runtime {UNIT} TasksMax=infinity");
+    full.mended_by(vec![CommandLine::new(&raise)])
 }
 
 /// The cgroups that limit the tasks of a process: its own and all above it.
@@ -131,15 +159,44 @@ mod tests {
 
     #[test]
     fn a_low_limit_of_open_files_is_reported() {
-        let verdict = |soft: &str| {
-            open_files(&format!("Limit  Soft\nMax open files            {soft}    1048576    files\n"))
-                .verdict
+        let told = |soft: &str, pid| {
+            let limits = format!("Limit  Soft\nMax open files            {soft}    1048576    files\n");
+            open_files(&limits, pid)
         };
+        let verdict = |soft: &str| told(soft, Some(7)).verdict;
         assert_eq!(
             [verdict("9999"), verdict("10000"), verdict("unlimited")],
             [Verdict::Warn, Verdict::Ok, Verdict::Ok]
         );
-        assert_eq!(open_files("").verdict, Verdict::Warn);
+        assert_eq!(open_files("", Some(7)).verdict, Verdict::Warn);
+        assert_eq!(told("9999", None).remedy, Remedy::Judgement, "whose number is not known");
+    }
+
+    #[test]
+    fn a_low_limit_of_open_files_is_raised() {
+        #[expect(clippy::disallowed_methods, reason = "a process with a limit of its own")]
+        let mut process = std::process::Command::new("sh")
+            .args(["-c", "ulimit -Sn 100; echo; exec sleep 1000"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut begun = [0];
+        std::io::Read::read_exact(process.stdout.as_mut().unwrap(), &mut begun).unwrap();
+        let pid = i32::try_from(process.id()).unwrap();
+        let limits = || std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let few = open_files(&limits(), Some(pid));
+        // Not every machine lets its root exceed the hard limit.
+        let hard = limits().lines().find_map(|line| {
+            line.strip_prefix("Max open files")?.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        let hard = hard.unwrap();
+        let raised = raise(pid, hard).execute(std::time::Duration::from_secs(60));
+        let found = open_files(&limits(), Some(pid)).found;
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let usual = CommandLine::new(&format!("prlimit --nofile=1048576:1048576 --pid {pid}"));
+        assert_eq!((&*few.found, few.remedy), ("wharfd may open 100", Remedy::Commands(vec![usual])));
+        assert_eq!((raised, found), (Ok(String::new()), format!("wharfd may open {hard}")));
     }
 
     #[test]
@@ -168,6 +225,12 @@ mod tests {
             let above = told(shown);
             let words = format!("99 of 100 in {}", root.join("a").display());
             assert!(above.verdict == Verdict::Warn && above.found == words, "{above:?}");
+            assert_eq!(above.remedy, Remedy::Judgement, "it is not wharf's");
         }
+        set(v2.join("a").join(UNIT), 100, "100");
+        set(v2.join("a"), 1, "max");
+        let raise = "systemctl set-property --runtime wharfd.service TasksMax=infinity";
+        let of_unit = told("0::/a/wharfd.service\n");
+        assert_eq!(of_unit.remedy, Remedy::Commands(vec![CommandLine::new(raise)]), "{of_unit:?}");
     }
 }

@@ -7,10 +7,23 @@ use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
 use super::disk::{disk, layers, of_logs};
+use super::mend::{CommandLine, Remedy};
 use super::{Check, DaemonInfo, bounded, driver, process, upkeep};
+use crate::args::SOCKET;
 use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::listener::{is_named, is_ours};
 use crate::units::short;
 use crate::{info, regular};
+
+/// Where systemd looks for units, the first place first.
+const UNITS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 
 /// Where to look further.
 pub(super) const LOG: &str = "see its log: journalctl -u wharfd";
@@ -20,17 +33,16 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     let (mut daemon, info) = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            let text = wharf_types::chain(&error);
-            let (found, advice) = text.split_once("\n  ").unwrap_or((&text, LOG));
+            // In this order, because wharfd is started only once its supervisor can be.
             return vec![
-                Check::fail("wharfd", found, advice.replace("\n  ", "; ")),
                 bounded::check(SUPERVISOR, &beside_this_program(), supervisor),
+                unreachable(&error, &UNITS.map(Path::new)),
             ];
         }
     };
     let (root, state) = (PathBuf::from(&info.root), PathBuf::from(&info.state));
     let pods = state.join("pods");
-    let [version, open_files, tasks] = process::checks(&info);
+    let [version, open_files, tasks] = process::checks(&info, daemon.pid);
     let program = bounded::check(SUPERVISOR, Path::new(&info.supervisor), supervisor);
     let mut checks = vec![version, program, limits(info.bounding_capabilities)];
     checks.extend(directories(&root, &state));
@@ -51,6 +63,34 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     checks
 }
 
+/// Why wharfd cannot be reached. One that is not running is started if systemd has its unit, and nobody has masked it.
+fn unreachable(error: &Error, units: &[&Path]) -> Check {
+    const WHAT: &str = "wharfd";
+    let text = wharf_types::chain(error);
+    let (found, advice) = text.split_once("\n  ").unwrap_or((&text, LOG));
+    let unit =
+        units.iter().map(|place| place.join(process::UNIT)).find(|unit| unit.is_symlink() || unit.exists());
+    let told = Check::fail(WHAT, found, advice.replace("\n  ", "; "));
+    match error {
+        Error::NotRunning { socket } if is_usual(socket) && unit.is_some_and(|unit| unit.is_file()) => {
+            let start = ["reset-failed", "start"]
+                .map(|verb| CommandLine::new(&format!("systemctl {verb} {}", process::UNIT)));
+            Check::fail(WHAT, found, format!("start it; if it ends, {LOG}")).mended_by(start.to_vec())
+        }
+        Error::Unresponsive { pid: Some(pid) } if is_stopped(&stat(&pid.to_string()).unwrap_or_default()) => {
+            let go_on = CommandLine::new(&format!("kill -CONT {pid}"));
+            Check::fail(WHAT, found, "it was stopped: continue it").mended_by(vec![go_on])
+        }
+        Error::SocketRemoved { .. } | Error::Unresponsive { .. } => told.left_as(Remedy::Restart),
+        _ => told,
+    }
+}
+
+/// Whether a socket is the one that the unit's wharfd listens on unless it is configured otherwise.
+fn is_usual(socket: &Path) -> bool {
+    SOCKET.strip_prefix("unix://").is_some_and(|usual| socket == Path::new(usual))
+}
+
 /// The checks of the file systems that wharfd writes to.
 fn directories(root: &Path, state: &Path) -> [Check; 6] {
     [
@@ -62,8 +102,8 @@ fn directories(root: &Path, state: &Path) -> [Check; 6] {
         bounded::check("state", state, |state| {
             disk("state", state, "remove pods (wharf rm), or other files on that file system")
         }),
-        bounded::check("logs", Path::new("/var/log"), |_logs| {
-            disk("logs", of_logs(), "remove pods (wharf rm), or other files on that file system")
+        bounded::check(bounded::LOGS, Path::new("/var/log"), |_logs| {
+            disk(bounded::LOGS, of_logs(), "remove pods (wharf rm), or other files on that file system")
         }),
         quarantine(&[root, state]),
         bounded::check("trash", root, upkeep::trash),
@@ -72,16 +112,25 @@ fn directories(root: &Path, state: &Path) -> [Check; 6] {
 
 /// The supervisor's default place.
 fn beside_this_program() -> std::path::PathBuf {
-    std::env::current_exe().unwrap_or_default().with_file_name("wharf-shim")
+    std::env::current_exe().unwrap_or_default().with_file_name(SHIM)
 }
 
 const SUPERVISOR: &str = "supervisor";
+/// The name of its program.
+const SHIM: &str = "wharf-shim";
 
 fn supervisor(path: &Path) -> Check {
     let found = path.display().to_string();
     match std::fs::metadata(path) {
         Ok(file) if file.permissions().mode() & 0o111 != 0 => Check::ok(SUPERVISOR, found),
-        Ok(_) => Check::fail(SUPERVISOR, found, "it is not executable: chmod +x"),
+        Ok(file) if file.is_file() && path.ends_with(SHIM) => {
+            Check::fail(SUPERVISOR, &*found, "it is not executable")
+                .mended_by(vec![CommandLine::new("chmod a+x").and(&*found)])
+        }
+        Ok(_) => {
+            let advice = "it is not executable: set `supervisor` in /etc/wharf/config.toml to wharf-shim";
+            Check::fail(SUPERVISOR, found, advice)
+        }
         Err(error) => {
             let advice = "install wharf-shim beside wharfd, or set `supervisor` in /etc/wharf/config.toml";
             Check::fail(SUPERVISOR, format!("{found}: {error}"), advice)
@@ -113,7 +162,7 @@ fn quarantine(directories: &[&Path]) -> Check {
     }
     let advice =
         "wharfd could not read these records, and its log says why: remove them when you no longer need them";
-    Check::warn(WHAT, full.join(", "), advice)
+    Check::warn(WHAT, full.join(", "), advice).left_as(Remedy::Removal)
 }
 
 /// The places below a directory where there are such records.
@@ -227,7 +276,7 @@ fn unknown(pods: &Path, directories: Vec<String>, supervisors: &[String]) -> Che
     }
     let advice = "restart wharfd: it removes them, except what a newer release recorded, which only that release can read; if \
                   they stay, its log says why";
-    Check::warn(ORPHANS, found.join(", "), advice)
+    Check::warn(ORPHANS, found.join(", "), advice).left_as(Remedy::Restart)
 }
 
 /// The kind and version of a record, from its header line.
@@ -261,12 +310,9 @@ fn stopped_of(supervised: Vec<Supervisor>) -> Check {
     }
     let found: Vec<String> =
         stopped.iter().map(|one| format!("pid {} of {}", one.pid, short(&one.pod))).collect();
-    let pids: Vec<&str> = stopped.iter().map(|one| one.pid.as_str()).collect();
-    Check::warn(
-        STOPPED,
-        found.join(", "),
-        format!("wharfd cannot manage their pods until they continue: kill -CONT {}", pids.join(" ")),
-    )
+    let go_on = stopped.iter().fold(CommandLine::new("kill -CONT"), |line, one| line.and(&*one.pid));
+    Check::warn(STOPPED, found.join(", "), "wharfd cannot manage their pods until they continue")
+        .mended_by(vec![go_on])
 }
 
 /// A supervisor that is running.
@@ -285,13 +331,23 @@ fn supervised_in_time(what: &'static str, pods: &Path) -> Result<Vec<Supervisor>
 
 /// The supervisors of pods with directories here; other ones on this machine are another wharfd's.
 fn supervised(pods: &Path) -> Vec<Supervisor> {
-    let read = |pid: &str, name: &str| std::fs::read(format!("/proc/{pid}/{name}")).ok();
     let supervisor = |pid: String| {
-        let pod = pod_of(&read(&pid, "cmdline")?, pods)?;
-        let is_stopped = is_stopped(&read(&pid, "stat")?);
+        let pod = pod_of(&command_line(&Path::new("/proc").join(&pid))?, pods)?;
+        let is_stopped = is_stopped(&stat(&pid)?);
         Some(Supervisor { pid, pod, is_stopped })
     };
     names(Path::new("/proc")).into_iter().filter_map(supervisor).collect()
+}
+
+fn stat(pid: &str) -> Option<Vec<u8>> {
+    std::fs::read(format!("/proc/{pid}/stat")).ok()
+}
+
+/// The command line of a process that may be a supervisor. It is in its memory: for that of a container's process,
+/// whatever it calls itself, the kernel waits as long as the process likes.
+fn command_line(process: &Path) -> Option<Vec<u8>> {
+    let may_be_one = is_named(process, "wharf-shim") && is_ours(process);
+    may_be_one.then(|| std::fs::read(process.join("cmdline")).ok()).flatten()
 }
 
 /// Whether a process's `stat` says that a signal or a tracer has stopped it.
@@ -392,6 +448,20 @@ mod tests {
         assert_eq!(pod(b"wharf-shim\0/run/another/pods/0123\0"), None);
     }
 
+    /// Files in place of those of procfs; opening a FIFO waits as long as what it stands for keeps the kernel waiting.
+    #[test]
+    fn the_memory_of_a_containers_process_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("ns")).unwrap();
+        std::os::unix::fs::symlink("mnt:[1]", dir.path().join("ns/mnt")).unwrap();
+        std::fs::write(dir.path().join("comm"), "wharf-shim\n").unwrap();
+        nix::unistd::mkfifo(&dir.path().join("cmdline"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let process = dir.path().to_owned();
+        std::thread::spawn(move || tell.send(command_line(&process)));
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(5)), Ok(None));
+    }
+
     #[test]
     fn only_stopped_supervisors_are_named() {
         let of = |pid: &str, stat: &[u8]| Supervisor {
@@ -405,6 +475,7 @@ mod tests {
         all.push(of("10", b"10 (a) S) t 1"));
         let told = stopped_of(all);
         assert!(told.verdict == Verdict::Warn && told.advice.ends_with("kill -CONT 10"), "{told:?}");
+        assert_eq!(told.remedy, Remedy::Commands(vec![CommandLine::new("kill -CONT 10")]));
     }
 
     #[test]
@@ -436,6 +507,42 @@ mod tests {
         assert_eq!(supervisor(Path::new("/bin/sh")).verdict, Verdict::Ok);
         assert_eq!(supervisor(Path::new("/etc/passwd")).verdict, Verdict::Fail);
         assert_eq!(supervisor(Path::new("/no/such")).verdict, Verdict::Fail);
+        assert_eq!(supervisor(Path::new("/etc/passwd")).remedy, Remedy::Judgement, "it is not wharf's");
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("of wharf/wharf-shim");
+        std::fs::create_dir(program.parent().unwrap()).unwrap();
+        std::fs::write(&program, "").unwrap();
+        let told = supervisor(&program);
+        let Remedy::Commands(commands) = told.remedy else { panic!("{told:?}") };
+        commands[0].execute(std::time::Duration::from_secs(60)).unwrap();
+        assert_eq!(supervisor(&program).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_wharfd_that_is_not_running_is_started_by_its_unit() {
+        let dir = tempfile::tempdir().unwrap();
+        let [etc, lib] = ["etc", "lib"].map(|name| dir.path().join(name));
+        [&etc, &lib].iter().for_each(|place| std::fs::create_dir(place).unwrap());
+        let remedy = |error: &Error| unreachable(error, &[&etc, &lib]).remedy;
+        let not_running = |socket: &str| Error::NotRunning { socket: PathBuf::from(socket) };
+        assert_eq!(remedy(&not_running("/run/wharf/wharf.sock")), Remedy::Judgement, "there is no unit");
+        std::fs::write(lib.join("wharfd.service"), "").unwrap();
+        let start = ["systemctl reset-failed wharfd.service", "systemctl start wharfd.service"];
+        assert_eq!(
+            remedy(&not_running("/run/wharf/wharf.sock")),
+            Remedy::Commands(start.map(CommandLine::new).to_vec())
+        );
+        assert_eq!(remedy(&not_running("/run/another.sock")), Remedy::Judgement);
+        assert_eq!(
+            remedy(&Error::SocketRemoved { socket: PathBuf::from("/run/wharf/wharf.sock"), pid: 7 }),
+            Remedy::Restart
+        );
+        std::os::unix::fs::symlink("/dev/null", etc.join("wharfd.service")).unwrap();
+        assert_eq!(remedy(&not_running("/run/wharf/wharf.sock")), Remedy::Judgement, "it is masked");
+    }
+
+    #[test]
+    fn wharfd_needs_its_capability_over_limits() {
         assert_eq!((limits(0).verdict, limits(1 << 24).verdict), (Verdict::Warn, Verdict::Ok));
     }
 }

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::PodSandboxState;
 
+use super::mend::{CommandLine, Remedy};
 use super::service::LOG;
 use super::{Check, bounded};
 use crate::daemon::Daemon;
@@ -22,10 +23,11 @@ const LINKS: &str = "pods' links";
 /// What wharfd is to remove from the data root and cannot, such as a tree with an immutable file.
 pub(super) fn trash(root: &Path) -> Check {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    trash_at(root, i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    trash_at(root, i64::try_from(now.as_secs()).unwrap_or(i64::MAX), &mounts)
 }
 
-fn trash_at(root: &Path, now_s: i64) -> Check {
+fn trash_at(root: &Path, now_s: i64, mounts: &str) -> Check {
     const WHAT: &str = "trash";
     let places = [root.join("trash"), root.join("snapshots/.trash")];
     let entries = places.iter().filter_map(|place| fs::read_dir(place).ok()).flatten().flatten();
@@ -37,11 +39,29 @@ fn trash_at(root: &Path, now_s: i64) -> Check {
         [first, others @ ..] => {
             let more =
                 if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) };
-            let advice = "wharfd cannot remove this, and its log says why: look for immutable files (lsattr -R) and mounts; it \
-                          tries again every five minutes";
-            Check::warn(WHAT, format!("{first}{more} is stuck"), advice)
+            let found = format!("{first}{more} is stuck");
+            let advice = "wharfd cannot remove this, and its log says why; it tries again every five minutes";
+            if stuck.iter().any(|tree| has_mount(Path::new(tree), mounts)) {
+                let advice = format!("{advice}: unmount what is mounted there (findmnt)");
+                return Check::warn(WHAT, found, advice);
+            }
+            let find = stuck.iter().fold(CommandLine::new("find"), |line, tree| line.and(tree));
+            // Other kinds of files have no such attributes.
+            let clear = "-xdev -type f,d -exec chattr -ia {} +".split(' ').fold(find, CommandLine::and);
+            let advice =
+                format!("{advice}: look for immutable files (lsattr -R), or make all of them mutable");
+            Check::warn(WHAT, found, advice).mended_by(vec![clear])
         }
     }
+}
+
+/// Whether something is mounted on a tree or in it, which may not be wharf's.
+fn has_mount(tree: &Path, mountinfo: &str) -> bool {
+    // Without symbolic links and with escapes, as in mountinfo.
+    let Ok(tree) = fs::canonicalize(tree) else { return true };
+    let tree = tree.to_string_lossy().replace('\\', r"\134").replace(' ', r"\040");
+    let mut points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points.any(|point| Path::new(point).starts_with(&tree))
 }
 
 /// Pods that are ready, but have lost their link to this machine.
@@ -67,7 +87,7 @@ fn linked(pods: Vec<String>, leases: &Path, links: String) -> Check {
             return Check::ok(LINKS, "all present");
         }
         let advice = "something deleted the link, so the pod cannot be reached: replace the pod (wharf rm, or kubectl delete pod)";
-        Check::warn(LINKS, format!("missing for {}", lost.join(", ")), advice)
+        Check::warn(LINKS, format!("missing for {}", lost.join(", ")), advice).left_as(Remedy::Removal)
     })
 }
 
@@ -83,6 +103,8 @@ fn unlinked(pods: &[String], leases: &Path, links: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::doctor::Verdict;
     use crate::doctor::bounded::tests::of_silent;
@@ -96,9 +118,45 @@ mod tests {
         }
         assert_eq!(trash(root.path()).verdict, Verdict::Ok, "it may be removed yet");
         let later = fs::metadata(root.path()).unwrap().ctime() + STUCK_S + 60;
-        let told = trash_at(root.path(), later);
+        let told = trash_at(root.path(), later, "");
         assert_eq!(told.verdict, Verdict::Warn);
         assert!(told.found.ends_with("trash/7 (and 1 more) is stuck"), "{told:?}");
+        let point = root.path().join("trash/7/a").display().to_string();
+        let told = trash_at(root.path(), later, &format!("1 2 0:3 / {point} rw - tmpfs tmpfs rw\n"));
+        assert_eq!((told.verdict, told.remedy), (Verdict::Warn, Remedy::Judgement), "a mount is there");
+    }
+
+    #[test]
+    fn immutable_files_in_the_trash_are_made_mutable() {
+        let run = |line: CommandLine| line.execute(Duration::from_secs(60)).unwrap();
+        let root = tempfile::Builder::new().prefix("a b").tempdir().unwrap();
+        let (tree, outside) = (root.path().join("trash/7"), root.path().join("outside"));
+        fs::create_dir_all(tree.join("d")).unwrap();
+        [&tree.join("d/f"), &outside].iter().for_each(|file| fs::write(file, "").unwrap());
+        std::os::unix::fs::symlink(&outside, tree.join("link")).unwrap();
+        let changed = fs::metadata(&tree).unwrap().ctime();
+        for (flag, file) in [("+i", &tree.join("d/f")), ("+a", &tree.join("d")), ("+i", &outside)] {
+            run(CommandLine::new("chattr").and(flag).and(file.display().to_string()));
+        }
+        let told = trash_at(root.path(), changed + STUCK_S + 60, "");
+        let Remedy::Commands(commands) = told.remedy else { panic!("{told:?}") };
+        let mended = commands[0].execute(Duration::from_secs(60));
+        let removed = fs::remove_dir_all(&tree);
+        let kept = fs::remove_file(&outside);
+        run(CommandLine::new("chattr -i").and(outside.display().to_string()));
+        assert_eq!(mended, Ok(String::new()));
+        removed.unwrap();
+        assert!(kept.is_err(), "what is not in the trash stays as it is");
+    }
+
+    #[test]
+    fn a_mount_in_a_tree_is_seen() {
+        let dir = tempfile::Builder::new().prefix("a b").tempdir().unwrap();
+        let shown = dir.path().display().to_string().replace(' ', r"\040");
+        let at = |point: String| has_mount(dir.path(), &format!("1 2 0:3 / {point} rw - tmpfs tmpfs rw\n"));
+        assert!(at(shown.clone()) && at(format!("{shown}/c")));
+        assert!(!at(format!("{shown}c")) && !at("/".to_owned()));
+        assert!(has_mount(Path::new("/no/such"), ""), "it cannot be looked for");
     }
 
     #[test]

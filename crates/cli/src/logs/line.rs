@@ -57,7 +57,7 @@ impl Printer {
     }
 
     /// What is shown of a record, and on which stream. Bytes that are not a record are shown unchanged.
-    fn render(&mut self, bytes: &[u8]) -> (Stream, Vec<u8>) {
+    pub(super) fn render(&mut self, bytes: &[u8]) -> (Stream, Vec<u8>) {
         let Some(record) = Record::parse(bytes) else { return (Stream::Stdout, bytes.to_vec()) };
         let open = &mut self.open[usize::from(record.stream == Stream::Stderr)];
         let begins = !std::mem::replace(open, record.partial);

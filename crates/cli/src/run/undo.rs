@@ -39,7 +39,7 @@ pub(super) async fn pod(daemon: &mut Daemon, config: &PodSandboxConfig, random: 
         }
     };
     once_back(AWAY, remove).await?;
-    remove::unused_logs(config);
+    remove::unused_logs(config).await;
     Ok(())
 }
 
