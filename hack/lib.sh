@@ -47,20 +47,40 @@ test_images() {
 
 # wharf_programs: prints the directory of wharfd, wharf and wharf-shim: $WHARF_PROGRAMS, or that of a release build.
 wharf_programs() {
+    released dist
+}
+
+# static_programs ARCH: prints that of static ones.
+static_programs() {
+    released "dist-$1" --static "$1"
+}
+
+# released DIRECTORY BUILD-ARGUMENT...
+released() {
     if [[ -n ${WHARF_PROGRAMS-} ]]; then
         echo "$WHARF_PROGRAMS"
         return
     fi
-    "$repository/hack/build" >&2 || die "hack/build failed"
-    echo "$repository/target/dist"
+    "$repository/hack/build" "${@:2}" >&2 || die "hack/build failed"
+    echo "$repository/target/$1"
 }
 
-# static_target: prints the target for which the supervisor is built, and installs it first if it is missing.
+# static_target [ARCH]: prints the target of static programs, by default for this machine, and installs it first if it
+# is missing.
 static_target() {
     local target
-    target=$(uname -m)-unknown-linux-musl
+    target=${1:-$(uname -m)}-unknown-linux-musl
     rustup target list --installed 2>/dev/null | grep -qx "$target" || rustup --quiet target add "$target" >&2
     echo "$target"
+}
+
+# static_compiler ARCH: has cargo compile the C of crates, and link, for static programs with that architecture's gcc,
+# and installs it first if it is missing. Its headers are glibc's: that C calls only malloc, memcpy and their like.
+static_compiler() {
+    local compiler=$1-linux-gnu-gcc target=${1}_unknown_linux_musl
+    local -A debian=([x86_64]=amd64 [aarch64]=arm64)
+    [[ $1 = "$(uname -m)" ]] || packages "gcc-${1/_/-}-linux-gnu" "libc6-dev-${debian[$1]}-cross"
+    export "CC_$target=$compiler" "CARGO_TARGET_${target^^}_LINKER=$compiler"
 }
 
 # attempt N COMMAND...: runs a command up to N times, 0.1 s apart, until it succeeds.
