@@ -17,7 +17,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use wharf_types::{Digest, ErrorKind, Failure};
+use wharf_types::Digest;
 
 pub use error::LoadError;
 
@@ -70,7 +70,7 @@ impl Store {
         let spool = Spool::receive(&self.shared, input, sender);
         let loaded = spool.and_then(|spool| self.load_spooled(&spool, watch));
         loaded.inspect_err(|error| {
-            if error.kind() == ErrorKind::ResourceExhausted {
+            if error.wants_disk() {
                 self.shared.give_up_kept();
             }
         })

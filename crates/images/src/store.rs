@@ -308,7 +308,7 @@ impl Store {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let fs = open_below(own.as_fd(), "fs", flags, Resolve::BeneathNoLinks).map_err(failed)?;
         let contents = unpack(source, input, (fs, own.as_fd()), &shared.limits).inspect_err(|error| {
-            if error.kind() == ErrorKind::ResourceExhausted {
+            if error.wants_disk() {
                 shared.give_up_kept();
             }
         })?;

@@ -349,8 +349,9 @@ mod tests {
         assert!(words.iter().all(|words| told.contains(words)), "{told}");
         let archive = LoadError::Read { source: lacks() };
         assert_eq!(archive.kind(), ErrorKind::Unavailable, "an archive may be compressed as a whole");
-        let beyond = within_io(UnpackError::Limit { what: "bytes", limit: 1 });
-        assert_eq!(not_decompressed(Compression::Zstd, beyond).kind(), ErrorKind::ResourceExhausted);
+        let beyond = within_io(UnpackError::Window { window_bytes: 16 << 20, limit_bytes: 8 << 20 });
+        let beyond = not_decompressed(Compression::Zstd, beyond);
+        assert_eq!((beyond.kind(), beyond.wants_disk()), (ErrorKind::FailedPrecondition, false));
         let damaged = not_decompressed(Compression::Zstd, io::Error::other("damaged"));
         assert_eq!(damaged.kind(), ErrorKind::DataLoss);
     }

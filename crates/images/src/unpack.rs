@@ -35,6 +35,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use nix::errno::Errno;
 use wharf_snapshots::tree::Usage;
 use wharf_types::{Digest, ErrorKind, Failure, OnlyReserve};
 
@@ -135,6 +136,17 @@ pub enum UnpackError {
         #[source]
         source: std::io::Error,
     },
+    /// It takes more memory than this node allows.
+    #[error(
+        "it takes memory for a window (Zstandard) of {window_bytes} bytes, and images.zstd_window_mib allows \
+         {limit_bytes}: raise that, or have the image compressed with a smaller window"
+    )]
+    Window {
+        /// The size of the window.
+        window_bytes: u64,
+        /// The largest that is allowed.
+        limit_bytes: u64,
+    },
     /// Other layers had the memory that it takes for too long, or nobody wants it any more.
     #[error(
         "it takes memory for a window (Zstandard) of {window_bytes} bytes, which other layers have: try again later"
@@ -187,9 +199,26 @@ pub enum UnpackError {
     },
 }
 
+impl UnpackError {
+    /// Whether it could be unpacked with more room on the disk.
+    pub(crate) fn wants_disk(&self) -> bool {
+        match self {
+            Self::Disk(_) => true,
+            Self::System { source, .. } => is_full(source),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a call failed for want of room on a disk.
+pub(crate) fn is_full(error: &wharf_sys::Error) -> bool {
+    matches!(error.errno, Errno::ENOSPC | Errno::EDQUOT)
+}
+
 impl Failure for UnpackError {
     fn kind(&self) -> ErrorKind {
         match self {
+            Self::Window { .. } => ErrorKind::FailedPrecondition,
             Self::Read { .. } | Self::NoWindow { .. } => ErrorKind::Unavailable,
             Self::Size { .. } | Self::BlobDigest { .. } | Self::DiffId { .. } | Self::Decompress { .. } => {
                 ErrorKind::DataLoss

@@ -141,8 +141,8 @@ impl<'a> Blob<'a> {
                 chunk => chunk?,
             };
             let Some(mut chunk) = chunk else { break };
-            self.rate.count(&stream.host, chunk.len())?;
             let skipped = stream.skip_bytes.min(chunk.len() as u64);
+            self.rate.count(&stream.host, chunk.len() as u64, skipped)?;
             stream.skip_bytes -= skipped;
             chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
             if chunk.is_empty() {
@@ -272,9 +272,10 @@ impl<'a> Rate<'a> {
         }
     }
 
-    fn count(&mut self, host: &str, bytes: usize) -> Result<(), FetchError> {
-        self.bodies.bytes += bytes as u64;
-        self.all.bytes += bytes as u64;
+    /// `skipped` of the bytes had come before: a host without ranges is not slow for that, but proceeds no faster.
+    fn count(&mut self, host: &str, bytes: u64, skipped: u64) -> Result<(), FetchError> {
+        self.bodies.bytes += bytes;
+        self.all.bytes += bytes - skipped;
         if self.bodies.waited >= self.limits.rate_window {
             let floor_bytes = self.limits.rate_floor_bytes;
             if self.bodies.is_below(floor_bytes) {
@@ -349,10 +350,10 @@ mod tests {
     }
 
     /// Bytes after a wait for them.
-    async fn chunk(rate: &mut Rate<'_>, after: Duration, bytes: usize) -> Result<(), FetchError> {
+    async fn chunk(rate: &mut Rate<'_>, after: Duration, bytes: u64) -> Result<(), FetchError> {
         rate.wait("h", sleep(after)).await?;
         rate.bodies.waited += after;
-        rate.count("h", bytes)
+        rate.count("h", bytes, 0)
     }
 
     #[tokio::test(start_paused = true)]

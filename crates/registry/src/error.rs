@@ -428,6 +428,12 @@ impl Failure for PullError {
 }
 
 impl PullError {
+    /// Whether a layer was given up only for its place.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        let Self::Fetch { failures, .. } = self else { return false };
+        matches!(failures.0.last(), Some(FetchError::Overtaken { .. }))
+    }
+
     /// The word with which the CRI wants the message to start, so that the kubelet shows a specific reason.
     #[must_use]
     pub fn cri_prefix(&self) -> Option<&'static str> {

@@ -163,7 +163,8 @@ fn is_senders_fault(error: &UnpackError) -> bool {
         | UnpackError::Decompress { .. }
         | UnpackError::Tar { .. }
         | UnpackError::Entry { .. }
-        | UnpackError::Limit { .. } => true,
+        | UnpackError::Limit { .. }
+        | UnpackError::Window { .. } => true,
         UnpackError::Read { .. }
         | UnpackError::NoWindow { .. }
         | UnpackError::Thread { .. }

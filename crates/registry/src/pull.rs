@@ -258,7 +258,7 @@ impl Fetch {
 
     async fn run(self) -> Result<(Layer, Arc<Flight>), PullError> {
         let mut place = None;
-        let (turn, place) = loop {
+        loop {
             let Some(turn) = self.turn(place.as_ref()).await? else {
                 place = None;
                 continue;
@@ -267,21 +267,25 @@ impl Fetch {
                 self.job.enter(Phase::Exists);
                 return Ok((layer, self.flight));
             }
-            match place.take().or_else(|| self.places.try_take()) {
-                Some(place) => break (turn, place),
-                None => {
-                    // Another pull may have room now, and this one has to wait for its other layers, however slow.
-                    drop(turn);
-                    place = Some(self.places.take().await.ok_or_else(|| self.job.lost())?);
+            let Some(taken) = place.take().or_else(|| self.places.try_take()) else {
+                // Another pull may have room now, and this one has to wait for its other layers, however slow.
+                drop(turn);
+                place = Some(self.places.take().await.ok_or_else(|| self.job.lost())?);
+                continue;
+            };
+            // The permit is held until the layer is there for the next one in line.
+            let turn = Arc::new(turn);
+            match self.job.run(&taken, Arc::clone(&turn)).await {
+                // The other layers go on, and this one waits for its pull's next place.
+                Err(error) if error.is_overtaken() => tracing::debug!(%error, "a slow layer begins anew"),
+                fetched => {
+                    let layer = self.flight.land(fetched?);
+                    drop((turn, taken));
+                    self.job.enter(Phase::Done);
+                    return Ok((Layer::Unpacked(layer), self.flight));
                 }
             }
-        };
-        // The permit is held until the layer is there for the next one in line.
-        let turn = Arc::new(turn);
-        let layer = self.flight.land(self.job.run(&place, Arc::clone(&turn)).await?);
-        drop((turn, place));
-        self.job.enter(Phase::Done);
-        Ok((Layer::Unpacked(layer), self.flight))
+        }
     }
 
     /// The turn to fetch. Whoever has a place for it does not wait: another pull that has its turn is downloading, and

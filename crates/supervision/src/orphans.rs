@@ -15,9 +15,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use wharf_cgroup::{CgroupPath, Cgroups, Placement};
 use wharf_state::Layout;
 use wharf_state::records::ids;
+use wharf_sys::error::Named as _;
 use wharf_sys::fs::kernel_text;
 use wharf_sys::process::{self, open_pidfd};
 use wharf_sys::socket;
@@ -126,15 +128,18 @@ impl Program {
         pods: &Path,
         mut ask: impl FnMut(Supervisor) -> T,
     ) -> Result<Vec<T>, StageError> {
-        let mut pids = supervisors(&self.cgroups, &self.placement)?;
-        let mut answers = Vec::new();
-        for &pid in &pids {
-            answers.extend(supervisor_in(pid, pods)?.map(&mut ask));
+        let (mut answers, mut found) = (Vec::new(), HashSet::new());
+        for pid in supervisors(&self.cgroups, &self.placement)? {
+            if let Some(supervisor) = supervisor_in(pid, pods)? {
+                found.insert(supervisor.pod.clone());
+                answers.push(ask(supervisor));
+            }
         }
         for pod in ids::<PodId>(pods).stage("listing the pods")? {
-            let reached = reached(&Layout::supervisor_socket(&pods.join(pod.as_str())))?;
-            if let Some(pid) = reached.filter(|pid| !pids.contains(pid)) {
-                pids.push(pid);
+            // A connection that is not accepted stays, and there is room for few.
+            if !found.contains(&pod)
+                && let Some(pid) = reached(&Layout::supervisor_socket(&pods.join(pod.as_str())))?
+            {
                 answers.extend(supervisor_in(pid, pods)?.map(&mut ask));
             }
         }
@@ -177,12 +182,18 @@ fn supervisors(cgroups: &Cgroups, placement: &Placement) -> Result<Vec<i32>, Sta
     Ok(processes.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-/// Nothing if there is no such process. What this process is short of says nothing about another one.
-fn if_there<T>(found: Result<T, StageError>) -> Result<Option<T>, StageError> {
+/// Nothing if there is no such process, or it does not respond. What this process is short of says nothing about
+/// another one.
+fn if_there<T>(found: wharf_sys::Result<T>) -> Result<Option<T>, StageError> {
+    const SHORT: [Errno; 4] = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
     match found {
-        Err(error) if error.kind() == ErrorKind::ResourceExhausted => Err(error),
+        Err(error) if SHORT.contains(&error.errno) => Err(error).stage(LOOKING),
         found => Ok(found.ok()),
     }
+}
+
+fn read(path: String) -> wharf_sys::Result<Vec<u8>> {
+    std::fs::read(&path).named("read", || path)
 }
 
 /// Those of these processes that are supervisors of pods that should be in this directory and are not.
@@ -209,7 +220,7 @@ fn lost_directory(supervisor: &Supervisor, pods: &Path) -> Option<Directory> {
 /// The pid of whoever listens on this socket.
 fn reached(socket: &Path) -> Result<Option<i32>, StageError> {
     let process = socket::connect(socket).and_then(|socket| socket::peer_process(socket.as_fd()));
-    if_there(process.stage("connecting to a supervisor"))?.map_or(Ok(None), |process| pid_of(&process))
+    if_there(process)?.map_or(Ok(None), |process| pid_of(&process))
 }
 
 /// The process, if it is the supervisor of a pod in this directory.
@@ -232,8 +243,8 @@ fn pid_of(process: &OwnedFd) -> Result<Option<i32>, StageError> {
 /// The process, if it is the supervisor of such a directory. The pidfd comes first: all else is about that process, or
 /// the process is gone.
 fn supervisor_of(pid: i32, is_meant: impl FnOnce(&Path) -> bool) -> Result<Option<OwnedFd>, StageError> {
-    let Some(process) = if_there(open_pidfd(pid).stage(LOOKING))? else { return Ok(None) };
-    let line = if_there(std::fs::read(format!("/proc/{pid}/cmdline")).stage(LOOKING))?;
+    let Some(process) = if_there(open_pidfd(pid))? else { return Ok(None) };
+    let line = if_there(read(format!("/proc/{pid}/cmdline")))?;
     let directory = line.and_then(|line| pod_directory(&line));
     Ok((directory.is_some_and(|directory| is_meant(&directory)) && leads_session(pid)?).then_some(process))
 }
@@ -242,7 +253,7 @@ fn supervisor_of(pid: i32, is_meant: impl FnOnce(&Path) -> bool) -> Result<Optio
 /// the cgroup, and have its command line.
 fn leads_session(pid: i32) -> Result<bool, StageError> {
     const SESSION: usize = 6;
-    let session = if_there(process::stat_field(pid, SESSION).stage(LOOKING))?.flatten();
+    let session = if_there(process::stat_field(pid, SESSION))?.flatten();
     Ok(session.is_some_and(|session| session == pid.to_string()))
 }
 
@@ -260,7 +271,7 @@ impl Supervisor {
         const STAGE: &str = "killing the containers of a supervisor";
         let children = kernel_text(format!("/proc/{0}/task/{0}/children", self.pid)).stage(STAGE)?;
         let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-        let children = children.map(|pid| if_there(open_pidfd(pid).stage(STAGE)));
+        let children = children.map(|pid| if_there(open_pidfd(pid)));
         let children: Vec<OwnedFd> = children.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         let own = kernel_text("/proc/self/cgroup").stage(STAGE)?;
         let containers = children.iter().map(|child| container_of(child, &self.pod, &own));
@@ -270,7 +281,7 @@ impl Supervisor {
         process::kill(self.process.as_fd()).stage("killing a supervisor")?;
         for child in children {
             match process::kill(child.as_fd()) {
-                Err(error) if error.errno == nix::errno::Errno::ESRCH => {}
+                Err(error) if error.errno == Errno::ESRCH => {}
                 killed => killed.stage(STAGE)?,
             }
         }
@@ -299,8 +310,10 @@ fn end_cgroup(cgroups: &Cgroups, placement: &Placement, pod: &PodId) -> Result<(
 /// The cgroup of the container to which a process of a pod belongs, if it does. `own` is the list of this process's.
 fn container_of(process: &OwnedFd, pod: &PodId, own: &str) -> Result<Option<CgroupPath>, StageError> {
     let Some(pid) = pid_of(process)? else { return Ok(None) };
-    let shown = if_there(kernel_text(format!("/proc/{pid}/cgroup")).stage(LOOKING))?.unwrap_or_default();
-    Ok(shown.lines().find_map(|line| container_in(line.splitn(3, ':').nth(2)?, pod, own)))
+    let shown = if_there(read(format!("/proc/{pid}/cgroup")))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&shown)
+        .lines()
+        .find_map(|line| container_in(line.splitn(3, ':').nth(2)?, pod, own)))
 }
 
 /// The path down to the container's id: that cgroup has no process of anything else. It is the first id that is not the
@@ -318,7 +331,6 @@ fn container_in(path: &str, pod: &PodId, own: &str) -> Option<CgroupPath> {
 
 #[cfg(test)]
 mod tests {
-    use nix::errno::Errno;
     use wharf_sys::seccomp::{self, Call};
 
     use super::*;
@@ -387,6 +399,18 @@ mod tests {
     fn a_process_that_is_no_supervisor_is_no_orphan() {
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(orphans(&[own], Path::new("/run/wharf/pods")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_supervisor_that_accepts_no_connection_keeps_nobody_from_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _listener = socket::listen(&path).unwrap();
+        let waiting: Vec<OwnedFd> = std::iter::from_fn(|| socket::connect(&path).ok()).collect();
+        assert!(!waiting.is_empty());
+        assert_eq!(socket::connect(&path).unwrap_err().errno, Errno::EAGAIN);
+        assert_eq!(reached(&path).unwrap(), None);
+        drop(waiting);
     }
 
     #[test]

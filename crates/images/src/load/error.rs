@@ -6,7 +6,7 @@ use crate::manifest::ManifestError;
 use crate::store::StoreError;
 use crate::stream::refusal;
 use crate::tar::TarError;
-use crate::unpack::UnpackError;
+use crate::unpack::{UnpackError, is_full};
 
 /// Why an archive was not loaded. No image of it is in the store, unless the store failed or the client went away while
 /// the images were published.
@@ -143,6 +143,23 @@ pub enum LoadError {
     /// Nobody wants the images any more. Those that were published before stay.
     #[error("the client has gone away")]
     Unwanted,
+}
+
+impl LoadError {
+    /// Whether the archive could be loaded with more room on the disk.
+    pub(crate) fn wants_disk(&self) -> bool {
+        match self {
+            Self::Unpack { source, .. } => source.wants_disk(),
+            Self::Disk { source } => source.wants_disk(),
+            Self::System { source } | Self::Store { source: StoreError::System { source, .. }, .. } => {
+                is_full(source)
+            }
+            Self::Tar { source: TarError::Read { source, .. } } | Self::Read { source } => {
+                refusal(source).is_some_and(UnpackError::wants_disk)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Failure for LoadError {

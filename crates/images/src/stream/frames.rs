@@ -94,8 +94,7 @@ impl<R: BufRead> Frames<R> {
     /// Takes a share for a large window, unless there is one that is large enough.
     fn make_room(&mut self, window_bytes: u64) -> Result<(), UnpackError> {
         if window_bytes > self.limit_bytes {
-            let what = "bytes of a window of Zstandard (images.zstd_window_mib)";
-            return Err(UnpackError::Limit { what, limit: self.limit_bytes });
+            return Err(UnpackError::Window { window_bytes, limit_bytes: self.limit_bytes });
         }
         let has_bytes = self.share.as_ref().map_or(SMALL_WINDOW_BYTES, |share| share.bytes);
         if window_bytes <= has_bytes {
@@ -387,7 +386,7 @@ mod tests {
             assert!(open(windows, &whole[..end]).read_to_end(&mut Vec::new()).is_err(), "cut at {end}");
         }
         let beyond = open(windows, &frame(27, b"")[..]).read(&mut [0]);
-        assert_eq!(kind(beyond), Some(ErrorKind::ResourceExhausted));
+        assert_eq!(kind(beyond), Some(ErrorKind::FailedPrecondition));
         let compressed = zstd::encode_all(&[7; 300_000][..], 3).unwrap();
         let mut read = Vec::new();
         open(windows, &compressed[..]).read_to_end(&mut read).unwrap();

@@ -142,7 +142,10 @@ fn bombs_end_early() {
     for size in [0xa8, 0x88] {
         let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, size, 0x01, 0x00, 0x00];
         let result = rig.store.unpack(&source(b"", &window), &mut Cursor::new(&window));
-        assert!(matches!(result.unwrap_err(), UnpackError::Limit { limit: 0x400_0000, .. }), "{size:x}");
+        assert!(
+            matches!(result.unwrap_err(), UnpackError::Window { limit_bytes: 0x400_0000, .. }),
+            "{size:x}"
+        );
     }
     assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0);
 }

@@ -91,7 +91,7 @@ async fn slow_pulls_from_one_registry_do_not_hold_up_those_from_others() {
     stuck.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// A registry that has all shared downloads, and replies so where an honest one sends a layer, gives them up to a pull
+/// A registry that has all shared downloads, and replies so where an honest one sends a layer, gives one up to a pull
 /// that has none, whichever of its hosts is slow.
 async fn must_give_way(reply: impl Fn(Reply) -> Reply + Send + Sync + 'static) {
     let (pause, rate_window) = (Duration::from_millis(100), Duration::from_millis(500));
@@ -120,9 +120,9 @@ async fn must_give_way(reply: impl Fn(Reply) -> Reply + Send + Sync + 'static) {
     let overtaken = tokio::spawn(async move { puller.pull(&reference, None).await });
     until_requested(&server, &layers, 2).await;
     pull_beside(&world).await;
-    let error = overtaken.await.unwrap().expect_err("it is still slow");
-    let text = wharf_types::chain(&*error);
-    assert!(text.contains("other pulls wait"), "{text}");
+    // The layer that gave way begins anew, and fails nothing.
+    assert!(!overtaken.is_finished());
+    overtaken.abort();
     owners.iter().for_each(|(_, pull)| pull.abort());
 }
 
