@@ -5,12 +5,18 @@ mod inside;
 mod turns;
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use wharf_planner::hooks::{Hook, Kept, Point, State};
 use wharf_planner::saved_hooks;
+use wharf_snapshots::tree::remove_tree;
 use wharf_state::record;
+use wharf_sys::Error;
+use wharf_sys::fs::{Resolve, open, open_below};
 use wharf_sys::launch::end_with_thread;
 use wharf_types::program::DEFAULT_PATH;
 use wharf_types::{ContainerId, ErrorKind, Failure, Stage as _, StageError, chain};
@@ -34,20 +40,36 @@ pub struct Hooked {
     pub bundle: PathBuf,
 }
 
-/// What was kept of a container's hooks, for one whose record is damaged: its saved runtime spec says it, too. Empty if
-/// that is missing. If it is damaged as well, the hooks are lost, and the log says so.
-#[must_use]
-pub fn hooks_of_saved(spec: &Path) -> String {
+/// What was kept of a container's hooks, for one whose record cannot be used, and why: its saved runtime spec says it,
+/// too. Empty if that is missing, as of a container that was refused. If it is damaged as well, the hooks are lost, and
+/// the log says so.
+///
+/// # Errors
+/// It cannot be read for now.
+pub fn hooks_of_saved(spec: &Path, why: &StageError) -> Result<String, StageError> {
     const STAGE: &str = "reading the container's hooks";
+    let (shown, why) = (spec.display(), chain(why));
     let read = match record::read_file(spec) {
-        Err(error) if error.is_missing() => return String::new(),
+        Err(error) if error.may_pass() => return Err(StageError::at(STAGE, error)),
+        Err(error) if error.is_missing() => {
+            tracing::debug!(spec = %shown, why, "a container without a usable record or a spec has no hooks");
+            return Ok(String::new());
+        }
         read => read.stage(STAGE).and_then(|text| saved_hooks(&text).stage(STAGE)),
     };
-    read.unwrap_or_else(|error| {
-        let (spec, error) = (spec.display(), chain(&error));
-        tracing::warn!(%spec, error, "any hooks for the end of a container with a damaged record are not executed");
-        String::new()
-    })
+    match &read {
+        Ok(_) => tracing::warn!(spec = %shown, why, "a container is removed with the hooks of its spec"),
+        Err(error) => {
+            let error = chain(error);
+            tracing::warn!(
+                spec = %shown,
+                why,
+                error,
+                "any hooks for the end of a container with a damaged record are not executed"
+            );
+        }
+    }
+    Ok(read.unwrap_or_default())
 }
 
 /// Why a hook failed.
@@ -98,15 +120,44 @@ impl Hooked {
         std::fs::write(self.bundle.join("config.json"), spec).stage(STAGE)
     }
 
-    /// Removes the bundle; one that is not there is fine.
+    /// Removes the bundle; one that is not there is fine. What is mounted in it stays.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's, or something is mounted in it.
     pub fn remove_bundle(&self) -> Result<(), StageError> {
-        match std::fs::remove_dir_all(&self.bundle) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed.stage("removing the container's bundle"),
+        const STAGE: &str = "removing the container's bundle (if it is busy, unmount what is mounted there)";
+        for bundle in [&self.bundle, &self.ended_bundle()] {
+            let (Some(parent), Some(name)) = (bundle.parent(), bundle.file_name()) else { continue };
+            let removed = match open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY) {
+                Err(error) if error.errno == Errno::ENOENT => return Ok(()),
+                parent => parent.and_then(|parent| remove_tree(parent.as_fd(), name)),
+            };
+            removed.map_err(|error| named(bundle, "remove", &error)).stage(STAGE)?;
         }
+        Ok(())
+    }
+
+    /// Whether the bundle has its name. If something is mounted over it, it could not be renamed, and that has to be
+    /// known before any hook is executed.
+    fn is_end_due(&self) -> Result<bool, StageError> {
+        const STAGE: &str =
+            "looking for the container's bundle (unmount what is mounted there, if anything is)";
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let (Some(parent), Some(name)) = (self.bundle.parent(), self.bundle.file_name()) else {
+            return Ok(false);
+        };
+        let opened =
+            open(parent, flags).and_then(|parent| open_below(parent.as_fd(), name, flags, Resolve::OneMount));
+        match opened {
+            Ok(_there) => Ok(true),
+            Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
+            Err(error) => Err(named(&self.bundle, "open", &error)).stage(STAGE),
+        }
+    }
+
+    /// The name of the bundle from the end of the last hook on, so that none is executed again if it stays.
+    fn ended_bundle(&self) -> PathBuf {
+        self.bundle.with_extension("ended")
     }
 
     fn root(&self) -> PathBuf {
@@ -129,12 +180,17 @@ impl Hooked {
         inside::with_container(&self.id, self.pid, &self.root(), work).stage(STAGE)?
     }
 
-    /// Executes the hooks for the end, unless they have been executed: as long as they have not, the bundle is there.
+    /// Executes the hooks for the end, unless they have been executed: as long as they have not, the bundle has its
+    /// name.
     ///
     /// # Errors
-    /// Never; see [`Hooked::notify`].
+    /// The disk's: they will be executed again. As to those of hooks, see [`Hooked::notify`].
     pub fn end(&self) -> Result<(), StageError> {
-        if self.bundle.is_dir() { self.notify(Point::Poststop) } else { Ok(()) }
+        if !self.is_end_due()? {
+            return Ok(());
+        }
+        self.notify(Point::Poststop)?;
+        std::fs::rename(&self.bundle, self.ended_bundle()).stage("noting that the hooks have been executed")
     }
 
     /// Executes the hooks at a point at which nothing can be undone any more: each of them, whatever becomes of the
@@ -191,6 +247,11 @@ impl Hooked {
         command.current_dir(if self.bundle.is_dir() { &self.bundle } else { Path::new("/") });
         command
     }
+}
+
+/// The error with the whole path of a bundle.
+fn named(bundle: &Path, call: &'static str, error: &Error) -> Error {
+    Error::new(call, bundle.display().to_string(), error.errno)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::program::{self, Runner, Way};
 use crate::streams::Connected;
-use crate::{confine, report};
+use crate::{confine, executable, report};
 
 pub(crate) const STAGE: &str = "entering the PID namespace";
 
@@ -181,8 +181,12 @@ impl Origin<'_> {
     ) -> Result<Infallible, Error> {
         // Before this process has the program's limits on descriptors and memory.
         self.leave_supervisor()?;
-        let Way { script, seal } = program::way(runner, connected, self)?;
+        let Way { mut script, program, seal } = program::way(runner, connected, self, None)?;
         let shed = confine::shed(inside, runner, seal, self.child)?;
+        // With the program's rights, and while no filter refuses it.
+        if let Some(why) = executable::obstacle(&shed, runner, &program.candidates) {
+            script = program::way(runner, connected, self, Some(why))?.script;
+        }
         let Place::Of(..) = self.place else { script.follow(self.child) };
         // First, because the filter may refuse it.
         let bare = script.keep_memory(self.child).stage(STAGE)?;

@@ -1,18 +1,20 @@
 //! Why the kernel will not execute a file, as far as the file itself shows it. The kernel gives a number that may mean
 //! the file or its interpreter, and the process that gets it can look at nothing any more. So this looks before, and
 //! decides nothing: what it finds is told if the exec fails.
+//!
+//! What is told is read outside the container. So the process looks when it has become the program's user, and nothing
+//! is said of what that user may not read.
 
-use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::ffi::CString;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::stat::{SFlag, fstat};
-use wharf_sys::fs::{Resolve, open, open_below};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::resource::Resource;
+use nix::sys::stat::{SFlag, stat};
 use wharf_types::program::{FOREIGN, INTERPRETER};
 
-use crate::plan::Process;
+use crate::confine::Shed;
+use crate::program::{Part, Runner};
 
 /// How much of a file is looked at. The kernel looks at 256 bytes, and then for the interpreter of a binary.
 const HEAD_BYTES: usize = 4096;
@@ -90,27 +92,34 @@ fn number<const BYTES: usize>(head: &[u8], at: usize) -> Option<usize> {
 type Read<'a> = &'a dyn Fn(&[u8]) -> nix::Result<Vec<u8>>;
 
 /// Why the first of these paths that there is cannot be executed, if the file or its interpreter shows it.
-pub(crate) fn obstacle(process: &Process, candidates: &[CString]) -> Option<String> {
-    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
-    let read = |path: &[u8]| {
-        if path.starts_with(b"/") {
-            return head(root.as_fd(), path);
-        }
-        head(root.as_fd(), &[process.cwd.as_str().as_bytes(), b"/", path].concat())
-    };
-    of_first(&read, candidates)
+pub(crate) fn obstacle(
+    _shed: &Shed<'_>,
+    Runner { process, part, .. }: Runner<'_>,
+    candidates: &[CString],
+) -> Option<String> {
+    const MEMORY: [u32; 3] =
+        [Resource::RLIMIT_AS as u32, Resource::RLIMIT_DATA as u32, Resource::RLIMIT_STACK as u32];
+    // Commands are many, and each call that one takes is noticed. A limit on memory, which is the program's, may leave
+    // this process none.
+    if part == Part::Command || process.limits.iter().any(|limit| MEMORY.contains(&limit.resource)) {
+        return None;
+    }
+    of_first(&head, candidates)
 }
 
-/// No link of procfs is followed, which might lead out of the container: this process still has its rights.
-fn head(root: BorrowedFd<'_>, path: &[u8]) -> nix::Result<Vec<u8>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = open_below(root, OsStr::from_bytes(path), flags, Resolve::InRoot);
-    let file = file.map_err(|error| error.errno)?;
-    let mode = fstat(&file)?.st_mode;
-    // To read from anything else may be an order to it, and the kernel executes no file that nobody may execute.
+/// From root and working directory, as for the exec, but through no link of procfs, which leads to what is open here.
+fn head(path: &[u8]) -> nix::Result<Vec<u8>> {
+    // Before it is opened: that may be an order to a device, and whoever waits at a FIFO would go on. What takes its
+    // place meanwhile is opened with no more rights than the program has.
+    let mode = stat(path)?.st_mode;
+    // The kernel executes nothing else, and no file that nobody may execute.
     if mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() || mode & 0o111 == 0 {
         return Err(Errno::EACCES);
     }
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    // Not EACCES: the kernel may execute a file that cannot be read.
+    let file = openat2(AT_FDCWD, path, how).map_err(|_errno| Errno::EPERM)?;
     let mut head = vec![0; HEAD_BYTES];
     let length = nix::unistd::read(&file, &mut head)?;
     head.truncate(length);
@@ -118,7 +127,11 @@ fn head(root: BorrowedFd<'_>, path: &[u8]) -> nix::Result<Vec<u8>> {
 }
 
 fn of_first(read: Read<'_>, candidates: &[CString]) -> Option<String> {
-    of_file(read, &candidates.iter().find_map(|path| read(path.to_bytes()).ok())?, INTERPRETERS_LIMIT)
+    // As the kernel is asked for one after the other.
+    let passed_over = |errno| matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES);
+    let mut heads = candidates.iter().map(|path| read(path.to_bytes()));
+    let head = heads.find(|head| !head.as_ref().is_err_and(|&errno| passed_over(errno)))?;
+    of_file(read, &head.ok()?, INTERPRETERS_LIMIT)
 }
 
 fn of_file(read: Read<'_>, head: &[u8], interpreters_limit: usize) -> Option<String> {
@@ -156,6 +169,8 @@ fn name_of(machine: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
 
     /// A 64-bit ELF file for a machine, with an interpreter unless that is empty.
@@ -216,6 +231,34 @@ mod tests {
             assert_eq!(told(content, others), expected, "{shown:?}");
         }
         assert_eq!(of_first(&|_| Err(Errno::ENOENT), &[c"/x".to_owned()]), None, "it is not there at all");
+        let first_is = |errno| {
+            let read = |path: &[u8]| if path == b"/bin/x" { Err(errno) } else { Ok(b"text".to_vec()) };
+            of_first(&read, &[c"/bin/x".to_owned(), c"/x".to_owned()])
+        };
+        assert!(first_is(Errno::EACCES).is_some(), "the next one is tried");
+        assert_eq!(first_is(Errno::EPERM), None, "the next one is not what is executed");
+    }
+
+    /// Somebody waits until the FIFO is opened for reading, and goes on as soon as it is.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the directory is the test's own")]
+    fn only_a_regular_file_is_opened_and_through_no_link_of_procfs() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("program");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let path = fifo.clone();
+        let writer = std::thread::spawn(move || std::fs::OpenOptions::new().write(true).open(path).map(drop));
+        let mut tries = 0..1000;
+        while tries.next().is_some() && !writer.is_finished() {
+            assert_eq!(head(fifo.as_os_str().as_bytes()), Err(Errno::EACCES));
+            std::thread::yield_now();
+        }
+        assert!(!writer.is_finished(), "the FIFO was opened");
+        drop(std::fs::File::open(&fifo).unwrap());
+        writer.join().unwrap().unwrap();
+        let own = std::env::current_exe().unwrap();
+        assert!(head(own.as_os_str().as_bytes()).unwrap().starts_with(b"\x7fELF"));
+        assert_eq!(head(b"/proc/self/exe"), Err(Errno::EPERM));
     }
 
     #[test]

@@ -16,7 +16,6 @@ use wharf_types::program::DEFAULT_PATH;
 use crate::birth::{self, Origin, Others, Place};
 use crate::confine::Seal;
 use crate::error::{Error, Stage};
-use crate::executable;
 use crate::identity::Identity;
 use crate::plan::Process;
 use crate::report;
@@ -39,37 +38,34 @@ pub(crate) struct Runner<'a> {
     pub(crate) part: Part,
 }
 
-/// The script that leads to the program, and the seal if it is applied before.
+/// The script that leads to the program, what that tries to execute, and the seal if it is applied before.
 #[derive(Debug)]
 pub(crate) struct Way<'a> {
     pub(crate) script: Prepared,
+    pub(crate) program: Program,
     pub(crate) seal: Option<Seal<'a>>,
 }
 
 /// Writes the script. The seal is applied before the script if others will see the program's process and the filter
 /// allows everything that follows. Otherwise it is the last step before the exec, and what it refuses then is reported;
-/// but where others may trace that process, there is no such way.
+/// but where others may trace that process, there is no such way. The obstacle is told if the exec fails.
 pub(crate) fn way<'a>(
     runner: Runner<'a>,
     connected: Connected,
     origin: &Origin<'_>,
+    obstacle: Option<String>,
 ) -> Result<Way<'a>, Error> {
     const STAGE: &str = "preparing the exec";
-    let Runner { process, identity, part } = runner;
+    let Runner { process, identity, .. } = runner;
     let seal = Seal::of(runner);
     let program = program(process, identity)?;
-    let obstacle = match part {
-        Part::First => executable::obstacle(process, &program.candidates),
-        // There are many, and each call that one takes is noticed.
-        Part::Command => None,
-    };
     let failure = failure(process, obstacle);
     if let Place::Of(_, others) = origin.place {
         let mut script = begin(connected, origin.line.as_fd());
         execute(&mut script, &failure, &program, &[]);
         if birth::passes(seal.filter) && script.passes(seal.filter) {
             let script = script.prepare().stage(STAGE)?;
-            return Ok(Way { script, seal: Some(seal) });
+            return Ok(Way { script, program, seal: Some(seal) });
         }
         if others == Others::Tracers {
             return Err(Error::Unsealed);
@@ -78,7 +74,7 @@ pub(crate) fn way<'a>(
     let mut script = begin(connected, origin.line.as_fd());
     write_seal(&mut script, &seal);
     execute(&mut script, &failure, &program, seal.filter);
-    Ok(Way { script: script.prepare().stage(STAGE)?, seal: None })
+    Ok(Way { script: script.prepare().stage(STAGE)?, program, seal: None })
 }
 
 /// Whether a filter allows everything that leads to a program among others, so that its process is under it from its

@@ -39,7 +39,7 @@ use rig::{host, inner, mount, plan, pod};
 /// A test: its name and its function.
 type Case = (&'static str, fn(&SingleThreaded));
 
-const CASES: [Case; 21] = [
+const CASES: [Case; 23] = [
     ("a_plan_with_a_bad_part_makes_nothing", a_plan_with_a_bad_part_makes_nothing),
     ("an_outline_is_of_its_plan", an_outline_is_of_its_plan),
     ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
@@ -63,6 +63,8 @@ const CASES: [Case; 21] = [
         a_working_directory_that_is_a_descriptor_of_the_hosts_is_named,
     ),
     ("a_missing_program_is_named_and_nothing_runs", a_missing_program_is_named_and_nothing_runs),
+    ("of_what_the_user_may_not_read_nothing_is_told", of_what_the_user_may_not_read_nothing_is_told),
+    ("a_program_is_named_under_any_limit", a_program_is_named_under_any_limit),
     ("another_process_joins_and_is_born_there", another_process_joins_and_is_born_there),
 ];
 
@@ -451,9 +453,7 @@ fn a_missing_program_is_named_and_nothing_runs(witness: &SingleThreaded) {
     let outcome = ran(witness, "", |_directory, plan| plan.process.args = vec![b"no-such".to_vec()]);
     fails(&outcome, ErrorKind::FailedPrecondition, "exec of \"no-such\" failed: no such file");
     let outcome = ran(witness, "", |directory, plan| {
-        let script = directory.join("layer/script");
-        fs::write(&script, "#!/no/interpreter").unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        file(directory, "script", "#!/no/interpreter", 0o755);
         plan.process.cwd = inner("/etc");
         plan.process.args = vec![b"../script".to_vec()];
     });
@@ -462,6 +462,53 @@ fn a_missing_program_is_named_and_nothing_runs(witness: &SingleThreaded) {
         ErrorKind::FailedPrecondition,
         "\"/no/interpreter\", is not in the container: no such file",
     );
+}
+
+/// Puts a file into the image.
+fn file(directory: &Path, name: &str, content: &str, mode: u32) {
+    let path = directory.join("layer").join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn of_what_the_user_may_not_read_nothing_is_told(witness: &SingleThreaded) {
+    let failed = |program: &str, private: &str, change: &dyn Fn(&Path, &mut Plan)| {
+        let outcome = ran(witness, "", |directory, plan| {
+            file(directory, "secret", "#!/CONTENT x", 0o700);
+            file(directory, "probe", "#!/private/x", 0o755);
+            file(directory, private, "#!/CONTENT x", 0o755);
+            fs::set_permissions(directory.join("layer/private"), fs::Permissions::from_mode(0o700)).unwrap();
+            plan.process.args = vec![program.as_bytes().to_vec()];
+            change(directory, plan);
+        });
+        fails(&outcome, ErrorKind::FailedPrecondition, "failed: permission denied");
+        let (_kind, message) = outcome.failure.unwrap();
+        assert!(!message.contains("CONTENT") && !message.contains("/private"), "{message}");
+        message
+    };
+    let as_user = |_: &Path, plan: &mut Plan| plan.process.user.user = "me".into();
+    failed("/secret", "private/y", &as_user);
+    assert_eq!(failed("/probe", "private/x", &as_user), failed("/probe", "private/y", &as_user));
+    // Root without the right to read everybody's files.
+    failed("/secret", "private/y", &|directory, plan| {
+        std::os::unix::fs::chown(directory.join("layer/secret"), Some(1000), Some(1000)).unwrap();
+        plan.process.capabilities = Capabilities::default();
+    });
+}
+
+fn a_program_is_named_under_any_limit(witness: &SingleThreaded) {
+    const DATA: u32 = 2;
+    const OPEN_FILES: u32 = 7;
+    const ADDRESS_SPACE: u32 = 9;
+    for resource in [DATA, OPEN_FILES, ADDRESS_SPACE] {
+        let outcome = ran(witness, "", |directory, plan| {
+            file(directory, "script", "#!/no/interpreter", 0o755);
+            plan.process.args = vec![b"/script".to_vec()];
+            plan.process.limits = vec![Limit { resource, soft: 1, hard: 1 }];
+        });
+        fails(&outcome, ErrorKind::FailedPrecondition, "no such file or directory in the container");
+    }
 }
 
 fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {

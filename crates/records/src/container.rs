@@ -170,6 +170,24 @@ impl ContainerRecord {
             newer.is_made() && newer.config.metadata.is_some() && CgroupPath::new(&newer.cgroup).is_ok()
         })
     }
+
+    /// Loads that of a container that is to be removed. Of one that cannot be used, only the hooks are known: `hooks`
+    /// looks for them elsewhere, and is told why.
+    ///
+    /// # Errors
+    /// It cannot be read for now; those of `hooks`.
+    pub fn load_to_remove(
+        path: &Path,
+        hooks: impl FnOnce(&StageError) -> Result<String, StageError>,
+    ) -> Result<Self, StageError> {
+        match Self::load(path) {
+            Ok(record) => Ok(record),
+            Err(Unreadable::ForNow(error)) => Err(error),
+            Err(Unreadable::Damaged(error) | Unreadable::LeftAlone(error)) => {
+                Ok(Self { hooks: hooks(&error)?, ..Self::default() })
+            }
+        }
+    }
 }
 
 /// Saves the runtime spec of a container, for people and tools. It is a file and not part of the record, which is kept
@@ -232,7 +250,8 @@ pub fn recorded_containers(layout: &Layout, pod: &PodId) -> Result<Vec<Container
 }
 
 /// The containers that keep a pod from being removed: those that have a record. Without one, the directory of records
-/// is gone afterwards.
+/// is gone afterwards, unless it has another file, such as a spec or a half-written record: that goes with the pod's
+/// directory.
 ///
 /// # Errors
 /// The disk's error: the containers cannot be listed.

@@ -40,9 +40,10 @@ pub enum Phase {
 pub enum Unreadable {
     /// It is not what was saved.
     Damaged(StageError),
-    /// It may be whole: a newer release wrote it in a form that this one does not understand, or the disk fails for
-    /// now.
+    /// It may be whole: a newer release wrote it in a form that this one does not understand, or a directory is there.
     LeftAlone(StageError),
+    /// It may be whole, and another attempt may succeed: the disk fails for now, or the machine is short of something.
+    ForNow(StageError),
 }
 
 /// Loads a record. From one of a newer release it takes what this one understands, if that is enough to list the object
@@ -56,10 +57,12 @@ fn load<R: Content>(
         Ok(record) => return Ok(record),
         Err(error) => error,
     };
-    let is_damage = error.is_damage();
-    let error = StageError::at(stage, error);
-    let unreadable = if is_damage { Unreadable::Damaged(error) } else { Unreadable::LeftAlone(error) };
-    load_newer(path).filter(is_enough).ok_or(unreadable)
+    let unreadable = match &error {
+        error if error.is_damage() => Unreadable::Damaged,
+        error if error.may_pass() => Unreadable::ForNow,
+        _ => Unreadable::LeftAlone,
+    };
+    load_newer(path).filter(is_enough).ok_or_else(|| unreadable(StageError::at(stage, error)))
 }
 
 fn load_newer<R: Content>(path: &Path) -> Option<R> {

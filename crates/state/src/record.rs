@@ -78,6 +78,13 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
+    /// Whether another attempt may succeed: the disk fails, or the machine is short of something.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        let is_there = |source: &io::Error| source.kind() != io::ErrorKind::IsADirectory;
+        matches!(self, Self::Io { source, .. } if is_there(source)) && !self.is_missing()
+    }
+
     /// Whether the record is certainly not what was saved. An I/O error may not come back, and what a newer release
     /// wrote may be whole.
     #[must_use]
@@ -397,6 +404,20 @@ mod tests {
         save(&path, Format { kind: "test", version: 4 }, b"", Durability::Volatile).unwrap();
         assert!(!load(&path, FORMAT).unwrap_err().is_damage(), "it is newer");
         assert!(!load(dir.path(), FORMAT).unwrap_err().is_damage(), "it cannot be read");
+    }
+
+    #[test]
+    fn only_what_fails_for_now_may_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        let may_pass = |path: &Path| load(path, FORMAT).unwrap_err().may_pass();
+        assert!(!may_pass(&path), "it is not there");
+        assert!(!may_pass(dir.path()), "something else is there");
+        std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
+        assert!(may_pass(&path), "EIO");
+        fs::remove_file(&path).unwrap();
+        save(&path, Format { kind: "test", version: 4 }, b"", Durability::Volatile).unwrap();
+        assert!(!may_pass(&path), "it is newer");
     }
 
     #[test]

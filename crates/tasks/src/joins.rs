@@ -2,7 +2,8 @@
 //!
 //! A call that changes something runs in its own task: a caller that goes away gives up only its wait, and the result
 //! is kept for retries that come later ([`Joins::run`]). A call that only fetches something lives as long as anybody
-//! waits for it, and the next caller begins another ([`Joins::share`]). Which keys mean the same thing is for the
+//! waits for it, and the next caller begins another ([`Joins::share`]). A change may be shared only by callers that are
+//! in tasks of their own, such as those of [`spawn`], and wait to the end. Which keys mean the same thing is for the
 //! caller to say.
 
 use std::collections::HashMap;

@@ -74,9 +74,17 @@ fn a_hook_is_given_the_state_and_its_own_arguments_and_environment() {
     assert_eq!(rig.read("cwd").trim(), bundle);
     assert_eq!(rig.read("path").trim(), DEFAULT_PATH);
     assert_eq!(fs::read(hooked.bundle.join("config.json")).unwrap(), b"{}");
-    hooked.remove_bundle().unwrap();
-    hooked.remove_bundle().unwrap();
-    assert!(!hooked.bundle.exists());
+    let ended = Hooked { hooks: String::new(), ..hooked.clone() };
+    for _ in 0..2 {
+        ended.end().unwrap();
+        assert!(!hooked.bundle.exists() && ended.ended_bundle().join("rootfs").exists());
+    }
+    hooked.make_bundle(b"{}").unwrap();
+    for _ in 0..2 {
+        hooked.remove_bundle().unwrap();
+        assert!(!hooked.bundle.exists() && !ended.ended_bundle().exists());
+    }
+    Hooked { bundle: rig.dir.path().join("bundles/none"), ..ended }.remove_bundle().unwrap();
 }
 
 #[test]
@@ -94,9 +102,10 @@ fn the_first_hook_that_fails_is_the_last_and_what_it_wrote_is_told() {
 fn hooks_are_in_the_saved_spec_as_well_unless_that_is_damaged() {
     let mut rig = Rig::new();
     let spec = rig.dir.path().join("spec");
+    let why = StageError::at("reading the record", std::io::Error::other("it is damaged"));
     let saved = |text: &str| {
         fs::write(&spec, text).unwrap();
-        hooks_of_saved(&spec)
+        hooks_of_saved(&spec, &why).unwrap()
     };
     let ran = rig.dir.path().join("ran");
     rig.script(&format!("cat > {}", ran.display()), json!({}));
@@ -109,7 +118,10 @@ fn hooks_are_in_the_saved_spec_as_well_unless_that_is_damaged() {
     assert_eq!(saved(r#"{"ociVersion": "1.2.1"}"#), "", "it had none");
     assert_eq!(saved("nonsense"), "", "they are lost");
     fs::remove_file(&spec).unwrap();
-    assert_eq!(hooks_of_saved(&spec), "");
+    assert_eq!(hooks_of_saved(&spec, &why).unwrap(), "");
+    // Reading it fails as on a broken disk.
+    std::os::unix::fs::symlink("/proc/self/mem", &spec).unwrap();
+    hooks_of_saved(&spec, &why).unwrap_err();
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Removing a container, or undoing one that could not be made. Each step can be repeated.
 //!
 //! What is left of a container goes first, and its record last, because whoever continues after a failure or a crash
-//! finds the rest by it. Its bundle goes once its hooks for the end have been executed: only those of a daemon that was
-//! killed meanwhile are executed again. The log of a container that was made is the kubelet's.
+//! finds the rest by it. Its bundle is renamed once its hooks for the end have been executed: only those of a daemon
+//! that was killed meanwhile are executed again. The log of a container that was made is the kubelet's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +89,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Deletes a container, or joins who does: attempts go on until one succeeds, and other calls come meanwhile.
+    /// Deletes a container, or joins who does: attempts go on until one succeeds, and other calls come meanwhile. It
+    /// would end with its last caller, so each is in a task of its own, which nobody cancels.
     pub(super) async fn delete(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) -> Result<(), Error> {
         let (engine, pod, own) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let work = || async move { engine.delete_container(&pod, &own).await };
@@ -156,19 +157,20 @@ impl Engine {
     }
 
     /// The record of a container that is to be deleted. It has the right path of the cgroup: if the pod's own record
-    /// cannot be read, the parent is unknown. Of one whose record cannot be read, the hooks for the end are known; one
-    /// without a record has none.
+    /// cannot be read, the parent is unknown. Of one whose record cannot be used, the saved spec has the hooks for the
+    /// end. One that cannot be read for now is asked again: the caller's attempt fails.
     async fn recorded(&self, pod: &Pod, id: &ContainerId) -> Result<ContainerRecord, Error> {
+        if let Some(container) = pod.container(id.as_str()) {
+            return Ok(container.record());
+        }
         let layout = &self.parts.layout;
         let (path, spec) = (layout.container_record(pod.id(), id), layout.container_spec(pod.id(), id));
-        let load = move || Ok(ContainerRecord::load(&path).map_err(|_none| host::hooks_of_saved(&spec)));
-        match blocking(load).await? {
-            Ok(record) => Ok(record),
-            Err(hooks) => {
-                let cgroup = self.container_cgroup(pod, id)?.to_string();
-                Ok(ContainerRecord { cgroup, hooks, ..ContainerRecord::default() })
-            }
+        let hooks = move |why: &_| host::hooks_of_saved(&spec, why);
+        let mut record = blocking(move || Ok(ContainerRecord::load_to_remove(&path, hooks)?)).await?;
+        if record.cgroup.is_empty() {
+            record.cgroup = self.container_cgroup(pod, id)?.to_string();
         }
+        Ok(record)
     }
 
     /// Removes the log that was made for a container that is undone: the kubelet counts a container's starts by its

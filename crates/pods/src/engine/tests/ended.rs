@@ -8,7 +8,7 @@ use wharf_cri_api::v1::{ContainerEventType, LinuxContainerResources};
 use wharf_records::ContainerRecord;
 use wharf_state::ExitRecord;
 use wharf_types::signal::{SIGINT, SIGKILL};
-use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure as _};
+use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure as _, chain};
 use wharf_wire::v1::failure::Kind;
 
 use super::super::supervision::{READERS, READERS_LIMIT};
@@ -194,6 +194,51 @@ fn hooks_for_the_end_are_not_executed_again_if_something_else_cannot_be_removed(
         }
         let bundle = world.layout().bundle(pod.id(), container.id());
         assert_eq!(std::fs::read_to_string(&ended).unwrap(), format!("{}\n", bundle.display()));
+    });
+}
+
+/// Nor by the next daemon. What is mounted over the bundle itself would keep it from being renamed.
+#[test]
+fn hooks_for_the_end_are_executed_once_if_the_bundle_cannot_be_removed() {
+    for (place, meanwhile) in [("rootfs", "once\n"), ("", "")] {
+        alone(async |world| {
+            let (pod, _supervisor) = world.pod().await;
+            let ended = world.aside("ended");
+            world.hook("poststop", &format!("echo once >> {}", ended.display()));
+            let container = world.create(&pod).await;
+            let bundle = world.layout().bundle(pod.id(), container.id());
+            let bundles = bundle.parent().unwrap();
+            let executed = || std::fs::read_to_string(&ended).unwrap_or_default();
+            world.limit_files(&bundle.join(place), 1);
+            for _ in 0..2 {
+                let busy = world.engine.remove_container(container.id().as_str()).await.unwrap_err();
+                assert!(chain(&busy).contains("unmount what is mounted"), "{}", chain(&busy));
+                assert_eq!(executed(), meanwhile);
+            }
+            let next = world.next_engine();
+            next.recover().await.unwrap();
+            next.remove_container(container.id().as_str()).await.unwrap_err();
+            let [left] = Vec::from_iter(std::fs::read_dir(bundles).unwrap()).try_into().unwrap();
+            world.unlimit_files(&left.unwrap().path().join(place));
+            next.remove_container(container.id().as_str()).await.unwrap();
+            assert_eq!(std::fs::read_dir(bundles).unwrap().count(), 0);
+            assert_eq!(executed(), "once\n");
+        });
+    }
+}
+
+#[test]
+fn what_is_listed_is_removed_as_it_was_made_whatever_became_of_its_record() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let ended = world.aside("ended");
+        world.hook("poststop", &format!("touch {}", ended.display()));
+        let container = world.start(&pod).await;
+        std::fs::remove_file(world.layout().container_record(pod.id(), container.id())).unwrap();
+        std::fs::remove_file(world.layout().container_spec(pod.id(), container.id())).unwrap();
+        world.engine.remove_container(container.id().as_str()).await.unwrap();
+        assert!(ended.exists());
+        world.assert_no_container(&pod, "without a record");
     });
 }
 

@@ -12,7 +12,7 @@ use wharf_state::record::{Durability, Format};
 use wharf_state::records::Content;
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::KILL_PATIENCE;
-use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _};
+use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _, chain};
 use wharf_wire::v1::container_status;
 
 use super::ended::Undead;
@@ -249,6 +249,36 @@ fn what_was_left_alone_ends_with_its_pod() {
             assert!(ended.exists() && names(&world.layout().pods()).is_empty());
             assert_eq!(next.parts.snapshots.list().unwrap(), []);
             assert!(!container.cgroup().unwrap().kill_directory().exists());
+        });
+    }
+}
+
+/// Only its record says which hooks are due, or its spec if that is damaged.
+#[test]
+fn what_cannot_be_read_for_now_is_removed_once_it_can() {
+    for is_damaged in [false, true] {
+        alone(async |world| {
+            let (pod, _supervisor) = world.pod().await;
+            let ended = world.aside("ended");
+            world.hook("poststop", &format!("touch {}", ended.display()));
+            let container = world.create(&pod).await;
+            world.engine.table.remove_container(&pod, &container);
+            let mut path = world.layout().container_record(pod.id(), container.id());
+            if is_damaged {
+                std::fs::write(&path, "nonsense").unwrap();
+                path = world.layout().container_spec(pod.id(), container.id());
+            }
+            std::fs::rename(&path, world.aside("whole")).unwrap();
+            // Reading it fails as on a broken disk.
+            std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
+            for _ in 0..2 {
+                let early = world.engine.delete(&pod, container.id()).await.unwrap_err();
+                assert!(chain(&early).contains("os error 5"), "{}", chain(&early));
+            }
+            std::fs::rename(world.aside("whole"), &path).unwrap();
+            world.engine.delete(&pod, container.id()).await.unwrap();
+            assert!(ended.exists());
+            world.assert_no_container(&pod, "read again");
         });
     }
 }

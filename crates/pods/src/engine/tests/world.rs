@@ -117,6 +117,12 @@ impl World {
         self.mounted.lock().unwrap().push(directory.to_owned());
     }
 
+    /// Ends that for the last of them, which may have been renamed.
+    pub(super) fn unlimit_files(&self, directory: &Path) {
+        self.mounted.lock().unwrap().pop();
+        umount2(directory, MntFlags::MNT_DETACH).unwrap();
+    }
+
     /// A path that belongs to nothing of the engine.
     pub(super) fn aside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
