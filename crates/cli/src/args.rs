@@ -244,9 +244,9 @@ Example:
 The exit code is 1 if something keeps containers from running.
 
 With --fix, the commands that the advice ends with are executed, as far as they can do no harm: they start a wharfd that is not \
-running, continue supervisors that were stopped, turn forwarding on again, let pods through a FORWARD chain of iptables-legacy that \
-drops by its policy, raise limits on wharfd's open files and tasks until it restarts or the machine does, make removable what wharfd \
-cannot remove, make wharf-shim executable, and mount cgroups. Nothing is removed and wharfd is not restarted: what needs that is \
+running if its unit is enabled, continue supervisors and a wharfd that a signal has stopped, turn IPv4 forwarding on again, raise \
+limits on wharfd's open files and tasks until it restarts or the machine does, make wharf-shim executable, and mount cgroups \
+if that covers nothing and v1 has no controller. Nothing is removed and wharfd is not restarted: what needs that is \
 left to you, with the reason. What is shown last, and the exit code, is what a new check finds.
 
 Example:

@@ -7,8 +7,11 @@ mod disk;
 mod driver;
 mod machine;
 mod mend;
+mod network;
 mod process;
 mod service;
+mod source;
+mod unreachable;
 mod upkeep;
 
 use std::io::Read as _;
@@ -75,6 +78,12 @@ impl Check {
 
     fn fail(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::new(what, Verdict::Fail, found, advice)
+    }
+
+    /// For what cannot be read: it may be as it should, or not.
+    fn unknown(what: &'static str, place: &Path, error: &std::io::Error) -> Self {
+        let found = format!("unknown: {}: {error}", place.display());
+        Self::warn(what, found, "use sudo, or find out why this cannot be read")
     }
 
     fn new(
@@ -219,10 +228,11 @@ fn show_fixed(output: Output, fixed: &Fixed<'_>) -> Result<(), Error> {
 /// Makes all checks.
 async fn look(socket: &Socket) -> Vec<Check> {
     let answer = ask(socket).await;
-    let state = answer.as_ref().map_or(Path::new(STATE), |(_daemon, info)| Path::new(&info.state));
+    let state = answer.as_ref().map_or(STATE, |(_daemon, info)| &*info.state);
+    let state = Path::new(state).to_owned();
     let pid = answer.as_ref().ok().and_then(|(daemon, _info)| daemon.pid);
     let mut checks = machine::checks(&state.join("leases"), pid);
-    checks.extend(service::checks(answer).await);
+    checks.extend(service::checks(answer, &state).await);
     checks
 }
 

@@ -4,6 +4,7 @@ mod kernel;
 mod verdict;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use wharf_cri_api::v1::{
@@ -16,6 +17,7 @@ use crate::find::{Found, is_ready, pod_name};
 use crate::logs;
 use crate::output::{Format, Output, Row, json, table, text};
 use crate::remove::is_own;
+use crate::touch;
 
 use kernel::Kernel;
 use verdict::{Asked, Facts, Maker, Stop, Verdict};
@@ -93,7 +95,11 @@ pub(crate) async fn explain(daemon: &mut Daemon, output: Output, name: &str) -> 
     };
     containers.sort_by_key(|container| container.created_at);
     let owner = pod.or_else(|| listing.pod_of(containers.first()?));
-    let maker = if owner.is_some_and(is_own) { Maker::Person } else { Maker::Client };
+    let is_own = match owner {
+        Some(pod) => is_own(daemon, pod).await?,
+        None => false,
+    };
+    let maker = if is_own { Maker::Person } else { Maker::Client };
     let owner = owner.map_or("", pod_name);
     let mut shown = Vec::new();
     for container in containers {
@@ -114,12 +120,7 @@ pub(crate) async fn explain(daemon: &mut Daemon, output: Output, name: &str) -> 
         explanation.verdicts.push(verdict);
         explanation.stages.extend(rows(owner, None, stages(&info)));
     }
-    explanation.verdicts.extend(facts.iter().map(|facts| {
-        let verdict = verdict::of_container(facts);
-        // Of one that runs, `wharf logs` shows it.
-        let log = verdict.exit_code.map(|_code| logs::last_lines(facts.status, LOG_LINES));
-        Verdict { log: log.unwrap_or_default(), ..verdict }
-    }));
+    explanation.verdicts.extend(of_containers(&facts).await);
     for Shown { status, stages, .. } in shown {
         let metadata = status.metadata.unwrap_or_default();
         explanation.stages.extend(rows(owner, Some(&metadata.name), stages));
@@ -128,6 +129,29 @@ pub(crate) async fn explain(daemon: &mut Daemon, output: Output, name: &str) -> 
         Format::Json => json(&explanation),
         Format::Table => text(&explanation.text()),
     }
+}
+
+/// The verdicts on a pod's containers, with their logs.
+async fn of_containers(facts: &[Facts<'_>]) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    // All are on one disk: once it has not responded, it is not asked again.
+    let mut responds = true;
+    for facts in facts {
+        let verdict = verdict::of_container(facts);
+        // Of one that runs, `wharf logs` shows it.
+        verdicts.push(match (verdict.exit_code, Path::new(&facts.status.log_path).parent()) {
+            (Some(_code), Some(directory)) => {
+                responds = responds && touch::responds(directory).await;
+                if responds {
+                    Verdict { log: logs::last_lines(facts.status, LOG_LINES), ..verdict }
+                } else {
+                    verdict.without_log(directory)
+                }
+            }
+            _ => verdict,
+        });
+    }
+    verdicts
 }
 
 impl Explanation {

@@ -53,7 +53,7 @@ impl Row for ContainerRow {
             or_dash(shortened(&self.command.join(" "))),
             state,
             units::age(self.since_ns, time::now_ns()),
-            or_dash(self.ports.join(", ")),
+            or_dash(first_of(&self.ports)),
             self.pod.clone(),
             self.namespace.clone(),
         ]
@@ -70,6 +70,17 @@ fn shortened(command: &str) -> String {
         return line;
     }
     line.chars().take(COMMAND_WIDTH - 1).chain(['…']).collect()
+}
+
+/// The first ports of a container, and how many there are besides.
+fn first_of(ports: &[String]) -> String {
+    const SHOWN: usize = 4;
+    match ports.split_at_checked(SHOWN) {
+        Some((first, others)) if !others.is_empty() => {
+            format!("{} and {} more", first.join(", "), others.len())
+        }
+        _ => ports.join(", "),
+    }
 }
 
 fn or_dash(text: String) -> String {
@@ -210,6 +221,13 @@ mod tests {
         assert_eq!(shortened("sh -c \n sleep"), "sh -c sleep");
         assert_eq!(shortened(&"x".repeat(50)).chars().count(), COMMAND_WIDTH);
         assert_eq!(or_dash(shortened("")), "-");
+    }
+
+    #[test]
+    fn of_many_ports_the_first_are_shown() {
+        let ports: Vec<String> = (1..=4201).map(|number| number.to_string()).collect();
+        assert_eq!(first_of(&ports), "1, 2, 3, 4 and 4197 more");
+        assert_eq!((&*first_of(&ports[..4]), &*first_of(&[])), ("1, 2, 3, 4", ""));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `wharf logs`, and the log that `wharf run` shows: reads the file that the supervisor writes.
 
+mod last;
 mod line;
 mod tail;
 
@@ -18,11 +19,14 @@ use crate::error::Error;
 use crate::output;
 use crate::{regular, remove, time, wait};
 
+pub(crate) use last::last_lines;
 use line::Printer;
 
 /// How often a growing file is read again.
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
 const CHUNK_BYTES: usize = 64 * 1024;
+/// As much of a record is held until its end is there. The supervisor's are far shorter; others are shown in pieces.
+const RECORD_LIMIT_BYTES: usize = 1024 * 1024;
 
 /// Which part of a log to show, and how.
 #[derive(Debug, Clone, Default)]
@@ -145,11 +149,11 @@ impl Reader {
         self.rest.resize(held + CHUNK_BYTES, 0);
         let read = self.file.read(&mut self.rest[held..]).map_err(failed(&self.path));
         self.rest.truncate(held + *read.as_ref().unwrap_or(&0));
-        let whole = self.rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        for record in self.rest[..whole].split_inclusive(|&byte| byte == b'\n') {
+        let shown = shown_bytes(&self.rest);
+        for record in self.rest[..shown].split_inclusive(|&byte| byte == b'\n') {
             self.printer.print(record)?;
         }
-        self.rest.drain(..whole);
+        self.rest.drain(..shown);
         read.map(|read| read > 0)
     }
 
@@ -175,25 +179,13 @@ impl Reader {
     }
 }
 
-/// The last lines of a container's log, each cut to a bearable length; none if there is no log.
-pub(crate) fn last_lines(container: &ContainerStatus, lines: usize) -> Vec<String> {
-    const BYTES_LIMIT: u64 = 64 * 1024;
-    const LINE_LIMIT: usize = 300;
-    let read = || {
-        let mut file = open(Path::new(&container.log_path)).ok()?;
-        let start = tail::start(&mut file, lines).ok()?;
-        file.seek(SeekFrom::Start(start)).ok()?;
-        let mut content = Vec::new();
-        file.take(BYTES_LIMIT).read_to_end(&mut content).ok()?;
-        Some(content)
-    };
-    // A successor continues the log of the one before it.
-    let selection = Selection { since_ns: Some(container.created_at), ..Selection::default() };
-    let mut printer = Printer::new(&selection);
-    let shown = read().unwrap_or_default();
-    let shown = shown.split_inclusive(|&byte| byte == b'\n').map(|record| printer.render(record).1);
-    let text = String::from_utf8_lossy(&shown.collect::<Vec<_>>().concat()).into_owned();
-    text.lines().map(|line| line.chars().take(LINE_LIMIT).collect()).collect()
+/// How much of what is held is shown: what has an end, or everything if it is too much to be held.
+fn shown_bytes(held: &[u8]) -> usize {
+    match held.iter().rposition(|&byte| byte == b'\n') {
+        Some(feed) => feed + 1,
+        None if held.len() >= RECORD_LIMIT_BYTES => held.len(),
+        None => 0,
+    }
 }
 
 fn open(path: &Path) -> Result<File, Error> {
@@ -280,20 +272,10 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_the_containers_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.log");
-        let text = "2026-01-01T00:00:01Z stdout F of the one before\n2026-01-01T00:00:03Z stdout P on\n\
-                    2026-01-01T00:00:03Z stdout F e\n2026-01-01T00:00:04Z stderr F two\n";
-        std::fs::write(&path, text).unwrap();
-        let status = ContainerStatus {
-            log_path: path.display().to_string(),
-            created_at: time::parse("2026-01-01T00:00:02Z").unwrap(),
-            ..ContainerStatus::default()
-        };
-        assert_eq!(last_lines(&status, 9), ["one", "two"]);
-        assert_eq!(last_lines(&status, 1), ["two"]);
-        assert_eq!(last_lines(&ContainerStatus::default(), 9), [""; 0]);
+    fn a_record_without_an_end_is_not_held_for_ever() {
+        let held = vec![b'x'; RECORD_LIMIT_BYTES];
+        assert_eq!((shown_bytes(b"a\nb\nc"), shown_bytes(&held[1..])), (4, 0));
+        assert_eq!(shown_bytes(&held), RECORD_LIMIT_BYTES);
     }
 
     #[test]

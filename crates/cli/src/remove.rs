@@ -8,7 +8,7 @@ use wharf_cri_api::v1::{Container, PodSandbox, PodSandboxConfig, RemoveContainer
 use wharf_types::POD_LOGS;
 
 use crate::args::Rm;
-use crate::daemon::{Daemon, patiently};
+use crate::daemon::{Daemon, patiently, still_there};
 use crate::error::Error;
 use crate::find::{self, Found, Listing, container_name, runs};
 use crate::output::{self, Output};
@@ -21,7 +21,7 @@ pub(crate) async fn remove(daemon: &mut Daemon, output: Output, rm: Rm) -> Resul
     let names = match &rm.namespace {
         Some(namespace) => ids(&listing, |pod| in_namespace(pod, namespace)),
         // Pods that others created, such as a kubelet, are not wharf's to remove.
-        None if rm.all => ids(&listing, is_own),
+        None if rm.all => own(daemon, &listing).await?,
         None => rm.names,
     };
     if rm.all || rm.namespace.is_some() {
@@ -34,6 +34,17 @@ pub(crate) async fn remove(daemon: &mut Daemon, output: Output, rm: Rm) -> Resul
 
 fn ids(listing: &Listing, wanted: impl Fn(&PodSandbox) -> bool) -> Vec<String> {
     listing.pods.iter().filter(|pod| wanted(pod)).map(|pod| pod.id.clone()).collect()
+}
+
+/// The ids of the pods that `wharf run` created.
+async fn own(daemon: &mut Daemon, listing: &Listing) -> Result<Vec<String>, Error> {
+    let mut own = Vec::new();
+    for pod in &listing.pods {
+        if is_own(daemon, pod).await? {
+            own.push(pod.id.clone());
+        }
+    }
+    Ok(own)
 }
 
 fn in_namespace(pod: &PodSandbox, namespace: &str) -> bool {
@@ -86,8 +97,8 @@ async fn one(mut daemon: Daemon, listing: &Listing, name: &str, force: Force) ->
         Found::Container(container) => {
             // A pod that `wharf run` created for one container is removed with its last container.
             if let Some(pod) = listing.pod_of(container)
-                && is_own(pod)
                 && listing.containers_of(pod).count() == 1
+                && is_own(&mut daemon, pod).await?
             {
                 return whole_pod(&mut daemon, pod).await;
             }
@@ -132,10 +143,20 @@ pub(crate) async fn with_log(daemon: &mut Daemon, id: &str) -> Result<(), Error>
     }
 }
 
-/// Removes a pod, and its logs if `wharf run` chose their directory.
-pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(), Error> {
+/// Removes a pod, and its logs if `wharf run` created it.
+async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(), Error> {
+    let logs = own_logs(daemon, pod).await?;
+    with_logs(daemon, pod, logs).await
+}
+
+/// Removes a pod that the caller's run created, and its logs, even if the pod is gone.
+pub(crate) async fn made_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(), Error> {
+    with_logs(daemon, pod, named_logs(pod)).await
+}
+
+async fn with_logs(daemon: &mut Daemon, pod: &PodSandbox, logs: Option<&Path>) -> Result<(), Error> {
     daemon.remove_pod(&pod.id).await?;
-    let Some(logs) = own_logs(pod) else { return Ok(()) };
+    let Some(logs) = logs else { return Ok(()) };
     if !disk_responds().await {
         tell_stays("pod", logs);
         return Ok(());
@@ -177,12 +198,26 @@ fn tell_stays(gone: &str, logs: &Path) {
 }
 
 /// Whether `wharf run` created a pod.
-pub(crate) fn is_own(pod: &PodSandbox) -> bool {
-    own_logs(pod).is_some()
+pub(crate) async fn is_own(daemon: &mut Daemon, pod: &PodSandbox) -> Result<bool, Error> {
+    Ok(own_logs(daemon, pod).await?.is_some())
 }
 
-/// The directory of a pod's logs, if it is one that `wharf run` makes: anyone can write an annotation.
-fn own_logs(pod: &PodSandbox) -> Option<&Path> {
+/// The directory of a pod's logs, if `wharf run` created the pod: then its annotation and its request name the same.
+/// Whoever describes a pod to a kubelet can write the annotation, and cannot choose the directory.
+async fn own_logs<'a>(daemon: &mut Daemon, pod: &'a PodSandbox) -> Result<Option<&'a Path>, Error> {
+    let Some(named) = named_logs(pod) else { return Ok(None) };
+    let requests = still_there(daemon.requests(&pod.id).await)?.unwrap_or_default();
+    let mut configs = requests.into_iter().filter_map(|request| request.config);
+    Ok(configs.any(|config| logs_in(&config, named)).then_some(named))
+}
+
+/// Whether a pod's request has its logs there.
+fn logs_in(request: &PodSandboxConfig, directory: &Path) -> bool {
+    Path::new(&request.log_directory) == directory
+}
+
+/// The directory of a pod's logs by its annotation, if it is one that `wharf run` makes.
+fn named_logs(pod: &PodSandbox) -> Option<&Path> {
     let directory = Path::new(pod.annotations.get(LOGS_ANNOTATION)?);
     is_of_a_pod(directory).then_some(directory)
 }
@@ -197,14 +232,17 @@ pub(crate) fn is_of_a_pod(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon;
 
-    #[test]
-    fn many_are_removed_only_if_it_is_said() {
+    #[tokio::test]
+    async fn many_are_removed_only_if_it_is_said() {
         let listing = Listing {
             pods: vec![PodSandbox { id: "a".into(), ..PodSandbox::default() }],
             containers: vec![],
         };
-        assert_eq!(ids(&listing, is_own), Vec::<String>::new(), "it is not known who made it");
+        let (mut daemon, _silent) = daemon::tests::silent().await;
+        let own = own(&mut daemon, &listing).await.unwrap();
+        assert_eq!(own, [""; 0], "it is not known who made it");
         assert!(confirm(&listing, &["a".to_owned()], true).is_ok() && confirm(&listing, &[], false).is_ok());
     }
 
@@ -229,7 +267,7 @@ mod tests {
             annotations: [(LOGS_ANNOTATION.to_owned(), directory.to_owned())].into(),
             ..PodSandbox::default()
         };
-        assert_eq!(own_logs(&pod("/var/log/wharf/web-1")), Some(Path::new("/var/log/wharf/web-1")));
+        assert_eq!(named_logs(&pod("/var/log/wharf/web-1")), Some(Path::new("/var/log/wharf/web-1")));
         for other in [
             "",
             "/",
@@ -239,8 +277,17 @@ mod tests {
             "/var/log/wharfx/a",
             "/etc",
         ] {
-            assert_eq!(own_logs(&pod(other)), None, "{other}");
+            assert_eq!(named_logs(&pod(other)), None, "{other}");
         }
-        assert_eq!(own_logs(&PodSandbox::default()), None);
+        assert_eq!(named_logs(&PodSandbox::default()), None);
+        let asked = |directory: &str| PodSandboxConfig {
+            log_directory: directory.to_owned(),
+            ..PodSandboxConfig::default()
+        };
+        let named = Path::new("/var/log/wharf/web-1");
+        assert!(logs_in(&asked("/var/log/wharf/web-1"), named));
+        for other in ["", "/var/log/pods/web", "/var/log/wharf/web-2"] {
+            assert!(!logs_in(&asked(other), named), "{other}");
+        }
     }
 }

@@ -34,7 +34,7 @@ async fn one(mut daemon: Daemon, listing: &Listing, name: &str) -> Result<(), Er
             (pod, vec![container.id.clone()])
         }
     };
-    if !remove::is_own(pod) {
+    if !remove::is_own(&mut daemon, pod).await? {
         return Err(Error::NotOwn { name: name.to_owned() });
     }
     if !is_ready(pod) {

@@ -2,7 +2,7 @@
 //! confirmation.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
@@ -199,17 +199,22 @@ fn what_has_ended_is_started_again() {
 #[test]
 fn an_image_in_use_and_what_others_made_are_not_removed_unasked() {
     run(async |world| {
-        let theirs = world.client.run(&world.client.pod("theirs")).await.unwrap();
         printed(world, "run -d --name own IMAGE sleep 1000");
+        let logs = fs::read_dir("/var/log/wharf").unwrap().next().unwrap().unwrap().path();
+        let mut posing = world.client.pod("theirs");
+        posing.annotations.insert("wharf.dev/log-directory".to_owned(), logs.display().to_string());
+        let theirs = world.client.run(&posing).await.unwrap();
         let (code, words) = refused(world, "rmi IMAGE");
         assert!(code == Some(1) && words.contains("own/own"), "{words}");
         let (code, words) = refused(world, "rm --force --all");
         assert!(code == Some(1) && words.contains("1 of 2 pods (own)") && words.contains("--yes"), "{words}");
+        assert!(!printed(world, "explain theirs").contains("wharf run"), "the kubelet is to make it");
         printed(world, "rm --force --all --yes");
         let pods = world.client.pods().await;
         assert!(pods.len() == 1 && pods[0].id == theirs, "{pods:?}");
+        fs::create_dir_all(&logs).unwrap();
         printed(world, "rm --force --namespace e2e --yes");
-        assert!(world.client.pods().await.is_empty());
+        assert!(world.client.pods().await.is_empty() && logs.exists(), "its annotation names another's logs");
         printed(world, "rmi --force IMAGE");
     });
 }

@@ -122,6 +122,22 @@ fn a_disk_of_logs_that_stalls_stops_nobody() {
 }
 
 #[test]
+fn an_end_is_explained_without_its_log_if_the_disk_of_that_stalls() {
+    run_on(ext4_for_logs, async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("why")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "echo bye; exit 3")).await.unwrap();
+        client.exited(&id).await;
+        let frozen = Frozen::freeze(&world.dir.join("logs"));
+        let told = people::printed(world, "explain why");
+        for words in ["with exit code 3", "its log's disk does not respond", "STAGE"] {
+            assert!(told.contains(words) && !told.contains("bye"), "{words:?} in {told}");
+        }
+        drop(frozen);
+    });
+}
+
+#[test]
 fn people_are_told_of_a_disk_of_logs_that_stalls_and_need_not_wait_for_it() {
     let logs = Path::new("/var/log");
     run_on(

@@ -1,12 +1,12 @@
 //! Checks that wharfd, systemd and the kubelet agree on who makes the cgroups.
 
-use std::fs;
+use std::io;
 use std::path::Path;
 
 use wharf_cri_api::v1::{CgroupDriver, RuntimeConfigRequest};
 
 use super::service::LOG;
-use super::{Check, bounded};
+use super::{Check, bounded, source};
 use crate::daemon::Daemon;
 
 /// Where kubelets have their configuration; wharfd takes the machine for a cluster's node if one is there.
@@ -23,10 +23,9 @@ pub(super) async fn check(daemon: &mut Daemon) -> Check {
         Ok(told) => told.into_inner().linux.unwrap_or_default().cgroup_driver(),
         Err(status) => return Check::fail(WHAT, status.message(), LOG),
     };
-    let configured =
-        || KUBELETS.iter().find_map(|file| Some((*file, driver_in(&fs::read_to_string(file).ok()?)?)));
-    let kubelets = match bounded::attempt(WHAT, Path::new(KUBELETS[0]), move |_file| configured()) {
-        Ok(kubelets) => kubelets,
+    let kubelets = match bounded::attempt(WHAT, Path::new(KUBELETS[0]), |_file| configured(&KUBELETS)) {
+        Ok(Ok(kubelets)) => kubelets,
+        Ok(Err((file, error))) => return Check::unknown(WHAT, Path::new(&file), &error),
         Err(unread) => return unread,
     };
     if told == CgroupDriver::Systemd && !Path::new(BOOTED).is_dir() {
@@ -34,7 +33,19 @@ pub(super) async fn check(daemon: &mut Daemon) -> Check {
                       /etc/wharf/config.toml and restart wharfd";
         return Check::fail(WHAT, "systemd", advice);
     }
-    compare(told, kubelets.as_ref().map(|(file, driver)| (*file, driver.as_str())))
+    compare(told, kubelets.as_ref().map(|(file, driver)| (file.as_str(), driver.as_str())))
+}
+
+/// The first of these files that names a driver, or the one that cannot be read.
+fn configured(files: &[&str]) -> Result<Option<(String, String)>, (String, io::Error)> {
+    for file in files {
+        let configuration = source::if_any(source::text(Path::new(file)));
+        let configuration = configuration.map_err(|error| ((*file).to_owned(), error))?;
+        if let Some(driver) = driver_in(&configuration) {
+            return Ok(Some(((*file).to_owned(), driver)));
+        }
+    }
+    Ok(None)
 }
 
 /// `kubelets` is the file of a kubelet's configuration, and the driver that it names.
@@ -85,6 +96,18 @@ mod tests {
         }
         let told = compare(Cgroupfs, Some((file, "systemd")));
         assert!(told.found.contains(file) && told.advice.contains("cgroup_driver"), "{told:?}");
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let [none, file] = ["none", "file"].map(|name| dir.path().join(name).display().to_string());
+        std::fs::write(&file, b"cgroupDriver: systemd # \xff\n").unwrap();
+        let found = configured(&[&none, &file]).unwrap();
+        assert_eq!(found, Some((file.clone(), "systemd".to_owned())));
+        assert_eq!(configured(&[&none]).unwrap(), None);
+        let directory = dir.path().display().to_string();
+        assert_eq!(configured(&[&directory, &file]).unwrap_err().0, directory);
     }
 
     #[test]

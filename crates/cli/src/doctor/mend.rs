@@ -1,7 +1,9 @@
 //! What `wharf doctor --fix` does about findings, and what it leaves to the operator, with the reason.
 //!
 //! A mend is data: programs of this machine with their arguments, which are shown as advice, or executed here, without
-//! a shell. None of them removes anything, ends anything, or changes what may not be wharf's.
+//! a shell. None of them removes or ends anything, and what they change is wharf's, with two exceptions: cgroups are
+//! mounted where there are none, and forwarding, which wharfd has turned on before (`net.ipv4.ip_forward`), is turned
+//! on again.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,8 @@ use std::time::Duration;
 use serde::Serialize;
 use wharf_types::program::DEFAULT_PATH;
 
-use super::{Check, Verdict, bounded};
+use super::bounded::{self, Unread};
+use super::{Check, Verdict};
 use crate::output::Row;
 
 /// How long a mend may take. systemd gives a service 90 s to start.
@@ -70,15 +73,35 @@ impl CommandLine {
         });
         let output = match output {
             Ok(output) => output.map_err(|error| format!("{name}: {error}"))?,
-            Err(_late) => return Err(format!("{name} has not ended after {} s", patience.as_secs())),
+            Err(unread) => return Err(without_end(name, patience, unread)),
         };
         let said = |stream: &[u8]| String::from_utf8_lossy(stream).trim().to_owned();
         match (output.status.success(), said(&output.stderr)) {
             (true, _) => Ok(said(&output.stdout)),
             (false, why) if why.is_empty() => Err(format!("{name}: {}", output.status)),
-            (false, why) => Err(why),
+            (false, why) => Err(end_of(&why)),
         }
     }
+}
+
+fn without_end(name: &str, patience: Duration, unread: Unread) -> String {
+    match unread {
+        Unread::Silent => format!("{name} has not ended after {} s", patience.as_secs()),
+        Unread::NoThread(error) => format!("{name} was not started: {error}"),
+    }
+}
+
+/// The last lines of what a program said, which need not say little.
+fn end_of(said: &str) -> String {
+    const LINES: usize = 4;
+    const LINE_CHARS: usize = 200;
+    let bounded = |line: &str| match line.char_indices().nth(LINE_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    };
+    let mut last: Vec<String> = said.lines().rev().take(LINES).map(bounded).collect();
+    last.reverse();
+    last.join("\n")
 }
 
 /// As it is typed in a shell.
@@ -276,5 +299,14 @@ mod tests {
         assert_eq!(run(CommandLine::new("no-such-program")).unwrap_err(), "no-such-program is not installed");
         let late = CommandLine::new("sleep 1").execute(Duration::ZERO);
         assert_eq!(late.unwrap_err(), "sleep has not ended after 0 s");
+        let unstarted = Unread::NoThread(std::io::Error::other("why"));
+        assert_eq!(without_end("sleep", PATIENCE, unstarted), "sleep was not started: why");
+    }
+
+    #[test]
+    fn of_much_that_a_command_says_the_end_is_told() {
+        let script = "seq 100000 >&2; printf '%70000s\\nlast' | tr ' ' x >&2; exit 1";
+        let told = CommandLine::new("sh -c").and(script).execute(Duration::from_secs(60)).unwrap_err();
+        assert_eq!(told, format!("99999\n100000\n{}…\nlast", "x".repeat(200)));
     }
 }

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use wharf_cri_api::admin::InfoResponse;
 
-use super::Check;
 use super::mend::{CommandLine, Remedy};
+use super::{Check, source};
 
 /// What to do once a program has been replaced.
 const RESTART: &str = "restart wharfd after an upgrade: containers keep running";
 /// Where the cgroups are that limit tasks: those of v1, of v2, and of v2 beside v1.
 const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+const TASKS: &str = "tasks";
 
 /// The unit in `deploy/`.
 pub(super) const UNIT: &str = "wharfd.service";
@@ -18,16 +20,14 @@ pub(super) const UNIT: &str = "wharfd.service";
 /// All of these checks. `pid` is that of the process that listens, if it is known.
 pub(super) fn checks(info: &InfoResponse, pid: Option<i32>) -> [Check; 3] {
     let process = PathBuf::from(format!("/proc/{}", info.pid));
-    let read = |name: &str| std::fs::read(process.join(name)).unwrap_or_default();
-    let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
     [
         version(info, &std::fs::read_link(process.join("exe")).unwrap_or_default()),
         // In another PID namespace the number that wharfd knows is another process's.
         open_files(
-            &String::from_utf8_lossy(&read("limits")),
+            &source::text(&process.join("limits")).unwrap_or_default(),
             pid.filter(|pid| u32::try_from(*pid) == Ok(info.pid)),
         ),
-        tasks(&cgroup, &HIERARCHIES.map(Path::new)),
+        source::check(TASKS, process.join("cgroup"), |shown| tasks(shown, &HIERARCHIES.map(Path::new))),
     ]
 }
 
@@ -41,15 +41,15 @@ fn version(info: &InfoResponse, program: &Path) -> Check {
             .left_as(Remedy::Restart);
     }
     // Releases are told apart by their versions, but builds are not.
-    if let Some(path) = program.to_str().and_then(|shown| shown.strip_suffix(" (deleted)")) {
+    if let Some(path) = program.to_string_lossy().strip_suffix(" (deleted)") {
         let found = format!("pid {pid} runs a program that is no longer at {path}");
         return Check::warn(WHAT, found, RESTART).left_as(Remedy::Restart);
     }
     Check::ok(WHAT, format!("{own}, pid {pid}"))
 }
 
-/// Read from `/proc/<pid>/limits`, since the daemon raises its soft limit itself. Containers keep the limit that wharfd
-/// was started with.
+/// Read from `/proc/<pid>/limits`, since the daemon raises its soft limit itself; empty if that cannot be read.
+/// Containers keep the limit that wharfd was started with.
 fn open_files(limits: &str, pid: Option<i32>) -> Check {
     const WHAT: &str = "open files";
     /// Two for each of 2,500 containers, and as many for sessions, pulls and calls.
@@ -82,7 +82,7 @@ fn raise(pid: i32, limit: u64) -> CommandLine {
 /// Whether there is room for more tasks where wharfd is: a pull, a load or an exec takes some. `shown` is the process's
 /// file of its cgroups.
 fn tasks(shown: &str, hierarchies: &[&Path]) -> Check {
-    const WHAT: &str = "tasks";
+    const WHAT: &str = TASKS;
     /// As many threads as wharfd may start at once for a few calls.
     const ENOUGH: u64 = 32;
     let Some((left, cgroup, found)) = places(shown, hierarchies).into_iter().filter_map(room).min() else {

@@ -8,44 +8,35 @@ use wharf_cri_api::v1::StatusRequest;
 
 use super::disk::{disk, layers, of_logs};
 use super::mend::{CommandLine, Remedy};
+use super::source::names;
+use super::unreachable::{self, Halt, halt};
 use super::{Check, DaemonInfo, bounded, driver, process, upkeep};
-use crate::args::SOCKET;
 use crate::daemon::Daemon;
-use crate::error::Error;
 use crate::listener::{is_named, is_ours};
 use crate::units::short;
 use crate::{info, regular};
 
-/// Where systemd looks for units, the first place first.
-const UNITS: [&str; 5] = [
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
-
 /// Where to look further.
 pub(super) const LOG: &str = "see its log: journalctl -u wharfd";
 
-/// All checks of wharfd. If it cannot be reached, only the first and the supervisor's are made.
-pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
+/// All checks of wharfd. If it cannot be reached, only the first and those of supervisors are made. `state` is its
+/// state directory, as far as it is known.
+pub(super) async fn checks(answer: DaemonInfo, state: &Path) -> Vec<Check> {
+    let pods = state.join("pods");
     let (mut daemon, info) = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            // In this order, because wharfd is started only once its supervisor can be.
-            return vec![
-                bounded::check(SUPERVISOR, &beside_this_program(), supervisor),
-                unreachable(&error, &UNITS.map(Path::new)),
-            ];
+            // In this order, because wharfd is started only once its supervisor can be, and waits for those that run.
+            let mut checks = vec![beside_this_program(), stopped(&pods)];
+            checks.extend(unreachable::checks(&error, state));
+            return checks;
         }
     };
-    let (root, state) = (PathBuf::from(&info.root), PathBuf::from(&info.state));
-    let pods = state.join("pods");
+    let root = PathBuf::from(&info.root);
     let [version, open_files, tasks] = process::checks(&info, daemon.pid);
     let program = bounded::check(SUPERVISOR, Path::new(&info.supervisor), supervisor);
     let mut checks = vec![version, program, limits(info.bounding_capabilities)];
-    checks.extend(directories(&root, &state));
+    checks.extend(directories(&root, state));
     checks.extend([
         open_files,
         tasks,
@@ -61,34 +52,6 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     ]);
     checks.extend(conditions(&mut daemon).await);
     checks
-}
-
-/// Why wharfd cannot be reached. One that is not running is started if systemd has its unit, and nobody has masked it.
-fn unreachable(error: &Error, units: &[&Path]) -> Check {
-    const WHAT: &str = "wharfd";
-    let text = wharf_types::chain(error);
-    let (found, advice) = text.split_once("\n  ").unwrap_or((&text, LOG));
-    let unit =
-        units.iter().map(|place| place.join(process::UNIT)).find(|unit| unit.is_symlink() || unit.exists());
-    let told = Check::fail(WHAT, found, advice.replace("\n  ", "; "));
-    match error {
-        Error::NotRunning { socket } if is_usual(socket) && unit.is_some_and(|unit| unit.is_file()) => {
-            let start = ["reset-failed", "start"]
-                .map(|verb| CommandLine::new(&format!("systemctl {verb} {}", process::UNIT)));
-            Check::fail(WHAT, found, format!("start it; if it ends, {LOG}")).mended_by(start.to_vec())
-        }
-        Error::Unresponsive { pid: Some(pid) } if is_stopped(&stat(&pid.to_string()).unwrap_or_default()) => {
-            let go_on = CommandLine::new(&format!("kill -CONT {pid}"));
-            Check::fail(WHAT, found, "it was stopped: continue it").mended_by(vec![go_on])
-        }
-        Error::SocketRemoved { .. } | Error::Unresponsive { .. } => told.left_as(Remedy::Restart),
-        _ => told,
-    }
-}
-
-/// Whether a socket is the one that the unit's wharfd listens on unless it is configured otherwise.
-fn is_usual(socket: &Path) -> bool {
-    SOCKET.strip_prefix("unix://").is_some_and(|usual| socket == Path::new(usual))
 }
 
 /// The checks of the file systems that wharfd writes to.
@@ -110,9 +73,12 @@ fn directories(root: &Path, state: &Path) -> [Check; 6] {
     ]
 }
 
-/// The supervisor's default place.
-fn beside_this_program() -> std::path::PathBuf {
-    std::env::current_exe().unwrap_or_default().with_file_name(SHIM)
+/// The supervisor at its default place.
+fn beside_this_program() -> Check {
+    match std::env::current_exe() {
+        Ok(program) => bounded::check(SUPERVISOR, &program.with_file_name(SHIM), supervisor),
+        Err(error) => Check::unknown(SUPERVISOR, Path::new("/proc/self/exe"), &error),
+    }
 }
 
 const SUPERVISOR: &str = "supervisor";
@@ -153,7 +119,8 @@ fn quarantine(directories: &[&Path]) -> Check {
     let mut full = Vec::new();
     for directory in directories {
         match bounded::attempt(WHAT, directory, quarantined) {
-            Ok(places) => full.extend(places),
+            Ok(Ok(places)) => full.extend(places),
+            Ok(Err(error)) => return Check::unknown(WHAT, directory, &error),
             Err(unread) => return unread,
         }
     }
@@ -166,12 +133,14 @@ fn quarantine(directories: &[&Path]) -> Check {
 }
 
 /// The places below a directory where there are such records.
-fn quarantined(directory: &Path) -> Vec<String> {
-    let places = [directory.join("quarantine"), directory.join("network/quarantine")];
-    let full = places
-        .iter()
-        .filter(|place| std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some()));
-    full.map(|place| place.display().to_string()).collect()
+fn quarantined(directory: &Path) -> std::io::Result<Vec<String>> {
+    let mut full = Vec::new();
+    for place in [directory.join("quarantine"), directory.join("network/quarantine")] {
+        if !names(&place)?.is_empty() {
+            full.push(place.display().to_string());
+        }
+    }
+    Ok(full)
 }
 
 /// Files of devices and hooks that wharfd cannot use.
@@ -217,7 +186,10 @@ fn supervisors(pods: &Path) -> Check {
         let line: String = log.lines().last()?.chars().take(SHOWN_CHARS).collect();
         Some(format!("{}: {line}", short(pod)))
     };
-    let told: Vec<String> = names(pods).iter().filter_map(last_line).collect();
+    let told: Vec<String> = match names(pods) {
+        Ok(pods) => pods.iter().filter_map(last_line).collect(),
+        Err(error) => return Check::unknown(WHAT, pods, &error),
+    };
     match told.as_slice() {
         [] => Check::ok(WHAT, "no errors logged"),
         [first, others @ ..] => {
@@ -234,7 +206,8 @@ fn supervisors(pods: &Path) -> Check {
 async fn orphans(daemon: &mut Daemon, pods: &Path) -> Check {
     // In this order, because a pod that is being created has its directory before it is listed.
     let directories = match bounded::attempt(ORPHANS, pods, names) {
-        Ok(directories) => directories,
+        Ok(Ok(directories)) => directories,
+        Ok(Err(error)) => return Check::unknown(ORPHANS, pods, &error),
         Err(unread) => return unread,
     };
     let supervised = match supervised_in_time(ORPHANS, pods) {
@@ -289,12 +262,6 @@ fn recorded(record: &Path) -> Option<String> {
     Some(format!("{} {}", words.next()?, words.next()?))
 }
 
-/// The names in a directory.
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
 /// Supervisors that have been stopped: their containers go on, but nothing can be done with them.
 fn stopped(pods: &Path) -> Check {
     supervised_in_time(STOPPED, pods).map_or_else(|unread| unread, stopped_of)
@@ -304,43 +271,54 @@ const STOPPED: &str = "stopped supervisors";
 
 fn stopped_of(supervised: Vec<Supervisor>) -> Check {
     let mut stopped = supervised;
-    stopped.retain(|supervisor| supervisor.is_stopped);
+    stopped.retain(|supervisor| supervisor.halt.is_some());
     if stopped.is_empty() {
         return Check::ok(STOPPED, "none");
     }
     let found: Vec<String> =
         stopped.iter().map(|one| format!("pid {} of {}", one.pid, short(&one.pod))).collect();
+    let traced: Vec<String> = stopped.iter().filter_map(|one| one.halt.as_ref()?.traced(&one.pid)).collect();
+    stopped.retain(|one| one.halt == Some(Halt::Stopped));
+    let mut advice =
+        "wharfd cannot manage their pods, and waits for them when it starts, until they continue".to_owned();
+    traced.iter().for_each(|traced| advice = format!("{advice}; {traced}"));
+    let told = Check::warn(STOPPED, found.join(", "), advice);
+    if stopped.is_empty() {
+        return told;
+    }
     let go_on = stopped.iter().fold(CommandLine::new("kill -CONT"), |line, one| line.and(&*one.pid));
-    Check::warn(STOPPED, found.join(", "), "wharfd cannot manage their pods until they continue")
-        .mended_by(vec![go_on])
+    told.mended_by(vec![go_on])
 }
 
 /// A supervisor that is running.
 struct Supervisor {
     pid: String,
     pod: String,
-    is_stopped: bool,
+    /// What keeps it from going on, if anything does.
+    halt: Option<Halt>,
 }
 
 /// The same for a check. The command line of a process whose memory is on a disk that does not respond is not read in
 /// time.
 fn supervised_in_time(what: &'static str, pods: &Path) -> Result<Vec<Supervisor>, Check> {
+    const PROCESSES: &str = "/proc";
     let pods = pods.to_owned();
-    bounded::attempt(what, Path::new("/proc"), move |_processes| supervised(&pods))
+    let found = bounded::attempt(what, Path::new(PROCESSES), move |_processes| supervised(&pods))?;
+    found.map_err(|error| Check::unknown(what, Path::new(PROCESSES), &error))
 }
 
 /// The supervisors of pods with directories here; other ones on this machine are another wharfd's.
-fn supervised(pods: &Path) -> Vec<Supervisor> {
+fn supervised(pods: &Path) -> std::io::Result<Vec<Supervisor>> {
+    if !nix::unistd::geteuid().is_root() {
+        // Whose mounts a process sees, which shows whether it is a supervisor.
+        return Err(nix::errno::Errno::EPERM.into());
+    }
     let supervisor = |pid: String| {
         let pod = pod_of(&command_line(&Path::new("/proc").join(&pid))?, pods)?;
-        let is_stopped = is_stopped(&stat(&pid)?);
-        Some(Supervisor { pid, pod, is_stopped })
+        let halt = halt(&unreachable::status(&pid));
+        Some(Supervisor { pid, pod, halt })
     };
-    names(Path::new("/proc")).into_iter().filter_map(supervisor).collect()
-}
-
-fn stat(pid: &str) -> Option<Vec<u8>> {
-    std::fs::read(format!("/proc/{pid}/stat")).ok()
+    Ok(names(Path::new("/proc"))?.into_iter().filter_map(supervisor).collect())
 }
 
 /// The command line of a process that may be a supervisor. It is in its memory: for that of a container's process,
@@ -348,12 +326,6 @@ fn stat(pid: &str) -> Option<Vec<u8>> {
 fn command_line(process: &Path) -> Option<Vec<u8>> {
     let may_be_one = is_named(process, "wharf-shim") && is_ours(process);
     may_be_one.then(|| std::fs::read(process.join("cmdline")).ok()).flatten()
-}
-
-/// Whether a process's `stat` says that a signal or a tracer has stopped it.
-fn is_stopped(stat: &[u8]) -> bool {
-    let stat = String::from_utf8_lossy(stat);
-    stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with(['T', 't']))
 }
 
 /// The pod of a process with this command line, if that is a supervisor of a pod with a directory here: its first
@@ -387,9 +359,12 @@ fn condition(told: wharf_cri_api::v1::RuntimeCondition) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt as _;
+
     use super::super::Verdict;
     use super::super::bounded::tests::of_silent;
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn records_in_quarantine_are_reported() {
@@ -434,7 +409,7 @@ mod tests {
         of_silent(|state| quarantine(&[Path::new("/no/such"), state]));
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("0123456789abcdef")).unwrap();
-        let told = unknown(dir.path(), names(dir.path()), &["fedcba9876543210".to_owned()]);
+        let told = unknown(dir.path(), names(dir.path()).unwrap(), &["fedcba9876543210".to_owned()]);
         let words = "the directory of 0123456789abc, the supervisor of fedcba9876543";
         assert_eq!((told.verdict, told.found.as_str()), (Verdict::Warn, words));
     }
@@ -464,18 +439,55 @@ mod tests {
 
     #[test]
     fn only_stopped_supervisors_are_named() {
-        let of = |pid: &str, stat: &[u8]| Supervisor {
+        let of = |pid: &str, status: &str| Supervisor {
             pid: pid.to_owned(),
             pod: "pod".to_owned(),
-            is_stopped: is_stopped(stat),
+            halt: halt(status),
         };
-        let run = || vec![of("7", b"7 (wharf-shim) S 1 7"), of("9", b"9 (a) T) R 1")];
+        let run = || vec![of("7", "State:\tS (sleeping)\n"), of("9", "Name:\tT\nState:\tR (running)\n")];
         assert_eq!(stopped_of(run()).verdict, Verdict::Ok);
         let mut all = run();
-        all.push(of("10", b"10 (a) S) t 1"));
+        all.push(of("10", "Name:\tS\nState:\tT (stopped)\n"));
         let told = stopped_of(all);
         assert!(told.verdict == Verdict::Warn && told.advice.ends_with("kill -CONT 10"), "{told:?}");
         assert_eq!(told.remedy, Remedy::Commands(vec![CommandLine::new("kill -CONT 10")]));
+        let traced = || of("11", "State:\tt (tracing stop)\nTracerPid:\t12\n");
+        let alone = stopped_of(vec![traced()]);
+        assert_eq!((alone.verdict, &alone.remedy), (Verdict::Warn, &Remedy::Judgement));
+        assert!(alone.advice.contains("process 12"), "{alone:?}");
+        let both = stopped_of(vec![of("10", "State:\tT (stopped)\n"), traced()]);
+        assert_eq!(both.remedy, Remedy::Commands(vec![CommandLine::new("kill -CONT 10")]));
+        assert!(both.found.contains("pid 11") && both.advice.contains("process 12"), "{both:?}");
+    }
+
+    #[tokio::test]
+    async fn stopped_supervisors_are_named_without_a_wharfd_too() {
+        let state = tempfile::tempdir().unwrap();
+        let [program, pod] = ["wharf-shim", "pods/0123"].map(|name| state.path().join(name));
+        std::fs::create_dir(state.path().join("pods")).unwrap();
+        std::fs::copy("/bin/sh", &program).unwrap();
+        std::fs::write(&pod, "kill -STOP $$\n").unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a process that looks like a supervisor")]
+        let mut stopped = std::process::Command::new(&program).arg0("wharf-shim").arg(&pod).spawn().unwrap();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(stopped.id()).unwrap());
+        let how = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED));
+        let not_running = Error::NotRunning { socket: state.path().join("wharf.sock") };
+        let told = checks(Err(not_running), state.path()).await;
+        stopped.kill().unwrap();
+        stopped.wait().unwrap();
+        assert!(matches!(how, Ok(nix::sys::wait::WaitStatus::Stopped(..))), "{how:?}");
+        let [_program, told, wharfd] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!((told.what, wharfd.what), (STOPPED, "wharfd"), "they continue before it starts");
+        let go_on = CommandLine::new(&format!("kill -CONT {pid}"));
+        assert_eq!((told.verdict, &told.remedy), (Verdict::Warn, &Remedy::Commands(vec![go_on])));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_unknown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for told in [supervisors(file.path()), quarantine(&[file.path()])] {
+            assert!(told.verdict == Verdict::Warn && told.found.starts_with("unknown: "), "{told:?}");
+        }
     }
 
     #[test]
@@ -516,29 +528,6 @@ mod tests {
         let Remedy::Commands(commands) = told.remedy else { panic!("{told:?}") };
         commands[0].execute(std::time::Duration::from_secs(60)).unwrap();
         assert_eq!(supervisor(&program).verdict, Verdict::Ok);
-    }
-
-    #[test]
-    fn a_wharfd_that_is_not_running_is_started_by_its_unit() {
-        let dir = tempfile::tempdir().unwrap();
-        let [etc, lib] = ["etc", "lib"].map(|name| dir.path().join(name));
-        [&etc, &lib].iter().for_each(|place| std::fs::create_dir(place).unwrap());
-        let remedy = |error: &Error| unreachable(error, &[&etc, &lib]).remedy;
-        let not_running = |socket: &str| Error::NotRunning { socket: PathBuf::from(socket) };
-        assert_eq!(remedy(&not_running("/run/wharf/wharf.sock")), Remedy::Judgement, "there is no unit");
-        std::fs::write(lib.join("wharfd.service"), "").unwrap();
-        let start = ["systemctl reset-failed wharfd.service", "systemctl start wharfd.service"];
-        assert_eq!(
-            remedy(&not_running("/run/wharf/wharf.sock")),
-            Remedy::Commands(start.map(CommandLine::new).to_vec())
-        );
-        assert_eq!(remedy(&not_running("/run/another.sock")), Remedy::Judgement);
-        assert_eq!(
-            remedy(&Error::SocketRemoved { socket: PathBuf::from("/run/wharf/wharf.sock"), pid: 7 }),
-            Remedy::Restart
-        );
-        std::os::unix::fs::symlink("/dev/null", etc.join("wharfd.service")).unwrap();
-        assert_eq!(remedy(&not_running("/run/wharf/wharf.sock")), Remedy::Judgement, "it is masked");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Why a container does not run, or a pod is not ready, and what to do next: from what is known of it alone.
 
+use std::path::Path;
+
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use wharf_cri_api::v1::{ContainerState, ContainerStatus, PodSandboxState};
@@ -73,13 +75,21 @@ pub(super) struct Verdict {
 impl Verdict {
     /// For people.
     pub(super) fn text(&self) -> String {
-        let mut text = format!("{} {}\n", self.name, self.what);
-        self.why.iter().chain(&self.next).for_each(|line| text.extend(["  ", line, "\n"]));
+        // A line break in a name or a message would begin a line that looks like another verdict.
+        let line = |indent: &str, line: &str| format!("{indent}{}\n", line.replace('\n', "\\n"));
+        let mut text = line("", &format!("{} {}", self.name, self.what));
+        text.extend(self.why.iter().chain(&self.next).map(|words| line("  ", words)));
         if !self.log.is_empty() {
             text.push_str("  the last lines of its log:\n");
-            self.log.iter().for_each(|line| text.extend(["    ", line, "\n"]));
+            text.extend(self.log.iter().map(|words| line("    ", words)));
         }
         text
+    }
+
+    /// The log of a container cannot be read now.
+    pub(super) fn without_log(self, directory: &Path) -> Self {
+        self.because(format!("its log's disk does not respond ({})", directory.display()))
+            .next("check that disk (wharf doctor), and ask again for the last lines of its log")
     }
 
     fn because(mut self, why: impl Into<String>) -> Self {

@@ -25,7 +25,7 @@ pub(super) async fn created(daemon: &mut Daemon, created: &Created) -> Result<()
 
 /// Removes the pod that a run has created.
 pub(super) async fn own_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(), Error> {
-    once_back(AWAY, async || remove::whole_pod(daemon, pod).await).await
+    once_back(AWAY, async || remove::made_pod(daemon, pod).await).await
 }
 
 /// Removes a pod after an error of its creation, if the run with these random characters has created it all the same,
@@ -34,7 +34,7 @@ pub(super) async fn pod(daemon: &mut Daemon, config: &PodSandboxConfig, random: 
     let remove = async || {
         let pods = daemon.listing().await?.pods;
         match pods.iter().find(|pod| is_of(&pod.annotations, random)) {
-            Some(pod) => remove::whole_pod(daemon, pod).await,
+            Some(pod) => remove::made_pod(daemon, pod).await,
             None => Ok(()),
         }
     };

@@ -39,6 +39,17 @@ fn kill(limited: Option<&str>) -> Kernel {
     Kernel { oom_kills: vec![kill], refusals: Vec::new() }
 }
 
+#[test]
+fn nothing_that_others_choose_begins_a_line() {
+    let status = exited("Error", 1, "it failed\nweb/other runs since yesterday");
+    let kernel = Kernel::default();
+    let facts = Facts { name: "web/a\nweb/b runs", ..facts(&status, Asked::Never, &kernel) };
+    let log = vec!["x\nweb/other runs".to_owned()];
+    let text = Verdict { log, ..of_container(&facts) }.text();
+    assert!(text.lines().skip(1).all(|line| line.starts_with("  ")), "{text}");
+    assert!(text.starts_with("web/a\\nweb/b runs ended"), "{text}");
+}
+
 fn says(facts: &Facts<'_>, words: &str) {
     let text = of_container(facts).text();
     assert!(text.contains(words), "{words:?} is not in:\n{text}");
