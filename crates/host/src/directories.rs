@@ -4,14 +4,18 @@
 //! and removes what is in it; it is only made here if it is missing. What is in a pod's directory is drawn in
 //! `state/src/layout.rs`.
 
-use std::fs::{DirBuilder, create_dir_all, remove_dir_all};
-use std::io::ErrorKind::NotFound;
+use std::fs::{DirBuilder, create_dir_all};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use wharf_planner::Refusal;
+use wharf_snapshots::tree::remove_tree;
 use wharf_state::Layout;
 use wharf_sys::error::Named as _;
+use wharf_sys::fs::open;
 use wharf_types::failure::named;
 use wharf_types::{ErrorKind, Stage as _, StageError, chain};
 
@@ -48,10 +52,20 @@ pub fn make_for_logs(path: &str) -> Result<(), Error> {
 /// # Errors
 /// The disk's.
 pub fn remove(directory: &Path) -> Result<(), StageError> {
-    match remove_dir_all(directory) {
-        Err(error) if error.kind() == NotFound => Ok(()),
-        removed => removed.stage("removing the pod's directory"),
-    }
+    remove_all(directory).stage("removing the pod's directory (if it is busy, unmount what is mounted there)")
+}
+
+/// Removes a directory with all in it, but nothing that is mounted there; one that is not there is fine.
+pub(crate) fn remove_all(directory: &Path) -> wharf_sys::Result<()> {
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { return Ok(()) };
+    let removed = match open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY) {
+        Err(error) if error.errno == Errno::ENOENT => return Ok(()),
+        parent => parent.and_then(|parent| remove_tree(parent.as_fd(), name)),
+    };
+    let named = |error: wharf_sys::Error| {
+        wharf_sys::Error::new("remove", directory.display().to_string(), error.errno)
+    };
+    removed.map_err(named)
 }
 
 #[cfg(test)]

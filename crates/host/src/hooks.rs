@@ -5,24 +5,20 @@ mod inside;
 mod turns;
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd as _;
+use std::io::ErrorKind::NotFound;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use wharf_planner::hooks::{Hook, Kept, Point, State};
 use wharf_planner::saved_hooks;
-use wharf_snapshots::tree::remove_tree;
 use wharf_state::record;
-use wharf_sys::Error;
-use wharf_sys::fs::{Resolve, open, open_below};
 use wharf_sys::launch::end_with_thread;
 use wharf_types::program::DEFAULT_PATH;
 use wharf_types::{ContainerId, ErrorKind, Failure, Stage as _, StageError, chain};
 
 pub use turns::HooksOf;
 
+use crate::directories::remove_all;
 use crate::program;
 
 const STAGE: &str = "executing the container's hooks";
@@ -126,38 +122,14 @@ impl Hooked {
     /// The disk's, or something is mounted in it.
     pub fn remove_bundle(&self) -> Result<(), StageError> {
         const STAGE: &str = "removing the container's bundle (if it is busy, unmount what is mounted there)";
-        for bundle in [&self.bundle, &self.ended_bundle()] {
-            let (Some(parent), Some(name)) = (bundle.parent(), bundle.file_name()) else { continue };
-            let removed = match open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY) {
-                Err(error) if error.errno == Errno::ENOENT => return Ok(()),
-                parent => parent.and_then(|parent| remove_tree(parent.as_fd(), name)),
-            };
-            removed.map_err(|error| named(bundle, "remove", &error)).stage(STAGE)?;
-        }
-        Ok(())
+        // The notes last: what is tried again executes no hook.
+        let [ending, ended] = &self.notes();
+        [&self.bundle, ending, ended].into_iter().try_for_each(|place| remove_all(place).stage(STAGE))
     }
 
-    /// Whether the bundle has its name. If something is mounted over it, it could not be renamed, and that has to be
-    /// known before any hook is executed.
-    fn is_end_due(&self) -> Result<bool, StageError> {
-        const STAGE: &str =
-            "looking for the container's bundle (unmount what is mounted there, if anything is)";
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let (Some(parent), Some(name)) = (self.bundle.parent(), self.bundle.file_name()) else {
-            return Ok(false);
-        };
-        let opened =
-            open(parent, flags).and_then(|parent| open_below(parent.as_fd(), name, flags, Resolve::OneMount));
-        match opened {
-            Ok(_there) => Ok(true),
-            Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
-            Err(error) => Err(named(&self.bundle, "open", &error)).stage(STAGE),
-        }
-    }
-
-    /// The name of the bundle from the end of the last hook on, so that none is executed again if it stays.
-    fn ended_bundle(&self) -> PathBuf {
-        self.bundle.with_extension("ended")
+    /// What is noted of the hooks for the end beside the bundle: that they are being executed, and that they have been.
+    fn notes(&self) -> [PathBuf; 2] {
+        ["ending", "ended"].map(|note| self.bundle.with_extension(note))
     }
 
     fn root(&self) -> PathBuf {
@@ -180,17 +152,24 @@ impl Hooked {
         inside::with_container(&self.id, self.pid, &self.root(), work).stage(STAGE)?
     }
 
-    /// Executes the hooks for the end, unless they have been executed: as long as they have not, the bundle has its
-    /// name.
+    /// Executes the hooks for the end, unless they have been executed, which is noted beside the bundle. The note is
+    /// begun before: on a full disk there is none, and they are executed again if the rest cannot be removed.
     ///
     /// # Errors
     /// The disk's: they will be executed again. As to those of hooks, see [`Hooked::notify`].
     pub fn end(&self) -> Result<(), StageError> {
-        if !self.is_end_due()? {
+        const STAGE: &str = "noting that the hooks have been executed";
+        let [ending, ended] = self.notes();
+        if !self.bundle.try_exists().stage(STAGE)? || ended.try_exists().stage(STAGE)? {
             return Ok(());
         }
+        let is_begun = std::fs::create_dir(&ending).is_ok() || ending.is_dir();
         self.notify(Point::Poststop)?;
-        std::fs::rename(&self.bundle, self.ended_bundle()).stage("noting that the hooks have been executed")
+        match std::fs::rename(&ending, &ended) {
+            // A hook may have removed it, with the bundle.
+            Err(error) if is_begun && error.kind() != NotFound => Err(error).stage(STAGE),
+            _ => Ok(()),
+        }
     }
 
     /// Executes the hooks at a point at which nothing can be undone any more: each of them, whatever becomes of the
@@ -247,11 +226,6 @@ impl Hooked {
         command.current_dir(if self.bundle.is_dir() { &self.bundle } else { Path::new("/") });
         command
     }
-}
-
-/// The error with the whole path of a bundle.
-fn named(bundle: &Path, call: &'static str, error: &Error) -> Error {
-    Error::new(call, bundle.display().to_string(), error.errno)
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ use crate::limits::Limits;
 use crate::manifest::ManifestError;
 use crate::profiles::Profiles;
 use crate::records::{RecordError, save_layer};
-use crate::unpack::{LayerSource, UnpackError, unpack};
+use crate::unpack::{LayerSource, UnpackError, is_full, unpack};
 use index::{Index, Known};
 use remove::Sweeps;
 use tenants::Tenants;
@@ -171,6 +171,19 @@ pub enum StoreError {
         #[from]
         source: ChainError,
     },
+}
+
+impl StoreError {
+    /// Whether there was too little room on the disk for what an image takes besides its layers.
+    pub(crate) fn wants_disk(&self) -> bool {
+        match self {
+            Self::System { source, .. } | Self::Chain { source: ChainError::System { source, .. } } => {
+                is_full(source)
+            }
+            Self::Chain { source: ChainError::Disk(_) } => true,
+            _ => false,
+        }
+    }
 }
 
 impl Failure for StoreError {

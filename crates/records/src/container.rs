@@ -175,14 +175,13 @@ impl ContainerRecord {
     /// looks for them elsewhere, and is told why.
     ///
     /// # Errors
-    /// It cannot be read for now; those of `hooks`.
+    /// Those of `hooks`.
     pub fn load_to_remove(
         path: &Path,
         hooks: impl FnOnce(&StageError) -> Result<String, StageError>,
     ) -> Result<Self, StageError> {
         match Self::load(path) {
             Ok(record) => Ok(record),
-            Err(Unreadable::ForNow(error)) => Err(error),
             Err(Unreadable::Damaged(error) | Unreadable::LeftAlone(error)) => {
                 Ok(Self { hooks: hooks(&error)?, ..Self::default() })
             }

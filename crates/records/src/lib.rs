@@ -40,10 +40,9 @@ pub enum Phase {
 pub enum Unreadable {
     /// It is not what was saved.
     Damaged(StageError),
-    /// It may be whole: a newer release wrote it in a form that this one does not understand, or a directory is there.
+    /// It may be whole: a newer release wrote it in a form that this one does not understand, or it cannot be read for
+    /// now.
     LeftAlone(StageError),
-    /// It may be whole, and another attempt may succeed: the disk fails for now, or the machine is short of something.
-    ForNow(StageError),
 }
 
 /// Loads a record. From one of a newer release it takes what this one understands, if that is enough to list the object
@@ -59,7 +58,6 @@ fn load<R: Content>(
     };
     let unreadable = match &error {
         error if error.is_damage() => Unreadable::Damaged,
-        error if error.may_pass() => Unreadable::ForNow,
         _ => Unreadable::LeftAlone,
     };
     load_newer(path).filter(is_enough).ok_or_else(|| unreadable(StageError::at(stage, error)))

@@ -1,7 +1,8 @@
 //! Room for downloads: some that all pulls share, and one of each pull's own.
 //!
 //! A registry may send each layer just fast enough not to be given up, for hours. So the downloads that all pulls share
-//! may all be taken by such registries. Because each pull has one that no other can take, it goes on all the same.
+//! may all be taken by such registries. Because each pull has one that no other can take, it goes on all the same. A
+//! pull that began when none of these was left gets the next that comes free, unless it has another download by then.
 //!
 //! One registry's pulls have no more of these than are left for those of others. What all share, one registry may have
 //! alone; of several that wait, the one that has the fewest gets the next. Registries are told apart by their names, of
@@ -130,7 +131,9 @@ impl Place {
     /// end, because none other is given up for that pull. Beside fewer pulls than have one of their own, a slow link is
     /// no reason to give up anything.
     pub(crate) fn must_go(&self) -> bool {
-        let Some(held) = &self.shared else { return false };
+        let Some(held) = self.shared.as_ref().filter(|held| matches!(held.kind, Kind::Shared)) else {
+            return false;
+        };
         let mut state = lock(&held.state);
         state.forget_gone();
         let State { shared, waiting, .. } = &mut *state;
@@ -164,14 +167,18 @@ impl Places {
 
     fn try_share(&self) -> Option<Held> {
         let mut state = lock(&self.state);
-        state.shared.take(&self.registry).then(|| self.shared())
+        state.shared.take(&self.registry).then(|| self.held(Kind::Shared))
     }
 
     async fn share(&self) -> Option<Held> {
         let turn = {
             let mut state = lock(&self.state);
             if state.shared.take(&self.registry) {
-                return Some(self.shared());
+                return Some(self.held(Kind::Shared));
+            }
+            let has_nothing = Arc::strong_count(&self.tally) == 1;
+            if has_nothing && state.owners.take_at_most_half(&self.registry) {
+                return Some(self.held(Kind::Owner));
             }
             let (turn, come) = oneshot::channel();
             let (registry, tally) = (Arc::clone(&self.registry), Arc::downgrade(&self.tally));
@@ -181,8 +188,8 @@ impl Places {
         turn.await.ok()
     }
 
-    fn shared(&self) -> Held {
-        Held::new(&self.state, &self.registry, Kind::Shared, Some(Arc::clone(&self.tally)))
+    fn held(&self, kind: Kind) -> Held {
+        Held::new(&self.state, &self.registry, kind, Some(Arc::clone(&self.tally)))
     }
 }
 
@@ -209,6 +216,20 @@ impl State {
         let mut next = self.waiting.remove(at)?;
         next.grant();
         self.shared.take(&next.registry).then_some(next)
+    }
+
+    /// Who gets the download that came free and that nobody can take away: of the pulls without any, who waits longest
+    /// and has a registry that leaves enough to others.
+    fn next_owner(&mut self) -> Option<Waiting> {
+        self.forget_gone();
+        let Self { owners, waiting, .. } = self;
+        let at = waiting.iter().position(|waiting| {
+            let has_none = waiting.has_nothing() || waiting.granted.is_some();
+            has_none && owners.take_at_most_half(&waiting.registry)
+        })?;
+        let mut next = waiting.remove(at)?;
+        next.grant();
+        Some(next)
     }
 
     fn forget_gone(&mut self) {
@@ -254,14 +275,19 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
-        match self.kind {
-            Kind::Owner => return state.owners.give_back(&self.registry),
-            Kind::Shared => state.shared.give_back(&self.registry),
-        }
-        let next = state.next();
+        let next = match self.kind {
+            Kind::Owner => {
+                state.owners.give_back(&self.registry);
+                state.next_owner()
+            }
+            Kind::Shared => {
+                state.shared.give_back(&self.registry);
+                state.next()
+            }
+        };
         drop(state);
         if let Some(Waiting { registry, granted, turn, .. }) = next
-            && turn.send(Self::new(&self.state, &registry, Kind::Shared, granted)).is_err()
+            && turn.send(Self::new(&self.state, &registry, self.kind, granted)).is_err()
         {
             tracing::trace!("nobody waits for it any more, so it came free again");
         }
@@ -377,6 +403,35 @@ mod tests {
         drop((of_slow, of_owner, own));
         third.now_or_never().flatten().unwrap();
         assert_eq!(lock(&room.state).shared.free, 3);
+    }
+
+    #[tokio::test]
+    async fn a_pull_without_any_gets_an_own_one_that_comes_free_and_keeps_it() {
+        let limits = limits(3, 1);
+        let room = Room::new(&limits);
+        let mut owners: Vec<_> = (0..OWN_LIMIT).map(|n| room.of_pull(&limits, &n.to_string())).collect();
+        let own: Vec<_> = owners.iter().map(|pull| pull.own.try_acquire().unwrap()).collect();
+        let [slow, late, last] = ["slow", "late", "last"].map(|registry| room.of_pull(&limits, registry));
+        let shared = slow.try_take().unwrap();
+        let mut waits = Box::pin(late.take());
+        assert!((&mut waits).now_or_never().is_none());
+        drop(own);
+        owners.pop();
+        let its_own = (&mut waits).now_or_never().flatten().expect("one has come free");
+        let mut second = Box::pin(last.take());
+        assert!((&mut second).now_or_never().is_none(), "each of the others has its own");
+        assert!(!its_own.must_go(), "nobody takes that away");
+        assert!(shared.must_go());
+        drop(its_own);
+        let its_own = (&mut second).now_or_never().flatten().expect("it is free again");
+        assert!(!its_own.must_go());
+        drop((its_own, shared));
+        assert_eq!(lock(&room.state).owners.free, 1);
+        let third = Box::pin(late.take()).now_or_never().flatten().unwrap();
+        let fourth = Box::pin(last.take()).now_or_never().flatten().expect("it is free at once");
+        drop((third, fourth, owners));
+        let state = lock(&room.state);
+        assert_eq!((state.owners.free, state.shared.free), (OWN_LIMIT, 1));
     }
 
     #[test]

@@ -69,8 +69,8 @@ impl Layout {
     }
 
     /// The bundle of a container with hooks: a directory with its runtime spec, which hooks read, and one for its root
-    /// file system. Once its hooks for the end have been executed, `.ended` is added to its name. Only the daemon
-    /// writes it.
+    /// file system. Once its hooks for the end have been executed, a directory beside it has its name and `.ended`.
+    /// Only the daemon writes it.
     #[must_use]
     pub fn bundle(&self, pod: &PodId, container: &ContainerId) -> PathBuf {
         self.pod(pod).join("bundles").join(container.as_str())

@@ -77,12 +77,12 @@ fn a_hook_is_given_the_state_and_its_own_arguments_and_environment() {
     let ended = Hooked { hooks: String::new(), ..hooked.clone() };
     for _ in 0..2 {
         ended.end().unwrap();
-        assert!(!hooked.bundle.exists() && ended.ended_bundle().join("rootfs").exists());
+        assert_eq!(hooked.notes().map(|note| note.exists()), [false, true]);
     }
-    hooked.make_bundle(b"{}").unwrap();
     for _ in 0..2 {
         hooked.remove_bundle().unwrap();
-        assert!(!hooked.bundle.exists() && !ended.ended_bundle().exists());
+        assert!(!hooked.bundle.exists() && !hooked.notes().iter().any(|note| note.exists()));
+        ended.end().unwrap();
     }
     Hooked { bundle: rig.dir.path().join("bundles/none"), ..ended }.remove_bundle().unwrap();
 }

@@ -151,9 +151,8 @@ impl LoadError {
         match self {
             Self::Unpack { source, .. } => source.wants_disk(),
             Self::Disk { source } => source.wants_disk(),
-            Self::System { source } | Self::Store { source: StoreError::System { source, .. }, .. } => {
-                is_full(source)
-            }
+            Self::System { source } => is_full(source),
+            Self::Store { source, .. } => source.wants_disk(),
             Self::Tar { source: TarError::Read { source, .. } } | Self::Read { source } => {
                 refusal(source).is_some_and(UnpackError::wants_disk)
             }

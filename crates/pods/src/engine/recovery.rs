@@ -57,7 +57,7 @@ impl Engine {
             }
             Ok(record) => self.recover_made(id, record, containers).await,
             Err(Unreadable::Damaged(error)) => self.quarantine(id, &error.into(), containers).await,
-            Err(Unreadable::LeftAlone(error) | Unreadable::ForNow(error)) => {
+            Err(Unreadable::LeftAlone(error)) => {
                 self.leave_alone(id, &error.into());
             }
         }
@@ -123,7 +123,7 @@ impl Engine {
                 Err(error) => error,
             },
             Err(Unreadable::Damaged(error)) => error.into(),
-            Err(Unreadable::LeftAlone(error) | Unreadable::ForNow(error)) => {
+            Err(Unreadable::LeftAlone(error)) => {
                 tracing::warn!(
                     container = id.short(),
                     error = chain(&error),

@@ -158,7 +158,7 @@ impl Engine {
 
     /// The record of a container that is to be deleted. It has the right path of the cgroup: if the pod's own record
     /// cannot be read, the parent is unknown. Of one whose record cannot be used, the saved spec has the hooks for the
-    /// end. One that cannot be read for now is asked again: the caller's attempt fails.
+    /// end. If that cannot be read for now, the caller's attempt fails.
     async fn recorded(&self, pod: &Pod, id: &ContainerId) -> Result<ContainerRecord, Error> {
         if let Some(container) = pod.container(id.as_str()) {
             return Ok(container.record());

@@ -255,7 +255,7 @@ fn what_was_left_alone_ends_with_its_pod() {
 
 /// Only its record says which hooks are due, or its spec if that is damaged.
 #[test]
-fn what_cannot_be_read_for_now_is_removed_once_it_can() {
+fn what_cannot_be_read_is_removed_once_its_hooks_can_be() {
     for is_damaged in [false, true] {
         alone(async |world| {
             let (pod, _supervisor) = world.pod().await;
@@ -271,11 +271,15 @@ fn what_cannot_be_read_for_now_is_removed_once_it_can() {
             std::fs::rename(&path, world.aside("whole")).unwrap();
             // Reading it fails as on a broken disk.
             std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
-            for _ in 0..2 {
+            let attempts = if is_damaged { 2 } else { 0 };
+            for _ in 0..attempts {
                 let early = world.engine.delete(&pod, container.id()).await.unwrap_err();
                 assert!(chain(&early).contains("os error 5"), "{}", chain(&early));
             }
-            std::fs::rename(world.aside("whole"), &path).unwrap();
+            if is_damaged {
+                std::fs::rename(world.aside("whole"), &path).unwrap();
+            }
+            // The spec is enough.
             world.engine.delete(&pod, container.id()).await.unwrap();
             assert!(ended.exists());
             world.assert_no_container(&pod, "read again");
