@@ -1,8 +1,8 @@
 //! Removing a container, or undoing one that could not be made. Each step can be repeated.
 //!
 //! What is left of a container goes first, and its record last, because whoever continues after a failure or a crash
-//! finds the rest by it. Its bundle is renamed once its hooks for the end have been executed: only those of a daemon
-//! that was killed meanwhile are executed again. The log of a container that was made is the kubelet's.
+//! finds the rest by it. That its hooks for the end have been executed is noted: only those of a daemon that was ended
+//! meanwhile are executed again. The log of a container that was made is the kubelet's.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -117,7 +117,7 @@ impl World {
         self.mounted.lock().unwrap().push(directory.to_owned());
     }
 
-    /// Ends that for the last of them, which may have been renamed.
+    /// Ends that for the last of them.
     pub(super) fn unlimit_files(&self, directory: &Path) {
         self.mounted.lock().unwrap().pop();
         umount2(directory, MntFlags::MNT_DETACH).unwrap();
