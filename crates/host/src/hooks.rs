@@ -122,6 +122,10 @@ impl Hooked {
     /// The disk's, or something is mounted in it.
     pub fn remove_bundle(&self) -> Result<(), StageError> {
         const STAGE: &str = "removing the container's bundle (if it is busy, unmount what is mounted there)";
+        // Nearly no pod has any.
+        if !self.bundle.parent().is_some_and(|bundles| bundles.try_exists().unwrap_or(true)) {
+            return Ok(());
+        }
         // The notes last: what is tried again executes no hook.
         let [ending, ended] = &self.notes();
         [&self.bundle, ending, ended].into_iter().try_for_each(|place| remove_all(place).stage(STAGE))

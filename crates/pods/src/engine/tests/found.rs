@@ -271,15 +271,14 @@ fn what_cannot_be_read_is_removed_once_its_hooks_can_be() {
             std::fs::rename(&path, world.aside("whole")).unwrap();
             // Reading it fails as on a broken disk.
             std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
-            let attempts = if is_damaged { 2 } else { 0 };
-            for _ in 0..attempts {
-                let early = world.engine.delete(&pod, container.id()).await.unwrap_err();
-                assert!(chain(&early).contains("os error 5"), "{}", chain(&early));
-            }
+            // Instead of the record, the spec is enough.
             if is_damaged {
+                for _ in 0..2 {
+                    let early = world.engine.delete(&pod, container.id()).await.unwrap_err();
+                    assert!(chain(&early).contains("os error 5"), "{}", chain(&early));
+                }
                 std::fs::rename(world.aside("whole"), &path).unwrap();
             }
-            // The spec is enough.
             world.engine.delete(&pod, container.id()).await.unwrap();
             assert!(ended.exists());
             world.assert_no_container(&pod, "read again");
