@@ -93,7 +93,7 @@ struct Held {
     registry: Arc<str>,
     kind: Kind,
     /// `None` if the pull has ended.
-    _tally: Option<Tally>,
+    tally: Option<Tally>,
 }
 
 impl Room {
@@ -210,6 +210,9 @@ impl State {
     /// registry has the fewest, who waits longest.
     fn next(&mut self) -> Option<Waiting> {
         self.forget_gone();
+        if self.shared.free == 0 {
+            return None;
+        }
         let all = self.waiting.iter().enumerate();
         let order = |waiting: &Waiting| (waiting.granted.is_none(), self.shared.of(&waiting.registry));
         let (at, _) = all.min_by_key(|(_, waiting)| order(waiting))?;
@@ -268,28 +271,27 @@ impl Taken {
 
 impl Held {
     fn new(state: &Arc<Mutex<State>>, registry: &Arc<str>, kind: Kind, tally: Option<Tally>) -> Self {
-        Self { state: Arc::clone(state), registry: Arc::clone(registry), kind, _tally: tally }
+        Self { state: Arc::clone(state), registry: Arc::clone(registry), kind, tally }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
-        let next = match self.kind {
-            Kind::Owner => {
-                state.owners.give_back(&self.registry);
-                state.next_owner()
-            }
-            Kind::Shared => {
-                state.shared.give_back(&self.registry);
-                state.next()
-            }
-        };
+        match self.kind {
+            Kind::Owner => state.owners.give_back(&self.registry),
+            Kind::Shared => state.shared.give_back(&self.registry),
+        }
+        // Its pull may have nothing else, and then waits for whatever is free.
+        drop(self.tally.take());
+        let mut turns: Vec<_> =
+            std::iter::from_fn(|| state.next_owner()).map(|next| (Kind::Owner, next)).collect();
+        turns.extend(std::iter::from_fn(|| state.next()).map(|next| (Kind::Shared, next)));
         drop(state);
-        if let Some(Waiting { registry, granted, turn, .. }) = next
-            && turn.send(Self::new(&self.state, &registry, self.kind, granted)).is_err()
-        {
-            tracing::trace!("nobody waits for it any more, so it came free again");
+        for (kind, Waiting { registry, granted, turn, .. }) in turns {
+            if turn.send(Self::new(&self.state, &registry, kind, granted)).is_err() {
+                tracing::trace!("nobody waits for it any more, so it came free again");
+            }
         }
     }
 }
@@ -432,6 +434,26 @@ mod tests {
         drop((third, fourth, owners));
         let state = lock(&room.state);
         assert_eq!((state.owners.free, state.shared.free), (OWN_LIMIT, 1));
+    }
+
+    #[tokio::test]
+    async fn a_pull_that_has_nothing_left_waits_for_no_shared_one_while_own_ones_are_free() {
+        let limits = limits(3, 2);
+        let room = Room::new(&limits);
+        let owners: Vec<_> = (0..OWN_LIMIT).map(|n| room.of_pull(&limits, &n.to_string())).collect();
+        let [one, other] = ["reg", "reg"].map(|registry| room.of_pull(&limits, registry));
+        let (slow, ends) = (one.try_take().unwrap(), other.try_take().unwrap());
+        let (mut first, mut second) = (Box::pin(one.take()), Box::pin(other.take()));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(owners);
+        assert!((&mut second).now_or_never().is_none(), "it has another one");
+        drop(ends);
+        let shared = first.now_or_never().flatten().expect("what came free");
+        let own = second.now_or_never().flatten().expect("its pull had nothing any more");
+        assert!(!own.must_go());
+        drop((slow, shared, own));
+        let state = lock(&room.state);
+        assert_eq!((state.owners.free, state.shared.free), (OWN_LIMIT, 2));
     }
 
     #[test]
