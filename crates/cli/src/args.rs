@@ -188,6 +188,9 @@ Examples:
   wharf pull 127.0.0.1:5000/library/nginx:latest
   wharf pull --creds me registry.example/app")]
     Pull(Pull),
+    /// Ask about registries
+    #[command(subcommand, arg_required_else_help = true)]
+    Registry(Registry),
     /// Load the images of an archive
     #[command(after_help = "\
 Reads an OCI image layout or an archive of the form of `docker save`, as docker, podman, ctr, skopeo, BuildKit and wharf write \
@@ -386,6 +389,23 @@ pub(crate) struct Exec {
     /// Kill the command after this many seconds
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["interactive", "tty"])]
     pub(crate) timeout: Option<u32>,
+}
+
+/// What can be asked about registries.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Registry {
+    /// Say which hosts would be asked for an image, in order, and which files say so
+    #[command(after_help = "\
+Nobody is asked. The files are those that [registry] in wharfd's configuration names: certs_dir, registries_conf and auth_files; \
+changes take effect with the next pull. The credentials are the node's own; a kubelet's or those of --creds go before.
+
+Examples:
+  wharf registry explain nginx
+  wharf --json registry explain registry.example/app:1 | jq '.[].hosts[].url'")]
+    Explain {
+        /// The image's name
+        image: String,
+    },
 }
 
 #[derive(Debug, Args)]

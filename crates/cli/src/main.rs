@@ -20,6 +20,7 @@ mod logs;
 mod manual;
 mod output;
 mod pull;
+mod registry;
 mod regular;
 mod remove;
 mod run;
@@ -92,6 +93,9 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Inspect { names } => inspect::inspect(daemon, &names).await?,
         Command::Explain { name } => explain::explain(daemon, output, &name).await?,
         Command::Pull(pull) => pull::command(daemon, output, pull).await?,
+        Command::Registry(args::Registry::Explain { image }) => {
+            registry::explain(daemon, output, image).await?;
+        }
         Command::Images => images::list(daemon, output).await?,
         Command::Rmi { images, force } => {
             images::remove(daemon, output, &images, remove::Force::from_flag(force)).await?

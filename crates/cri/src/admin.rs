@@ -1,6 +1,7 @@
 //! wharfd's own small service beside the CRI's two: what the command line shows to people, and images without a
 //! registry.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,14 +12,14 @@ use tonic::{Request, Response, Status, Streaming};
 use wharf_cri_api::admin::admin_server::Admin as AdminService;
 use wharf_cri_api::admin::layer::Phase as WirePhase;
 use wharf_cri_api::admin::{
-    InfoRequest, InfoResponse, Layer, LoadRequest, LoadResponse, PodRequest, Pull, PullProgressRequest,
-    PullProgressResponse, RequestsRequest, SaveRequest, SaveResponse, TagRequest, TagResponse, UntagRequest,
-    UntagResponse,
+    ExplainRegistryRequest, ExplainRegistryResponse, InfoRequest, InfoResponse, Layer, LoadRequest,
+    LoadResponse, NameMeaning, PodRequest, Pull, PullProgressRequest, PullProgressResponse, RegistryHost,
+    RequestsRequest, SaveRequest, SaveResponse, TagRequest, TagResponse, UntagRequest, UntagResponse,
 };
 use wharf_images::Store;
 use wharf_pods::Engine;
-use wharf_registry::{LayerProgress, Phase, Puller};
-use wharf_types::{Reference, ReferenceError};
+use wharf_registry::{Asked, LayerProgress, NameError, Phase, Puller};
+use wharf_types::{Reference, ReferenceError, chain};
 
 use crate::archives::Archives;
 use crate::image::change;
@@ -162,6 +163,42 @@ impl AdminService for Admin {
         let untagged =
             change(&self.store, "removing a name of an image", move |store| store.untag(&name)).await?;
         if untagged { Ok(Response::new(UntagResponse {})) } else { Err(no_image(&text)) }
+    }
+
+    async fn explain_registry(
+        &self,
+        request: Request<ExplainRegistryRequest>,
+    ) -> Result<Response<ExplainRegistryResponse>, Status> {
+        let mut meanings = Vec::new();
+        for reference in self.puller.names(&request.into_inner().image).await.map_err(status::of)? {
+            meanings.push(meaning(&reference, self.puller.explain(&reference).await));
+        }
+        Ok(Response::new(ExplainRegistryResponse { meanings }))
+    }
+}
+
+fn meaning(reference: &Reference, asked: Result<Vec<Asked>, NameError>) -> NameMeaning {
+    let image = reference.to_string();
+    match asked {
+        Ok(hosts) => {
+            NameMeaning { image, hosts: hosts.into_iter().map(host).collect(), problem: String::new() }
+        }
+        Err(error) => NameMeaning { image, hosts: Vec::new(), problem: chain(&error) },
+    }
+}
+
+fn host(asked: Asked) -> RegistryHost {
+    let texts = |paths: Vec<PathBuf>| paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    RegistryHost {
+        url: asked.url,
+        is_mirror: asked.is_mirror,
+        capabilities: asked.capabilities.into_iter().map(str::to_owned).collect(),
+        file: asked.file.map(|file| file.to_string_lossy().into_owned()).unwrap_or_default(),
+        authorities: texts(asked.authorities),
+        client_certificates: texts(asked.client_certificates),
+        proof: asked.proof.to_owned(),
+        proxy: asked.proxy.unwrap_or_default(),
+        credentials: asked.credentials.unwrap_or_default(),
     }
 }
 

@@ -23,9 +23,9 @@ use wharf_pods::Engine;
 use wharf_registry::{AuthFields, Credentials, Puller};
 use wharf_snapshots::tree::Usage;
 use wharf_tasks::{CrowdLimits, Threads, pool};
-use wharf_types::{Reference, ReferenceError};
 
 use crate::batches::batches;
+use crate::names::Names;
 use crate::profiles;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
@@ -43,6 +43,7 @@ static DISK: LazyLock<Threads<&'static str>> =
 pub struct Images {
     store: Arc<Store>,
     puller: Arc<Puller>,
+    names: Names,
     engine: Arc<Engine>,
     pinned: Arc<[String]>,
 }
@@ -51,13 +52,17 @@ impl Images {
     /// Makes the service. Images whose names match one of `pinned` are told to be pinned; `*` stands for anything.
     #[must_use]
     pub fn new(store: Arc<Store>, puller: Arc<Puller>, engine: Arc<Engine>, pinned: Vec<String>) -> Self {
-        Self { store, puller, engine, pinned: pinned.into() }
+        let names = Names::new(Arc::clone(&store), Arc::clone(&puller));
+        Self { store, puller, names, engine, pinned: pinned.into() }
     }
 
-    fn list(&self, wanted: Option<&ImageSpec>) -> Vec<ImageItem> {
-        let wanted = wanted.map(|spec| spec.image.as_str()).filter(|name| !name.is_empty());
+    async fn list(&self, wanted: Option<ImageSpec>) -> Vec<ImageItem> {
+        let wanted = wanted.map(|spec| spec.image).filter(|name| !name.is_empty());
         match wanted {
-            Some(name) => self.store.find(name).iter().map(|image| item(image, &self.pinned)).collect(),
+            Some(name) => {
+                let found = self.store.find(&self.names.here(name).await);
+                found.iter().map(|image| item(image, &self.pinned)).collect()
+            }
             None => self.store.list().iter().map(|image| item(image, &self.pinned)).collect(),
         }
     }
@@ -156,7 +161,7 @@ impl ImageService for Images {
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
         let filter = request.into_inner().filter.and_then(|filter| filter.image);
-        Ok(Response::new(ListImagesResponse { images: self.list(filter.as_ref()) }))
+        Ok(Response::new(ListImagesResponse { images: self.list(filter).await }))
     }
 
     async fn stream_images(
@@ -164,7 +169,7 @@ impl ImageService for Images {
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let filter = request.into_inner().filter.and_then(|filter| filter.image);
-        let images = self.list(filter.as_ref());
+        let images = self.list(filter).await;
         let messages = batches(images).into_iter().map(|images| Ok(StreamImagesResponse { images }));
         Ok(Response::new(Box::pin(iter(messages))))
     }
@@ -175,9 +180,10 @@ impl ImageService for Images {
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let request = request.into_inner();
         let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
+        let name = self.names.here(spec.image).await;
         let found = match request.verbose {
-            true => self.store.find(&spec.image),
-            false => usable(&self.store, &spec.image),
+            true => self.store.find(&name),
+            false => usable(&self.store, &name),
         };
         let Some(found) = found else {
             return Ok(Response::new(ImageStatusResponse::default()));
@@ -199,10 +205,18 @@ impl ImageService for Images {
         let request = request.into_inner();
         let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
         self.engine.handlers().find(&spec.runtime_handler).map_err(status::of)?;
-        let reference: Reference = spec.image.parse().map_err(|error: ReferenceError| status::of(error))?;
-        let pulled = self.puller.pull(&reference, credentials(request.auth)?).await;
-        let image = pulled.map_err(|error| status::of_pull(error.cri_prefix(), &*error))?;
-        Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }))
+        let credentials = credentials(request.auth)?;
+        let meanings = self.puller.names(&spec.image).await.map_err(status::of)?;
+        let mut failed = Err(status::of(Fault::missing("image")));
+        for reference in meanings {
+            match self.puller.pull(&reference, credentials.clone()).await {
+                Ok(image) => {
+                    return Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }));
+                }
+                Err(error) => failed = Err(status::of_pull(error.cri_prefix(), &*error)),
+            }
+        }
+        failed
     }
 
     async fn remove_image(
@@ -210,7 +224,8 @@ impl ImageService for Images {
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
         let spec = request.into_inner().image.ok_or_else(|| status::of(Fault::missing("image")))?;
-        change(&self.store, "removing an image", move |store| store.remove(&spec.image)).await?;
+        let name = self.names.here(spec.image).await;
+        change(&self.store, "removing an image", move |store| store.remove(&name)).await?;
         Ok(Response::new(RemoveImageResponse {}))
     }
 

@@ -24,6 +24,7 @@ use wharf_types::chain;
 
 use crate::batches::batches;
 use crate::conditions::Conditions;
+use crate::names::Names;
 use crate::readings::{Readings, Shared};
 use crate::status::Fault;
 use crate::{filter, metrics, stats, status, streams, view};
@@ -41,6 +42,7 @@ pub struct Runtime {
     urls: Urls,
     handlers: Vec<RuntimeHandler>,
     config: String,
+    names: Names,
     readings: Readings,
     metrics: Arc<Shared<Vec<PodSandboxMetrics>>>,
     conditions: Arc<Conditions>,
@@ -52,13 +54,24 @@ impl Runtime {
     /// Makes the service. `urls` issues the URLs of the streaming server; `config` is the daemon's configuration as
     /// JSON, for a verbose Status.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, network: Arc<Network>, urls: Urls, config: String) -> Self {
+    pub fn new(engine: Arc<Engine>, network: Arc<Network>, names: Names, urls: Urls, config: String) -> Self {
         let handlers = runtime_handlers(&engine);
         let metrics = Arc::new(Shared::new("gathering metrics"));
         let (readings, conditions) = (Readings::new(), Arc::new(Conditions::new()));
         let network_settings = Threads::with_pool("network", CrowdLimits { of_one: 1, of_all: 1 }, 0);
         let network_settings = Arc::new(network_settings);
-        Self { engine, network, urls, handlers, config, readings, metrics, conditions, network_settings }
+        Self {
+            engine,
+            network,
+            names,
+            urls,
+            handlers,
+            config,
+            readings,
+            metrics,
+            conditions,
+            network_settings,
+        }
     }
 
     /// Ends the streams of events, which otherwise end only when their clients leave.
@@ -316,7 +329,8 @@ impl RuntimeService for Runtime {
         request: Request<CreateContainerRequest>,
     ) -> Reply<CreateContainerResponse> {
         let request = request.into_inner();
-        let config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
+        let mut config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
+        self.names.of_container(&mut config).await;
         let now = request.sandbox_config.unwrap_or_default();
         let made = self.engine.create_container(&request.pod_sandbox_id, config, &now).await;
         let id = made.map_err(status::of)?;

@@ -8,6 +8,7 @@ use wharf_cri_api::admin::InfoResponse;
 use wharf_network::Network;
 use wharf_nri::Plugins;
 use wharf_pods::Engine;
+use wharf_registry::HostFiles;
 
 use crate::config::Config;
 
@@ -17,7 +18,7 @@ pub(crate) fn now(
     info: InfoResponse,
     network: Arc<Network>,
     engine: Arc<Engine>,
-    plugins: Arc<Plugins>,
+    (plugins, registries): (Arc<Plugins>, HostFiles),
 ) -> impl Fn() -> InfoResponse {
     move || {
         let handlers = engine.handlers();
@@ -26,6 +27,7 @@ pub(crate) fn now(
         InfoResponse {
             subnets: network.subnets().to_string(),
             file_problems: engine.problems_of_additions(),
+            registry_problems: registries.problems(),
             handler_problems: handlers.problems().chain(handlers.remarks()).map(str::to_owned).collect(),
             nri_plugins: plugins.names(),
             nri_problems: info.nri_problems.iter().cloned().chain(missing).collect(),

@@ -109,6 +109,10 @@ pub(crate) struct Images {
 pub(crate) struct Registry {
     /// Directories that hold `<host>/hosts.toml` as in containerd, or `<host>/*.crt` as in Docker, separated by colons.
     pub(crate) certs_dir: String,
+    /// A `registries.conf`, for hosts of which these directories have no hosts.toml; none if empty.
+    pub(crate) registries_conf: PathBuf,
+    /// Files with the node's own credentials, in the format of Docker's config.json.
+    pub(crate) auth_files: Vec<PathBuf>,
     /// How many layers of one pull are downloaded at a time.
     pub(crate) layers_per_pull: usize,
     /// How many layers of all pulls together are downloaded at a time, beside one of each pull.
@@ -236,6 +240,8 @@ impl Default for Registry {
         let limits = wharf_registry::Limits::default();
         Self {
             certs_dir: "/etc/wharf/certs.d".into(),
+            registries_conf: PathBuf::new(),
+            auth_files: Vec::new(),
             layers_per_pull: limits.layers_per_pull,
             layers_in_all: limits.layers_in_all,
             stall_timeout_s: limits.stall_timeout.as_secs(),
@@ -431,7 +437,7 @@ impl Config {
 
     pub(crate) fn registry(&self) -> anyhow::Result<wharf_registry::Config> {
         Ok(wharf_registry::Config {
-            certs_dirs: self.certs_dirs().map(Path::to_owned).collect(),
+            files: self.registry_files(),
             proxies: wharf_registry::Proxies::from_environment().context("the environment")?,
             token_hosts: self.registry.token_hosts.clone(),
             limits: wharf_registry::Limits {
@@ -442,6 +448,16 @@ impl Config {
                 ..wharf_registry::Limits::default()
             },
         })
+    }
+
+    /// The files with the settings of registries.
+    pub(crate) fn registry_files(&self) -> wharf_registry::HostFiles {
+        let conf = &self.registry.registries_conf;
+        wharf_registry::HostFiles {
+            certs_dirs: self.certs_dirs().map(Path::to_owned).collect(),
+            registries_conf: Some(conf.clone()).filter(|conf| !conf.as_os_str().is_empty()),
+            auth_files: self.registry.auth_files.clone(),
+        }
     }
 
     fn certs_dirs(&self) -> impl Iterator<Item = &Path> {

@@ -32,6 +32,7 @@ use wharf_images::{Store, StoreError};
 use wharf_metrics::{Metrics, Serving};
 use wharf_nri::Plugins;
 use wharf_pods::{Engine, Options, Parts};
+use wharf_registry::Puller;
 use wharf_state::Layout;
 use wharf_types::failure;
 
@@ -288,7 +289,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Err(error) = engine.user_namespaces() {
         tracing::warn!(error = wharf_types::chain(&*error), "pods cannot have user namespaces");
     }
-    let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));
+    let puller = puller(&config, &images)?;
     match engine.recover().await {
         Ok(()) => drop(tokio::spawn(Arc::clone(&engine).keep_tidy())),
         Err(error) => tracing::error!(
@@ -302,7 +303,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Some(settings) => listen_for_plugins(settings, Arc::clone(&plugins), &engine).await,
         None => (None, admin::Nri::default()),
     };
-    let json = serde_json::to_string(&config)?;
+    let (json, registries) = (serde_json::to_string(&config)?, config.registry_files());
+    let names = wharf_cri::Names::new(Arc::clone(&images), Arc::clone(&puller));
     let streams = wharf_cri::Streams::new(Arc::clone(&engine));
     let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;
     let urls = streaming.urls();
@@ -319,12 +321,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let services = Services {
         calls: metrics.calls(),
         admin: wharf_cri::Admin::new(
-            admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), plugins),
+            admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), (plugins, registries)),
             Arc::clone(&engine),
             Arc::clone(&puller),
             Arc::clone(&images),
         ),
-        runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, json),
+        runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, names, urls, json),
         images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),
     };
     let _metrics = serve_metrics(&config, metrics)?;
@@ -353,6 +355,23 @@ fn check_open_files(pods: usize) -> anyhow::Result<()> {
          LimitNOFILE of wharfd.service, or the hard limit (ulimit -Hn) with which wharfd is started"
     );
     Ok(())
+}
+
+/// Makes the registry client. What is wrong with the settings of registries is logged as soon as their files are read.
+fn puller(config: &Config, images: &Arc<Store>) -> anyhow::Result<Arc<Puller>> {
+    let puller = Arc::new(Puller::new(Arc::clone(images), config.registry()?));
+    tokio::spawn(report_problems(Arc::clone(&puller)));
+    Ok(puller)
+}
+
+/// Logs what pulls will fail by.
+async fn report_problems(puller: Arc<Puller>) {
+    match puller.problems().await {
+        Ok(problems) => problems.iter().for_each(|problem| tracing::error!(problem, "pulls will fail")),
+        Err(error) => {
+            tracing::warn!(error = wharf_types::chain(&error), "the settings of registries are not checked")
+        }
+    }
 }
 
 /// Serves metrics, if the configuration says where, until what this returns is dropped.

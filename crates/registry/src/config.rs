@@ -2,17 +2,16 @@
 //! from files.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::hosts::HostFiles;
 use crate::proxy::Proxies;
 
 /// Settings of a [`Puller`](crate::Puller).
 #[derive(Debug, Clone, Default)]
 pub struct Config {
-    /// The directories that hold `<host>/hosts.toml`, or certificates as Docker lays them out. The first directory with
-    /// an entry for a host decides. Without any, every registry is asked directly.
-    pub certs_dirs: Vec<PathBuf>,
+    /// The files that say which hosts are asked. Without any, every registry is asked directly.
+    pub files: HostFiles,
     /// The proxies between this node and the registries, unless `hosts.toml` names one.
     pub proxies: Proxies,
     /// Which token hosts outside its own domain may see a registry's credentials: registry host → token hosts.

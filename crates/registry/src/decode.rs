@@ -5,7 +5,7 @@ use std::str::from_utf8;
 use wharf_types::Reference;
 
 use crate::url::Url;
-use crate::{auth, blob, challenge, hosts, request};
+use crate::{auth, auth_files, blob, challenge, hosts, request};
 
 /// Parses a `hosts.toml` and returns the number of hosts in it.
 ///
@@ -15,6 +15,22 @@ pub fn hosts_toml(bytes: &[u8]) -> Result<usize, String> {
     let reference: Reference = "registry.example/app:v1".parse().map_err(shown)?;
     hosts::count_hosts(from_utf8(bytes).map_err(shown)?, &reference)
         .map_err(|error| wharf_types::chain(&error))
+}
+
+/// Parses a `registries.conf` and returns the number of prefixes in it.
+///
+/// # Errors
+/// Why pulls with this file would be refused.
+pub fn registries_conf(bytes: &[u8]) -> Result<usize, String> {
+    hosts::count_prefixes(from_utf8(bytes).map_err(shown)?).map_err(|error| wharf_types::chain(&error))
+}
+
+/// Parses a file of credentials, in the format of Docker's `config.json`, and returns the number of entries in it.
+///
+/// # Errors
+/// Why pulls with this file would be refused.
+pub fn auth_file(bytes: &[u8]) -> Result<usize, String> {
+    auth_files::count_entries(bytes).map_err(shown)
 }
 
 /// Parses a `WWW-Authenticate` header and returns the number of challenges.

@@ -4,10 +4,12 @@
 //! only some of this work at a time, what has begun is in threads of its own but for a little, and nobody waits for it
 //! for good: all of wharfd's blocking work shares the pool.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use wharf_tasks::{CrowdLimits, ThreadError, Threads, pool};
+
+use crate::hosts::HostFiles;
 
 /// How often settings are read at a time, of one registry and in all.
 const SETTINGS_LIMITS: CrowdLimits = CrowdLimits { of_one: 4, of_all: 32 };
@@ -38,15 +40,14 @@ impl Default for Disks {
 }
 
 impl Disks {
-    /// Reads the settings of a registry, which are in one of these directories.
+    /// Reads the settings of a registry, which are in these files.
     pub(crate) async fn settings<T: Send + 'static>(
         &self,
         registry: &str,
-        certs_dirs: &[PathBuf],
+        files: &HostFiles,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ThreadError> {
-        let dirs: Vec<_> = certs_dirs.iter().map(|dir| dir.display().to_string()).collect();
-        let what = format!("reading the settings of {registry} in {}", dirs.join(" and "));
+        let what = format!("reading the settings of {registry} in {files}");
         self.settings.run_in_time(&registry.to_owned(), what, read).await
     }
 
@@ -91,7 +92,8 @@ mod tests {
     #[test]
     fn what_is_given_up_again_and_again_leaves_the_pool_to_others() {
         on_a_small_pool(async {
-            let (disks, dirs) = (Disks::default(), ["/certs".into()]);
+            let (disks, dirs) =
+                (Disks::default(), HostFiles { certs_dirs: vec!["/certs".into()], ..HostFiles::default() });
             let mut ends = Vec::new();
             for _retry in 0..4 * POOL {
                 let [(end, until), (other_end, other_until), (third_end, third_until)] =
@@ -138,7 +140,12 @@ mod tests {
     #[test]
     fn what_does_not_respond_is_named() {
         on_a_small_pool(async {
-            let (disks, dirs) = (Disks::default(), ["/certs".into(), "/more".into()]);
+            let dirs = HostFiles {
+                certs_dirs: vec!["/certs".into(), "/more".into()],
+                registries_conf: Some("/registries.conf".into()),
+                auth_files: vec!["/auth.json".into()],
+            };
+            let disks = Disks::default();
             let (_end, until) = channel::<()>();
             tokio::time::pause();
             let stuck = disks.settings("a.b", &dirs, move || until.recv());
@@ -147,8 +154,7 @@ mod tests {
             // Time does not pass by itself while a thread of the pool is at work.
             tokio::time::advance(Duration::from_secs(91)).await;
             let stuck = stuck.await.unwrap_err();
-            let named =
-                "reading the settings of a.b in /certs and /more: no result within 90 s: wharf doctor ";
+            let named = "reading the settings of a.b in /certs, /more, /registries.conf and /auth.json: no result within 90 s: wharf doctor ";
             assert!(stuck.to_string().starts_with(named), "{stuck}");
             assert_eq!(stuck.kind(), ErrorKind::Unavailable);
         });

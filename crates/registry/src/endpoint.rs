@@ -37,7 +37,7 @@ pub(crate) struct Endpoint {
     pub(crate) root: Url,
     capabilities: Vec<Capability>,
     pub(crate) headers: HeaderMap,
-    /// Present only if the pull's credentials are for this host.
+    /// Present only if they are for this host.
     pub(crate) credentials: Option<Credentials>,
     /// `?ns=`, for every host except the image's own, because such a host may serve several registries.
     pub(crate) namespace: Option<String>,
@@ -62,7 +62,7 @@ impl Endpoint {
         spec: HostSpec,
         tls: TlsPair,
         reference: &Reference,
-        credentials: Option<&Credentials>,
+        credentials: Option<Credentials>,
         config: &Config,
     ) -> Self {
         let limits = &config.limits;
@@ -76,14 +76,14 @@ impl Endpoint {
             proxy_tls: tls.foreign.clone(),
             dial_timeout,
         };
-        let credentials = credentials.filter(|all| belong(all, spec.role, &spec.root, reference)).cloned();
         let authorization = credentials.as_ref().and_then(|all| match all.proof() {
             Proof::Bearer(token) => sensitive(&format!("Bearer {}", token.expose())),
             _ => None,
         });
         Self {
-            namespace: (!is_own(&spec.root, reference.host())).then(|| reference.host().to_owned()),
-            repository: reference.repository().to_owned(),
+            namespace: (spec.repository.is_none() && !is_own(&spec.root, reference.host()))
+                .then(|| reference.host().to_owned()),
+            repository: spec.repository.unwrap_or_else(|| reference.repository().to_owned()),
             token_hosts: config.token_hosts.get(&spec.root.host()).cloned().unwrap_or_default(),
             registry,
             own: Transport::new(tls.own, route, limits.stall_timeout),
@@ -173,11 +173,12 @@ pub(crate) fn sensitive(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Credentials that name a host are for that host alone; others are for the image's registry.
-fn belong(credentials: &Credentials, role: Role, root: &Url, reference: &Reference) -> bool {
+/// Whether a pull's credentials are for this host: those that name one are for that alone, others for the image's
+/// registry.
+pub(crate) fn belong(credentials: &Credentials, spec: &HostSpec, reference: &Reference) -> bool {
     match credentials.server() {
-        None => role == Role::Registry,
-        Some(server) if server == reference.host() => role == Role::Registry,
-        Some(server) => server == root.host_and_port(),
+        None => spec.role == Role::Registry,
+        Some(server) if server == reference.host() => spec.role == Role::Registry,
+        Some(server) => server == spec.root.host_and_port(),
     }
 }

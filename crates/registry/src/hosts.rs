@@ -1,12 +1,15 @@
-//! Which hosts are asked for an image, and how: containerd's `certs.d/<host>/hosts.toml`, parsed strictly, or Docker's
-//! certificates in that directory.
+//! Which hosts are asked for an image, and how: containerd's `certs.d/<host>/hosts.toml`, parsed strictly; where there
+//! is none, `registries.conf`; and Docker's certificates, which may be in the same directories as `hosts.toml`.
 //!
-//! The mirrors come first, in the order of the file, then the registry itself (`server`, or the image's host). Each
-//! pull reads the files anew: they are small, and an edit takes effect at once.
+//! The mirrors come first, in the order of the file, then the registry itself (`server`, `location`, or the image's
+//! host). Each pull reads the files anew: they are small, and an edit takes effect at once.
 
 mod certificates;
 mod file;
+mod problems;
+mod registries;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +18,7 @@ use http::HeaderMap;
 use wharf_sys::fs::read_regular;
 use wharf_types::{ErrorKind, Failure, Reference};
 
+use crate::auth_files::AuthFileError;
 use crate::proxy::Proxies;
 use crate::tls::{TlsError, TlsFiles, Trust};
 use crate::url::{Url, Wire};
@@ -66,6 +70,32 @@ pub enum HostsError {
         /// What is wrong with its value.
         reason: &'static str,
     },
+    /// The images below a prefix are not to be pulled.
+    #[error("{reference} is blocked by {}, below the prefix {prefix:?}", path.display())]
+    Blocked {
+        /// The file.
+        path: PathBuf,
+        /// The prefix.
+        prefix: String,
+        /// The image.
+        reference: Box<Reference>,
+    },
+    /// A name without a registry may be in several, and nobody can be asked which one is meant.
+    #[error(
+        "{name} may be in several registries ({registries}): name one, or set its alias or short-name-mode in {}",
+        path.display()
+    )]
+    Ambiguous {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+        /// The registries.
+        registries: String,
+    },
+    /// The node's own credentials cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] AuthFileError),
     /// The host's TLS files cannot be used.
     #[error("cannot use the TLS settings for {host}")]
     Tls {
@@ -137,25 +167,96 @@ pub(crate) struct HostSpec {
     pub(crate) proxies: Option<Proxies>,
     /// Sent with every request to this host, and to no other.
     pub(crate) headers: HeaderMap,
+    /// The image's repository there, if a file says it: such a host serves one registry under its own names, and is
+    /// not told which.
+    pub(crate) repository: Option<String>,
+    /// The file that names the host.
+    pub(crate) source: Option<PathBuf>,
 }
 
-/// The hosts to ask for an image, in order; at least one. The first directory with an entry for the image's host
-/// decides. Blocking.
-pub(crate) fn load(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
-    for directory in certs_dirs.iter().flat_map(|dir| candidates(dir, reference.host())) {
+impl HostSpec {
+    /// The image's repository at this host.
+    pub(crate) fn repository<'a>(&'a self, reference: &'a Reference) -> &'a str {
+        self.repository.as_deref().unwrap_or(reference.repository())
+    }
+}
+
+/// Where the settings of registries are.
+#[derive(Debug, Clone, Default)]
+pub struct HostFiles {
+    /// The directories that hold `<host>/hosts.toml`, or certificates as Docker lays them out. The first directory with
+    /// an entry for a host decides.
+    pub certs_dirs: Vec<PathBuf>,
+    /// A `registries.conf`, which is read with `*.conf` in the directory beside it. It counts where `certs_dirs` have
+    /// no `hosts.toml` for the host.
+    pub registries_conf: Option<PathBuf>,
+    /// The node's own credentials, in the format of Docker's `config.json`, for pulls that come without any.
+    pub auth_files: Vec<PathBuf>,
+}
+
+impl fmt::Display for HostFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.certs_dirs.iter().chain(&self.registries_conf).chain(&self.auth_files);
+        let all: Vec<_> = all.map(|path| path.display().to_string()).collect();
+        match all.split_last() {
+            Some((last, [])) => f.write_str(last),
+            Some((last, others)) => write!(f, "{} and {last}", others.join(", ")),
+            None => f.write_str("no file"),
+        }
+    }
+}
+
+/// The hosts to ask for an image, in order; at least one. Blocking.
+pub(crate) fn load(files: &HostFiles, reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
+    let certified = match of_directories(&files.certs_dirs, reference)? {
+        Some(Found::Hosts(specs)) => return Ok(specs),
+        Some(Found::Certificates(specs)) => Some(specs),
+        None => None,
+    };
+    let conf = files.registries_conf.as_deref();
+    let named = conf.map(|conf| registries::hosts(conf, &files.certs_dirs, reference)).transpose()?.flatten();
+    Ok(named.or(certified).unwrap_or_else(|| direct(reference.host())))
+}
+
+/// Whether a name has no registry, and is not the id of an image.
+pub(crate) fn is_short(name: &str) -> bool {
+    registries::bare(name).is_some() && !name.starts_with("sha256:")
+}
+
+/// What a name that a client sent may mean, in the order in which it is tried: itself, unless it has no registry.
+/// Blocking.
+pub(crate) fn candidates(files: &HostFiles, name: &str) -> Result<Vec<String>, HostsError> {
+    match &files.registries_conf {
+        Some(conf) => registries::candidates(conf, name),
+        None => Ok(vec![name.to_owned()]),
+    }
+}
+
+/// What the first directory with an entry for a host has.
+enum Found {
+    /// A `hosts.toml`.
+    Hosts(Vec<HostSpec>),
+    /// The registry itself, with its certificates if there are any.
+    Certificates(Vec<HostSpec>),
+}
+
+fn of_directories(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Option<Found>, HostsError> {
+    for directory in certs_dirs.iter().flat_map(|dir| names(reference.host()).map(|name| dir.join(name))) {
         let path = directory.join("hosts.toml");
         match read_text(&path) {
-            Ok(text) if !text.trim().is_empty() => return file::parse(&path, &text, reference),
+            Ok(text) if !text.trim().is_empty() => {
+                return file::parse(&path, &text, reference).map(Found::Hosts).map(Some);
+            }
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(HostsError::Read { path, source });
             }
             Ok(_) | Err(_) => {}
         }
         if let Some(specs) = certificates::load(&directory, reference)? {
-            return Ok(specs);
+            return Ok(Some(Found::Certificates(specs)));
         }
     }
-    Ok(direct(reference.host()))
+    Ok(None)
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
@@ -168,13 +269,21 @@ pub(crate) fn count_hosts(text: &str, reference: &Reference) -> Result<usize, Ho
     file::parse(Path::new("hosts.toml"), text, reference).map(|hosts| hosts.len())
 }
 
-/// The names of a host's directory. Like containerd, this accepts `host_port_` for file systems without colons.
-fn candidates(dir: &Path, host: &str) -> Vec<PathBuf> {
-    let mut names = vec![host.to_owned(), "_default".to_owned()];
-    if let Some((name, port)) = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
-        names.insert(0, format!("{name}_{port}_"));
-    }
-    names.into_iter().map(|name| dir.join(name)).collect()
+/// Parses the text of a `registries.conf` and returns the number of prefixes in it.
+pub(crate) fn count_prefixes(text: &str) -> Result<usize, HostsError> {
+    registries::count(text)
+}
+
+/// The names of the directories that may have something to say of a host.
+fn names(host: &str) -> impl Iterator<Item = String> {
+    own_names(host).into_iter().chain(["_default".to_owned()])
+}
+
+/// The names of a host's own directory. Like containerd, this accepts `host_port_` for file systems without colons.
+fn own_names(host: &str) -> Vec<String> {
+    let port = host.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+    let portable = port.map(|(name, port)| format!("{name}_{port}_"));
+    portable.into_iter().chain([host.to_owned()]).collect()
 }
 
 /// The registry itself, over https. A loopback host is tried over plain http first: a TLS server refuses plain http at
@@ -200,6 +309,8 @@ fn direct(host: &str) -> Vec<HostSpec> {
         dial_timeout: None,
         proxies: None,
         headers: HeaderMap::new(),
+        repository: None,
+        source: None,
     };
     wanted.map(spec).collect()
 }
@@ -228,8 +339,12 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     fn roots(reference: &str) -> Vec<String> {
-        let specs = load(&[], &reference.parse().unwrap()).unwrap();
+        let specs = load(&HostFiles::default(), &reference.parse().unwrap()).unwrap();
         specs.iter().map(|spec| spec.root.uri().to_string()).collect()
+    }
+
+    fn within(dir: &Path) -> HostFiles {
+        HostFiles { certs_dirs: vec![dir.to_owned()], ..HostFiles::default() }
     }
 
     #[test]
@@ -268,7 +383,7 @@ mod tests {
             std::fs::write(dir.path().join(name).join("hosts.toml"), text).unwrap();
         };
         let first = |reference: &str| {
-            let specs = load(&[dir.path().to_owned()], &reference.parse().unwrap()).unwrap();
+            let specs = load(&within(dir.path()), &reference.parse().unwrap()).unwrap();
             specs[0].root.host()
         };
         put("_default", "default.x");
@@ -292,7 +407,8 @@ mod tests {
             let text = format!("server = \"https://{server}\"\n");
             std::fs::write(dir.path().join(host).join("hosts.toml"), text).unwrap();
         }
-        let dirs = [one.path().to_owned(), two.path().to_owned(), "/nowhere".into()];
+        let certs_dirs = vec![one.path().to_owned(), two.path().to_owned(), "/nowhere".into()];
+        let dirs = HostFiles { certs_dirs, ..HostFiles::default() };
         for (reference, want) in [("a.b/x", "first.x"), ("c.d/x", "other.x"), ("e.f/x", "e.f")] {
             assert_eq!(load(&dirs, &reference.parse().unwrap()).unwrap()[0].root.host(), want);
         }
@@ -304,7 +420,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("a.b")).unwrap();
         let path = dir.path().join("a.b/hosts.toml");
         let fails = || {
-            let error = load(&[dir.path().to_owned()], &"a.b/c".parse().unwrap()).unwrap_err();
+            let error = load(&within(dir.path()), &"a.b/c".parse().unwrap()).unwrap_err();
             assert!(matches!(error, HostsError::Read { .. }), "{error}");
             std::error::Error::source(&error).unwrap().to_string()
         };
@@ -323,7 +439,7 @@ mod tests {
     fn an_unreadable_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("a.b/hosts.toml")).unwrap();
-        let error = load(&[dir.path().to_owned()], &"a.b/c".parse().unwrap()).unwrap_err();
+        let error = load(&within(dir.path()), &"a.b/c".parse().unwrap()).unwrap_err();
         assert!(matches!(error, HostsError::Read { .. }), "{error}");
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     }

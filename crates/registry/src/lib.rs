@@ -9,13 +9,15 @@
 //! Credentials go to the host that they are for and to nobody else: redirects are followed by hand, and a token host
 //! gets a password only if it is in the registry's own domain or the configuration allows it.
 //!
-//! The modules: `hosts` decides which hosts to ask; `proxy`, `dial`, `tls` and `transport` connect to one; `endpoint`
-//! is the state of one host during a pull; `request` and `auth` make one request with its credentials; `session`
-//! fetches documents; `profile` pulls a security profile; `blob` streams a layer across broken connections; `layer`
-//! passes it to the store; `flights` and `puller` share work between pulls; `disks` and `lookup`
-//! bound what may be stuck; `progress` and `totals` show what pulls do and have done.
+//! The modules: `hosts` decides which hosts to ask, and `explain` tells it; `auth_files` has the node's own credentials;
+//! `proxy`, `dial`, `tls` and `transport` connect to one; `endpoint` is the state of one host during a pull; `request`
+//! and `auth` make one request with its credentials; `session` fetches documents; `profile` pulls a security profile;
+//! `blob` streams a layer across broken connections; `layer` passes it to the store; `flights` and `puller` share work
+//! between pulls; `disks` and `lookup` bound what may be stuck; `progress` and `totals` show what pulls do and have
+//! done.
 
 mod auth;
+mod auth_files;
 mod blob;
 mod challenge;
 mod config;
@@ -25,6 +27,7 @@ mod dial;
 mod disks;
 mod endpoint;
 mod error;
+mod explain;
 mod flights;
 mod hosts;
 mod layer;
@@ -42,10 +45,12 @@ mod totals;
 mod transport;
 mod url;
 
+pub use auth_files::AuthFileError;
 pub use config::{Config, Limits};
 pub use credentials::{AuthFields, Credentials, CredentialsError};
 pub use error::{Failures, FetchError, PullError, Stage};
-pub use hosts::HostsError;
+pub use explain::{Asked, NameError};
+pub use hosts::{HostFiles, HostsError};
 pub use profile::{Part, ProfileError, ProfileOrigin};
 pub use progress::{LayerProgress, Phase, PullProgress};
 pub use proxy::{Proxies, ProxyError};

@@ -14,8 +14,9 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::disks::Disks;
 use crate::error::PullError;
+use crate::explain::{Asked, NameError, explain};
 use crate::flights::Flights;
-use crate::hosts::HostsError;
+use crate::hosts::{self, HostsError};
 use crate::places::Room;
 use crate::profile::ProfileError;
 use crate::progress::{PullProgress, Tracker};
@@ -96,6 +97,41 @@ impl Puller {
         self.join((reference.clone(), credentials)).await
     }
 
+    /// What an image's name may mean, in the order in which it is tried: one reference, unless the name has no registry
+    /// and `registries.conf` names several for such names.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub async fn names(&self, name: &str) -> Result<Vec<Reference>, NameError> {
+        let reference: Reference = name.parse()?;
+        if self.shared.config.files.registries_conf.is_none() || !hosts::is_short(name) {
+            return Ok(vec![reference]);
+        }
+        let (shared, own) = (Arc::clone(&self.shared), name.to_owned());
+        let read = move || hosts::candidates(&shared.config.files, &own);
+        let names = self.shared.settings(&reference, read).await??;
+        names.iter().map(|name| Ok(name.parse()?)).collect()
+    }
+
+    /// Which hosts would be asked for an image now, in order.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub async fn explain(&self, reference: &Reference) -> Result<Vec<Asked>, NameError> {
+        let (shared, own) = (Arc::clone(&self.shared), reference.clone());
+        let read = move || explain(&shared.config, &own);
+        Ok(self.shared.settings(reference, read).await??)
+    }
+
+    /// What is wrong with the files that have the settings of registries.
+    ///
+    /// # Errors
+    /// No thread could read them in time.
+    pub async fn problems(&self) -> Result<Vec<String>, ThreadError> {
+        let (shared, files) = (Arc::clone(&self.shared), &self.shared.config.files);
+        self.shared.disks.settings("all", files, move || shared.config.files.problems()).await
+    }
+
     /// The progress of the running pulls, in no particular order.
     #[must_use]
     pub fn active(&self) -> Vec<PullProgress> {
@@ -140,7 +176,16 @@ impl PullerShared {
     ) -> Result<Result<Session, HostsError>, ThreadError> {
         let (shared, own) = (Arc::clone(self), reference.clone());
         let open = move || Session::open(&shared.config, &own, credentials.as_ref(), shared.roots());
-        self.disks.settings(reference.host(), &self.config.certs_dirs, open).await
+        self.settings(reference, open).await
+    }
+
+    /// Reads the files with settings of registries.
+    async fn settings<T: Send + 'static>(
+        &self,
+        reference: &Reference,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ThreadError> {
+        self.disks.settings(reference.host(), &self.config.files, read).await
     }
 
     /// The system's root certificates, read once: there are hundreds of them. Blocking.

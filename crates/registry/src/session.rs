@@ -13,9 +13,10 @@ use wharf_images::manifest::{
 };
 use wharf_types::{Digest, Reference};
 
+use crate::auth_files::AuthFiles;
 use crate::config::Config;
 use crate::credentials::Credentials;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, belong};
 use crate::error::{Failures, FetchError};
 use crate::hosts::{self, Capability, HostsError};
 use crate::request::{ApiRequest, ApiResponse, Patience, ask};
@@ -85,8 +86,13 @@ impl Session {
         credentials: Option<&Credentials>,
         roots: &rustls::RootCertStore,
     ) -> Result<Self, HostsError> {
-        let mut endpoints = Vec::new();
-        for spec in hosts::load(&config.certs_dirs, reference)? {
+        let (mut endpoints, node) = (Vec::new(), AuthFiles::read(&config.files.auth_files)?);
+        for spec in hosts::load(&config.files, reference)? {
+            let given = credentials.filter(|all| belong(all, &spec, reference)).cloned();
+            let credentials = match given {
+                Some(given) => Some(given),
+                None => node.of(&spec, reference)?.map(|own| own.credentials),
+            };
             let host = spec.root.host_and_port().to_owned();
             let pair = tls::load(&spec.tls, roots).map_err(|source| HostsError::Tls { host, source })?;
             endpoints.push(Endpoint::new(spec, pair, reference, credentials, config));

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use nix::pty::openpty;
@@ -15,7 +16,7 @@ use crate::client::{Client, image};
 use crate::image::{Content, noise, plain};
 use crate::place;
 use crate::server::{Reply, Request, Server};
-use crate::world::{World, run};
+use crate::world::{World, run, run_on};
 
 /// The image on the registry of that name and on the servers of these tests.
 const IMAGE: &str = "registry.example/app:v1";
@@ -253,13 +254,67 @@ fn the_credentials_of_a_pull_open_its_registry() {
 
 /// `wharf pull`, with its own home directory.
 fn wharf_pull(world: &World, arguments: &[&str]) -> Command {
+    wharf(world, &[&["pull"], arguments].concat())
+}
+
+fn wharf(world: &World, arguments: &[&str]) -> Command {
     let mut command = place::command(&place::built().wharf);
-    command.arg("--socket").arg(world.daemon.socket()).arg("pull").args(arguments);
+    command.arg("--socket").arg(world.daemon.socket()).args(arguments);
     for name in ["REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "DOCKER_CONFIG"] {
         command.env_remove(name);
     }
     command.env("HOME", &world.dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+const BY_THE_CONF: &str = r#"
+[registry]
+registries_conf = "DIR/registries.conf"
+auth_files = ["DIR/node.json"]
+"#;
+
+#[test]
+fn registries_conf_says_where_images_are_and_what_names_mean() {
+    let configured = |dir: &Path| {
+        fs::create_dir(dir.join("config.toml.d")).unwrap();
+        let text = BY_THE_CONF.replace("DIR", &dir.display().to_string());
+        fs::write(dir.join("config.toml.d/registry.toml"), text).unwrap();
+    };
+    run_on(configured, async |world| {
+        let server = with_password().await;
+        let conf = |text: &str| fs::write(world.dir.join("registries.conf"), text).unwrap();
+        let place =
+            format!("[[registry]]\nprefix = \"registry.example\"\nlocation = \"{}\"\n", server.address);
+        conf(&format!("{place}[aliases]\nshort = \"registry.example/app\"\n"));
+        let refused = world.client.pull(IMAGE).await.unwrap_err();
+        assert!(refused.message().contains("denies access"), "{refused}");
+        let login = format!(r#"{{"auths": {{"{}/app": {{"auth": "{BASIC}"}}}}}}"#, server.address);
+        fs::write(world.dir.join("node.json"), login).unwrap();
+        let id = world.client.pull("short:v1").await.unwrap();
+        let request = ImageStatusRequest { image: Some(image("short:v1")), verbose: false };
+        let answer = world.client.images.clone().image_status(request).await.unwrap().into_inner();
+        let named = answer.image.expect("it is here by the alias");
+        assert_eq!((named.id, named.repo_tags), (id.clone(), vec![IMAGE.to_owned()]));
+
+        let explained = wharf(world, &["registry", "explain", "short:v1"]).output().unwrap();
+        let shown = String::from_utf8(explained.stdout).unwrap();
+        for word in [IMAGE, &server.address.to_string(), "not encrypted", "node.json", "registries.conf"] {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
+        assert!(!shown.contains("hunter2") && !shown.contains(BASIC), "{shown}");
+
+        conf(&format!("{place}blocked = true\n"));
+        let blocked = world.client.pull("registry.example/app:v2").await.unwrap_err();
+        assert_eq!(blocked.code(), Code::FailedPrecondition, "{blocked}");
+        assert!(blocked.message().contains("is blocked by"), "{blocked}");
+        conf("[[registry]]\nlocation = \"https://x\"\n");
+        let wrong = complaint(&wharf_pull(world, &[IMAGE]).output().unwrap());
+        assert!(wrong.contains("registries.conf") && wrong.contains("has a scheme"), "{wrong}");
+        let doctor = wharf(world, &["doctor"]).output().unwrap();
+        let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        assert!(told.contains("registries") && told.contains("has a scheme"), "{told}");
+        world.client.remove_image(&id).await.unwrap();
+    });
 }
 
 /// Its error message when it is refused.

@@ -20,6 +20,31 @@ x-one = "1"
 x-more = ["2", "3"]
 "#;
 
+const REGISTRIES: &str = r#"
+unqualified-search-registries = ["registry.example", "docker.io"]
+short-name-mode = "permissive"
+[[registry]]
+prefix = "registry.example/team"
+location = "inside.example:5000/team"
+insecure = true
+[[registry.mirror]]
+location = "mirror.example/cache"
+pull-from-mirror = "digest-only"
+[[registry]]
+prefix = "*.example.net"
+blocked = true
+[aliases]
+app = "registry.example/team/app"
+"#;
+const AUTH_FILE: &str = r#"{
+    "auths": {
+        "registry.example/team": { "auth": "bWU6aHVudGVyMg==" },
+        "https://index.docker.io/v1/": { "identitytoken": "t", "registrytoken": "r", "username": "u", "password": "p" }
+    },
+    "credHelpers": { "gcr.io": "gcloud" },
+    "credsStore": "secretservice"
+}"#;
+
 pub(crate) fn targets() -> Vec<Target> {
     let challenges = [
         ("bearer", r#"Bearer realm="https://a.b/token?x=1,2",service="a.b",scope="repository:x/y:pull""#),
@@ -46,6 +71,16 @@ pub(crate) fn targets() -> Vec<Target> {
     ];
     vec![
         Target::of_text("hosts-toml", decode::hosts_toml, &[("all", HOSTS), ("bad-key", "sever = \"x\"")]),
+        Target::of_text(
+            "registries-conf",
+            decode::registries_conf,
+            &[("all", REGISTRIES), ("bad-key", "x = 1")],
+        ),
+        Target::of_text(
+            "auth-file",
+            decode::auth_file,
+            &[("all", AUTH_FILE), ("bad-auths", r#"{"auths":[]}"#)],
+        ),
         Target::of_text("challenge", decode::challenges, &challenges),
         Target::of_text("location", decode::location, &locations),
         Target::of_text("content-range", decode::content_range, &ranges),

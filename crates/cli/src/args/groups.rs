@@ -7,7 +7,7 @@ use super::Arguments;
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Run and stop", &["run", "exec", "attach", "forward", "start", "stop", "rm"]),
     ("Inspect", &["ps", "pods", "logs", "stats", "inspect", "explain"]),
-    ("Images", &["pull", "load", "save", "tag", "images", "rmi"]),
+    ("Images", &["pull", "load", "save", "tag", "images", "rmi", "registry"]),
     ("This machine", &["info", "doctor"]),
     ("Your shell", &["completion", "man"]),
 ];

@@ -43,6 +43,7 @@ pub(super) async fn checks(answer: DaemonInfo, state: &Path) -> Vec<Check> {
         Check::ok("network", info::network(&info)),
         handlers(&info),
         additions(&info),
+        registries(&info),
         plugins(&info),
         driver::check(&mut daemon).await,
         bounded::check("supervisors", &pods, supervisors),
@@ -151,6 +152,17 @@ fn additions(info: &InfoResponse) -> Check {
     }
     let advice = "fix or remove the files: containers that need one of them cannot be created";
     Check::warn(WHAT, info.file_problems.join("; "), advice)
+}
+
+/// Files with the settings of registries that wharfd cannot use.
+fn registries(info: &InfoResponse) -> Check {
+    const WHAT: &str = "registries";
+    if info.registry_problems.is_empty() {
+        return Check::ok(WHAT, "all files can be used");
+    }
+    let advice =
+        "correct the files: pulls that need one of them fail (wharf registry explain IMAGE says which do)";
+    Check::warn(WHAT, info.registry_problems.join("; "), advice)
 }
 
 /// Handlers whose runtimes cannot be used.

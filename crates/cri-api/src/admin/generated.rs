@@ -58,6 +58,9 @@ pub struct InfoResponse {
     /// Why handlers cannot be used, by their keys in the configuration.
     #[prost(string, repeated, tag = "24")]
     pub handler_problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is wrong with the files that have the settings of registries, one text for each.
+    #[prost(string, repeated, tag = "25")]
+    pub registry_problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Whether there may be NRI plugins.
     #[prost(bool, tag = "20")]
     pub has_nri: bool,
@@ -281,6 +284,59 @@ pub struct UntagRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UntagResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRegistryRequest {
+    /// An image as the user wrote it.
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainRegistryResponse {
+    /// What the name may mean, in the order in which it is tried.
+    #[prost(message, repeated, tag = "1")]
+    pub meanings: ::prost::alloc::vec::Vec<NameMeaning>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NameMeaning {
+    /// The full reference.
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    /// In the order in which they are asked.
+    #[prost(message, repeated, tag = "2")]
+    pub hosts: ::prost::alloc::vec::Vec<RegistryHost>,
+    /// Why nobody would be asked, if so.
+    #[prost(string, tag = "3")]
+    pub problem: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegistryHost {
+    /// The address, with the image's repository there.
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+    /// Whether it is a mirror; otherwise the registry itself.
+    #[prost(bool, tag = "2")]
+    pub is_mirror: bool,
+    /// What it may be asked for: "pull", "resolve", "push".
+    #[prost(string, repeated, tag = "3")]
+    pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The file that names it; empty if none does.
+    #[prost(string, tag = "4")]
+    pub file: ::prost::alloc::string::String,
+    /// The files of certificate authorities that are trusted beside the system's, and of client certificates.
+    #[prost(string, repeated, tag = "5")]
+    pub authorities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "6")]
+    pub client_certificates: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How it proves that it is this host: "verified" by a certificate, "unverified", or "plain" for http.
+    #[prost(string, tag = "7")]
+    pub proof: ::prost::alloc::string::String,
+    /// The proxy on the way; empty if there is none.
+    #[prost(string, tag = "8")]
+    pub proxy: ::prost::alloc::string::String,
+    /// The file and the entry of the node's credentials for it; empty if it has none.
+    #[prost(string, tag = "9")]
+    pub credentials: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod admin_client {
     #![allow(
@@ -533,6 +589,31 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("wharf.admin.v1.Admin", "Untag"));
             self.inner.unary(req, path, codec).await
         }
+        /// Which hosts would be asked for an image now, and which files say so. Nobody is asked.
+        pub async fn explain_registry(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRegistryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainRegistryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wharf.admin.v1.Admin/ExplainRegistry",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("wharf.admin.v1.Admin", "ExplainRegistry"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -611,6 +692,14 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::UntagRequest>,
         ) -> std::result::Result<tonic::Response<super::UntagResponse>, tonic::Status>;
+        /// Which hosts would be asked for an image now, and which files say so. Nobody is asked.
+        async fn explain_registry(
+            &self,
+            request: tonic::Request<super::ExplainRegistryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainRegistryResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -984,6 +1073,51 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UntagSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wharf.admin.v1.Admin/ExplainRegistry" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainRegistrySvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ExplainRegistryRequest>
+                    for ExplainRegistrySvc<T> {
+                        type Response = super::ExplainRegistryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRegistryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::explain_registry(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainRegistrySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

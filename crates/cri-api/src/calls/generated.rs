@@ -52,4 +52,5 @@
     ("wharf.admin.v1.Admin", "Save"),
     ("wharf.admin.v1.Admin", "Tag"),
     ("wharf.admin.v1.Admin", "Untag"),
+    ("wharf.admin.v1.Admin", "ExplainRegistry"),
 ]

@@ -3,7 +3,7 @@
 use super::Config;
 
 /// Keys of containerd and CRI-O that have another name here.
-const OF_PEERS: [(&str, &str); 42] = [
+const OF_PEERS: [(&str, &str); 44] = [
     ("SystemdCgroup", "cgroup_driver"),
     ("bin_dirs", "network.cni_bin_dirs"),
     ("cdi_spec_dirs", "cdi.spec_dirs"),
@@ -15,6 +15,7 @@ const OF_PEERS: [(&str, &str); 42] = [
     ("enable_metrics", "metrics.address"),
     ("enable_nri", "nri.enabled"),
     ("enable_selinux", "containers.selinux"),
+    ("global_auth_file", "registry.auth_files"),
     ("hooks_dir", "hooks.dirs"),
     ("ignore_image_defined_volumes", "containers.image_volumes"),
     ("image_pull_progress_timeout", "registry.stall_timeout_s"),
@@ -39,6 +40,7 @@ const OF_PEERS: [(&str, &str); 42] = [
     ("plugin_request_timeout", "nri.request_timeout_s"),
     ("privileged_without_host_devices", "containers.privileged_devices"),
     ("pull_progress_timeout", "registry.stall_timeout_s"),
+    ("registries_conf_path", "registry.registries_conf"),
     ("runroot", "state"),
     ("seccomp_profile", "containers.default_seccomp"),
     ("socket_path", "nri.socket"),

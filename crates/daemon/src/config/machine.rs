@@ -53,6 +53,8 @@ impl Config {
         let unusable: Vec<&str> = handlers.problems().collect();
         ensure!(unusable.is_empty(), "{}", unusable.join("; "));
         without.extend(handlers.remarks().map(str::to_owned));
+        let problems = self.registry_files().problems();
+        ensure!(problems.is_empty(), "{}", problems.join("; "));
         self.registry().map(|_config| without)
     }
 

@@ -70,10 +70,12 @@ fn paths(config: &Config) -> anyhow::Result<()> {
         ("streaming.tls_certificate", &streaming.tls_certificate),
         ("streaming.tls_key", &streaming.tls_key),
         ("streaming.tls_client_authorities", &streaming.tls_client_authorities),
+        ("registry.registries_conf", &config.registry.registries_conf),
     ];
     let lists = [
         ("network.cni_bin_dirs", &network.cni_bin_dirs),
         ("cdi.spec_dirs", &config.cdi.spec_dirs),
+        ("registry.auth_files", &config.registry.auth_files),
         ("hooks.dirs", &config.hooks.dirs),
     ];
     let one = [
@@ -190,6 +192,8 @@ mod tests {
             ("registry.layers_per_pull = 0", "registry.layers_per_pull"),
             ("registry.layers_in_all = 9223372036854775807", "registry.layers_in_all"),
             ("registry.stall_timeout_s = 0", "registry.stall_timeout_s"),
+            ("registry.registries_conf = \"x.conf\"", "registry.registries_conf: \"x.conf\""),
+            ("registry.auth_files = [\"/a\", \"b\"]", "registry.auth_files: \"b\""),
             ("registry.certs_dir = \"/a:b\"", "registry.certs_dir: \"b\""),
             ("network.cni_add_timeout_s = 9223372036854775807", "network.cni_add_timeout_s"),
             ("network.cni_conf_dir = \"net.d\"", "network.cni_conf_dir"),

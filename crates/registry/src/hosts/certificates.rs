@@ -7,11 +7,34 @@ use std::path::{Path, PathBuf};
 
 use wharf_types::Reference;
 
-use super::{HostSpec, HostsError, by_tls_first, direct};
+use super::{HostSpec, HostsError, by_tls_first, direct, own_names};
 use crate::tls::{TlsFiles, Trust};
 
 /// The registry itself, with the certificates of a directory; `None` if the directory does not exist.
 pub(super) fn load(directory: &Path, reference: &Reference) -> Result<Option<Vec<HostSpec>>, HostsError> {
+    let Some(tls) = files(directory)? else { return Ok(None) };
+    let specs = direct(reference.host());
+    if tls == TlsFiles::default() {
+        return Ok(Some(specs));
+    }
+    let specs = specs.into_iter().map(|spec| HostSpec { tls: tls.clone(), ..spec }).collect();
+    Ok(Some(by_tls_first(specs)))
+}
+
+/// The certificates for a host, if any of the directories has some.
+pub(super) fn of_host(certs_dirs: &[PathBuf], host: &str) -> Result<Option<TlsFiles>, HostsError> {
+    for directory in certs_dirs.iter().flat_map(|dir| own_names(host).into_iter().map(|name| dir.join(name)))
+    {
+        let found = files(&directory)?.filter(|tls| *tls != TlsFiles::default());
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// The certificates in a directory; `None` if it does not exist.
+fn files(directory: &Path) -> Result<Option<TlsFiles>, HostsError> {
     let failed = |source| HostsError::Read { path: directory.to_owned(), source };
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -26,17 +49,11 @@ pub(super) fn load(directory: &Path, reference: &Reference) -> Result<Option<Vec
         let key = path.with_extension("key");
         (path.clone(), if key.exists() { key } else { path.clone() })
     };
-    let tls = TlsFiles {
+    Ok(Some(TlsFiles {
         ca: of_kind("crt").cloned().collect(),
         client: of_kind("cert").map(key_of).collect(),
         trust: Trust::Verified,
-    };
-    let specs = direct(reference.host());
-    if tls == TlsFiles::default() {
-        return Ok(Some(specs));
-    }
-    let specs = specs.into_iter().map(|spec| HostSpec { tls: tls.clone(), ..spec }).collect();
-    Ok(Some(by_tls_first(specs)))
+    }))
 }
 
 #[cfg(test)]

@@ -189,6 +189,8 @@ fn spec(section: &Section<'_>, url: &Url, raw: RawHost, role: Role) -> Result<Ho
             .transpose()?,
         proxies: raw.proxy.map(|text| proxies(section, &text)).transpose()?,
         headers: headers(section, raw.header)?,
+        repository: None,
+        source: Some(section.path.to_owned()),
     })
 }
 

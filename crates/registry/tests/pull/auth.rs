@@ -9,17 +9,17 @@ use crate::authority::{Authority, Clients};
 use crate::image::{Content, gzip};
 use crate::mirrors::NAMES;
 use crate::server::{Reply, Request, Server, honest};
-use crate::world::{World, password, patient};
+use crate::world::{World, certificates, password, patient};
 
 /// base64 of `me:hunter2`
-const BASIC: &str = "Basic bWU6aHVudGVyMg==";
+pub(crate) const BASIC: &str = "Basic bWU6aHVudGVyMg==";
 
 fn content() -> Content {
     Content::oci("v1", &[gzip("a", b"one")])
 }
 
 /// A registry that accepts only one `Authorization` and names a way to get it.
-async fn guarded(
+pub(crate) async fn guarded(
     wanted: &'static str,
     challenge: impl Fn(&Request) -> String + Send + Sync + 'static,
 ) -> Server {
@@ -255,7 +255,7 @@ async fn shown_to_localhost(
     let store = Arc::new(wharf_images::Store::open(&dir.path().join("store")).unwrap());
     let allowed = token_hosts.iter().map(|&host| host.to_owned()).collect();
     let token_hosts = [("127.0.0.1".to_owned(), allowed)].into();
-    let config = Config { certs_dirs: vec![certs], token_hosts, limits: patient(), ..Config::default() };
+    let config = Config { files: certificates(certs), token_hosts, limits: patient(), ..Config::default() };
     let puller = Puller::new(store, config);
     let pulled = puller.pull(&server.reference(":v1"), password("me", "hunter2")).await;
     let shown = tokens.requests()[0].header("authorization").map(str::to_owned);

@@ -18,6 +18,8 @@ mod profiles;
 #[cfg(test)]
 mod proxies;
 #[cfg(test)]
+mod registries;
+#[cfg(test)]
 mod shared;
 #[cfg(test)]
 mod slow;

@@ -11,7 +11,7 @@ use wharf_types::Reference;
 use crate::authority::{Authority, Clients};
 use crate::image::{Content, gzip};
 use crate::server::{Reply, Request, Server, honest};
-use crate::world::{World, patient};
+use crate::world::{World, certificates, patient};
 
 /// base64 of `me:hunter2`
 const BASIC: &str = "Basic bWU6aHVudGVyMg==";
@@ -70,8 +70,8 @@ fn world(proxies: Proxies, authority: &Authority, hosts: &str) -> World {
     let files =
         [("registry.example/hosts.toml", settings.as_str()), ("registry.example/ca.pem", pem.as_str())];
     let mut world = World::with(patient(), &files);
-    let certs_dirs = vec![world.dir().join("certs.d")];
-    let config = Config { certs_dirs, proxies, limits: patient(), ..Config::default() };
+    let files = certificates(world.dir().join("certs.d"));
+    let config = Config { files, proxies, limits: patient(), ..Config::default() };
     world.puller = Puller::new(Arc::clone(&world.store), config);
     world
 }

@@ -1,12 +1,12 @@
 //! A store and a puller of the test's own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use wharf_images::{Image, Store};
-use wharf_registry::{AuthFields, Config, Credentials, Limits, PullError, Puller};
+use wharf_registry::{AuthFields, Config, Credentials, HostFiles, Limits, PullError, Puller};
 use wharf_types::Reference;
 
 pub(crate) struct World {
@@ -33,6 +33,11 @@ pub(crate) fn patient() -> Limits {
     Limits { stall_timeout: Duration::from_secs(60), ..short() }
 }
 
+/// A directory of `hosts.toml` files alone.
+pub(crate) fn certificates(certs: PathBuf) -> HostFiles {
+    HostFiles { certs_dirs: vec![certs], ..HostFiles::default() }
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         Self::with(patient(), &[])
@@ -48,7 +53,7 @@ impl World {
             std::fs::write(path, text).unwrap();
         }
         let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
-        let config = Config { certs_dirs: vec![certs], limits, ..Config::default() };
+        let config = Config { files: certificates(certs), limits, ..Config::default() };
         let puller = Puller::new(Arc::clone(&store), config);
         Self { dir, store, puller }
     }
