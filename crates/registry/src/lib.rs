@@ -9,12 +9,11 @@
 //! Credentials go to the host that they are for and to nobody else: redirects are followed by hand, and a token host
 //! gets a password only if it is in the registry's own domain or the configuration allows it.
 //!
-//! The modules: `hosts` decides which hosts to ask, and `explain` tells it; `auth_files` has the node's own credentials;
+//! The modules: `hosts` decides which hosts to ask, `explain` tells it; `auth_files` has the node's own credentials;
 //! `proxy`, `dial`, `tls` and `transport` connect to one; `endpoint` is the state of one host during a pull; `request`
 //! and `auth` make one request with its credentials; `session` fetches documents; `profile` pulls a security profile;
 //! `blob` streams a layer across broken connections; `layer` passes it to the store; `flights` and `puller` share work
-//! between pulls; `disks` and `lookup` bound what may be stuck; `progress` and `totals` show what pulls do and have
-//! done.
+//! between pulls; `disks` and `lookup` bound what may be stuck; `progress` and `totals` show what pulls have done.
 
 mod auth;
 mod auth_files;
