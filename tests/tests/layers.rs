@@ -23,6 +23,7 @@ const LEVELS: &[&[&str]] = &[
     &[
         "tasks",
         "metrics",
+        "traces",
         "planner",
         "records",
         "host",
@@ -80,10 +81,13 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("cri", "streaming"),
     // Each call is counted where it gets its answer.
     ("cri", "metrics"),
+    // And traced.
+    ("cri", "traces"),
     // An archive of images waits for its client in a thread of its own.
     ("cri", "tasks"),
     ("daemon", "cri"),
     ("daemon", "metrics"),
+    ("daemon", "traces"),
     ("daemon", "nri"),
     // The defaults for requests are part of the configuration, and whether they are right is decided there.
     ("daemon", "planner"),

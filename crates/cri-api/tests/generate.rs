@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 /// Whether to generate clients and servers in addition to the messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Services {
-    /// tonic clients and servers for every service.
-    Both,
+    /// tonic clients and servers for every service, whose calls are those of wharfd.
+    Own,
+    /// The same, for services of others.
+    Foreign,
     /// Only messages, for protos that are not used over gRPC.
     None,
 }
@@ -41,14 +43,14 @@ const BINDINGS: &[Binding] = &[
     Binding {
         proto: "runtime/v1/api.proto",
         out: "crates/cri-api/src/generated.rs",
-        services: Services::Both,
+        services: Services::Own,
         imported: None,
         secret: &[".runtime.v1.AuthConfig"],
     },
     Binding {
         proto: "admin/v1/admin.proto",
         out: "crates/cri-api/src/admin/generated.rs",
-        services: Services::Both,
+        services: Services::Own,
         imported: Some((".runtime.v1", "crate::v1")),
         secret: &[],
     },
@@ -66,6 +68,13 @@ const BINDINGS: &[Binding] = &[
         imported: None,
         secret: &[],
     },
+    Binding {
+        proto: "otlp/v1/trace.proto",
+        out: "crates/traces/src/generated.rs",
+        services: Services::Foreign,
+        imported: None,
+        secret: &[],
+    },
 ];
 
 /// The root of the workspace.
@@ -79,7 +88,7 @@ fn generate(binding: &Binding) -> String {
         .unwrap_or_else(|error| panic!("proto/{}: {error:?}", binding.proto));
     let package = descriptors.file.last().expect("the proto itself comes last").package().to_owned();
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let services = binding.services == Services::Both;
+    let services = binding.services != Services::None;
     let mut builder = tonic_prost_build::configure();
     if let Some((package, module)) = binding.imported {
         builder = builder.extern_path(package, module);
@@ -95,10 +104,10 @@ fn generate(binding: &Binding) -> String {
     fs::read_to_string(dir.path().join(format!("{package}.rs"))).expect("one file per package")
 }
 
-/// The list of the calls of all services, as text.
+/// The list of the calls of all services of wharfd, as text.
 fn calls() -> String {
     let mut text = "&[\n".to_owned();
-    for binding in BINDINGS.iter().filter(|binding| binding.services == Services::Both) {
+    for binding in BINDINGS.iter().filter(|binding| binding.services == Services::Own) {
         let descriptors = protox::compile([binding.proto], [root().join("proto")])
             .unwrap_or_else(|error| panic!("proto/{}: {error:?}", binding.proto));
         let file = descriptors.file.last().expect("the proto itself comes last");

@@ -1,5 +1,5 @@
 //! What holds for the response to every call of every service: it arrives before the client gives up, it has a status,
-//! and it is counted.
+//! and it is counted and traced.
 //!
 //! By itself, the gRPC library responds to a client's deadline that expires first in the server with CANCELLED, where
 //! the protocol demands DEADLINE_EXCEEDED; it does not end a stream at its deadline; and when a handler panics, it
@@ -16,12 +16,13 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as _, Frame};
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Bytes;
-use tonic::{Code, Status};
 use tower::Service;
-use wharf_metrics::{Call, Calls};
+use wharf_tasks::Carried;
 
+use crate::seen::{Observers, Seen};
 use crate::status::{self, Fault};
 use crate::underway::{Ticket, Underway};
 
@@ -38,14 +39,14 @@ const ENDLESS: [&str; 2] =
 pub struct Answers<S> {
     services: S,
     underway: Underway,
-    calls: Calls,
+    observers: Observers,
 }
 
 impl<S> Answers<S> {
-    /// Wraps the services, whose calls are known and counted from then on.
+    /// Wraps the services, whose calls are known and observed from then on.
     #[must_use]
-    pub fn of(services: S, underway: Underway, calls: Calls) -> Self {
-        Self { services, underway, calls }
+    pub fn of(services: S, underway: Underway, observers: Observers) -> Self {
+        Self { services, underway, observers }
     }
 }
 
@@ -66,8 +67,8 @@ where
         let deadline = deadline(request.headers());
         let path = request.uri().path();
         let ticket = self.underway.begin().filter(|_| !ENDLESS.contains(&path));
-        let call = self.calls.begin(path);
-        let answer = AssertUnwindSafe(self.services.call(request)).catch_unwind();
+        let call = self.observers.begin(path, request.headers());
+        let answer = AssertUnwindSafe(Carried::by(call.traced(), self.services.call(request))).catch_unwind();
         Box::pin(async move {
             let answered = tokio::select! {
                 biased;
@@ -122,11 +123,11 @@ fn overdue() -> Status {
 fn counted(
     answer: Response<Body>,
     deadline: Option<Instant>,
-    (mut call, ticket): (Call, Option<Ticket>),
+    (mut call, ticket): (Seen, Option<Ticket>),
 ) -> Response<Body> {
     call.answered();
     if answer.body().is_end_stream() {
-        call.ended(code(answer.headers()));
+        call.ended_by(answer.headers());
         return answer;
     }
     let passed = deadline.map(|at| Box::pin(passed(Some(at))) as BoxFuture<'static, ()>);
@@ -138,7 +139,7 @@ struct Rest {
     body: Option<Body>,
     /// Resolves at the deadline.
     passed: Option<BoxFuture<'static, ()>>,
-    call: Call,
+    call: Seen,
     /// As long as this is there, a daemon that is to end waits for the rest.
     _ticket: Option<Ticket>,
 }
@@ -157,19 +158,20 @@ impl hyper::body::Body for Rest {
             match &frame {
                 Some(Ok(frame)) => {
                     if let Some(trailers) = frame.trailers_ref() {
-                        call.ended(code(trailers));
+                        call.ended_by(trailers);
                     }
                 }
-                Some(Err(status)) => call.ended(status.code()),
-                None => call.ended(Code::Unknown),
+                Some(Err(status)) => call.ended(status),
+                None => call.ended(&Status::unknown("")),
             }
             return Poll::Ready(frame);
         }
         match passed.as_mut().map(|passed| passed.as_mut().poll(context)) {
             Some(Poll::Ready(())) => {
                 *body = None;
-                call.ended(Code::DeadlineExceeded);
-                Poll::Ready(Some(trailers(&overdue())))
+                let overdue = overdue();
+                call.ended(&overdue);
+                Poll::Ready(Some(trailers(&overdue)))
             }
             Some(Poll::Pending) | None => Poll::Pending,
         }
@@ -178,11 +180,6 @@ impl hyper::body::Body for Rest {
     fn is_end_stream(&self) -> bool {
         self.body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
     }
-}
-
-/// The status in headers or trailers.
-fn code(headers: &HeaderMap) -> Code {
-    headers.get("grpc-status").map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()))
 }
 
 fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
@@ -196,7 +193,8 @@ mod tests {
     use super::*;
     use futures_util::{StreamExt as _, stream};
     use http_body_util::{BodyStream, StreamBody};
-    use wharf_metrics::Metrics;
+    use tonic::Code;
+    use wharf_metrics::{Calls, Metrics};
 
     #[test]
     fn timeouts_are_read_as_they_are_written() {
@@ -237,7 +235,8 @@ mod tests {
         });
         let request = Request::builder().uri("http://x/runtime.v1.RuntimeService/Version");
         let request = request.header("grpc-timeout", patience).body(Body::empty()).unwrap();
-        Answers::of(handler, Underway::new().0, calls.clone()).call(request).await.unwrap()
+        let observers = Observers { calls: calls.clone(), tracer: None };
+        Answers::of(handler, Underway::new().0, observers).call(request).await.unwrap()
     }
 
     /// An answer of one message, and a status if there is one.

@@ -29,6 +29,7 @@ use crate::names::Names;
 use crate::profiles;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
+use crate::subject;
 
 /// How much waits for the store's disk at a time, of each kind of call and in all: the disk may not respond, and
 /// clients give up their calls and come back.
@@ -209,6 +210,7 @@ impl ImageService for Images {
         let meanings = self.puller.names(&spec.image).await.map_err(status::of)?;
         let mut failed = Err(status::of(Fault::missing("image")));
         for reference in meanings {
+            subject::image(&reference);
             match self.puller.pull(&reference, credentials.clone()).await {
                 Ok(image) => {
                     return Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }));

@@ -13,9 +13,11 @@ mod names;
 mod profiles;
 mod readings;
 mod runtime;
+mod seen;
 mod stats;
 mod status;
 mod streams;
+mod subject;
 mod underway;
 mod view;
 
@@ -24,5 +26,6 @@ pub use answers::Answers;
 pub use image::Images;
 pub use names::Names;
 pub use runtime::Runtime;
+pub use seen::Observers;
 pub use streams::Streams;
 pub use underway::{Ended, Underway};

@@ -27,7 +27,7 @@ use crate::conditions::Conditions;
 use crate::names::Names;
 use crate::readings::{Readings, Shared};
 use crate::status::Fault;
-use crate::{filter, metrics, stats, status, streams, view};
+use crate::{filter, metrics, stats, status, streams, subject, view};
 
 /// A stream of responses.
 pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -268,7 +268,9 @@ impl RuntimeService for Runtime {
     async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Reply<RunPodSandboxResponse> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
+        subject::new_pod(&config);
         let id = self.engine.run_pod(config, request.runtime_handler).await.map_err(status::of)?;
+        subject::pod(id.as_str());
         Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
     }
 
@@ -276,6 +278,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StopPodSandboxRequest>,
     ) -> Reply<StopPodSandboxResponse> {
+        subject::pod(&request.get_ref().pod_sandbox_id);
         self.engine.stop_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of)?;
         Ok(Response::new(StopPodSandboxResponse {}))
     }
@@ -284,6 +287,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<RemovePodSandboxRequest>,
     ) -> Reply<RemovePodSandboxResponse> {
+        subject::pod(&request.get_ref().pod_sandbox_id);
         self.engine.remove_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of)?;
         Ok(Response::new(RemovePodSandboxResponse {}))
     }
@@ -332,8 +336,11 @@ impl RuntimeService for Runtime {
         let mut config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
         self.names.of_container(&mut config).await;
         let now = request.sandbox_config.unwrap_or_default();
+        subject::pod(&request.pod_sandbox_id);
+        subject::new_container(&config);
         let made = self.engine.create_container(&request.pod_sandbox_id, config, &now).await;
         let id = made.map_err(status::of)?;
+        subject::container(id.as_str());
         Ok(Response::new(CreateContainerResponse { container_id: id.to_string() }))
     }
 
@@ -341,6 +348,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StartContainerRequest>,
     ) -> Reply<StartContainerResponse> {
+        subject::container(&request.get_ref().container_id);
         self.engine.start_container(&request.into_inner().container_id).await.map_err(status::of)?;
         Ok(Response::new(StartContainerResponse {}))
     }
@@ -349,6 +357,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<RemoveContainerRequest>,
     ) -> Reply<RemoveContainerResponse> {
+        subject::container(&request.get_ref().container_id);
         self.engine.remove_container(&request.into_inner().container_id).await.map_err(status::of)?;
         Ok(Response::new(RemoveContainerResponse {}))
     }
@@ -364,6 +373,7 @@ impl RuntimeService for Runtime {
     async fn stop_container(&self, request: Request<StopContainerRequest>) -> Reply<StopContainerResponse> {
         let request = request.into_inner();
         let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
+        subject::container(&request.container_id);
         self.engine.stop_container(&request.container_id, grace).await.map_err(status::of)?;
         Ok(Response::new(StopContainerResponse {}))
     }
@@ -410,6 +420,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
         let linux = request.linux.unwrap_or_default();
+        subject::container(&request.container_id);
         self.engine.update_container(&request.container_id, linux).await.map_err(status::of)?;
         Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
@@ -419,6 +430,7 @@ impl RuntimeService for Runtime {
         if request.cmd.is_empty() {
             return Err(status::of(Fault::empty("cmd")));
         }
+        subject::container(&request.container_id);
         let timeout =
             u64::try_from(request.timeout).ok().filter(|&seconds| seconds > 0).map(Duration::from_secs);
         let output = self.engine.exec_sync(&request.container_id, request.cmd, timeout).await;

@@ -19,6 +19,7 @@ use wharf_state::Layout;
 use containers::Containers;
 use handlers::Handlers;
 use nri::Nri;
+use traces::Tracing;
 
 mod containers;
 mod handlers;
@@ -27,6 +28,7 @@ mod listening;
 mod machine;
 mod nri;
 mod pods;
+mod traces;
 mod values;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
@@ -59,6 +61,7 @@ pub(crate) struct Config {
     pub(crate) network: Network,
     pub(crate) streaming: Streaming,
     pub(crate) metrics: Metrics,
+    pub(crate) tracing: Tracing,
     pub(crate) cdi: Cdi,
     pub(crate) hooks: Hooks,
     pub(crate) nri: Nri,
@@ -216,6 +219,7 @@ impl Default for Config {
             network: Network::default(),
             streaming: Streaming::default(),
             metrics: Metrics::default(),
+            tracing: Tracing::default(),
             cdi: Cdi::default(),
             hooks: Hooks::default(),
             nri: Nri::default(),
@@ -345,6 +349,7 @@ impl Config {
         values::check(self)?;
         self.placement()?;
         self.handlers()?;
+        self.tracing.settings()?;
         self.nri.check()
     }
 

@@ -9,6 +9,7 @@ use wharf_metrics::{Page, Source};
 use wharf_pods::{BLOCKING_THREADS, Container, Engine, Load, Pod, STANDINGS};
 use wharf_registry::Puller;
 use wharf_streaming::OpenSessions;
+use wharf_traces::Tracer;
 use wharf_types::ContainerState;
 
 /// The parts that have figures.
@@ -18,6 +19,8 @@ pub(crate) struct Figures {
     pub(crate) images: Arc<Store>,
     pub(crate) puller: Arc<Puller>,
     pub(crate) sessions: OpenSessions,
+    /// What traces calls, if anything does.
+    pub(crate) tracer: Option<Tracer>,
     /// The runtime of the tasks of all these.
     pub(crate) runtime: Handle,
 }
@@ -29,6 +32,7 @@ impl Source for Figures {
         self.clients(page, &load)?;
         self.pulls(page)?;
         self.store(page)?;
+        self.traces(page)?;
         self.threads(page, &load)
     }
 }
@@ -116,6 +120,18 @@ impl Figures {
         )?;
         let help = "When the last sweep that failed has ended, since 1970; 0 if there was none";
         page.gauge("wharf_image_sweep_last_failure_timestamp_seconds", help, seconds(sweeps.failed_at_ns))
+    }
+
+    fn traces(&self, page: &mut Page<'_>) -> fmt::Result {
+        let traces = self.tracer.as_ref().map(Tracer::figures).unwrap_or_default();
+        let ended =
+            [("exported", traces.exported), ("no_room", traces.no_room), ("not_accepted", traces.failed)];
+        page.counters(
+            ("wharf_trace_spans", "result"),
+            "Spans of traced calls that have been dealt with",
+            ended,
+        )?;
+        page.gauge("wharf_trace_spans_waiting", "Spans that wait to be exported", traces.waiting)
     }
 
     fn threads(&self, page: &mut Page<'_>, load: &Load) -> fmt::Result {

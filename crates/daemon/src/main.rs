@@ -28,12 +28,14 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wharf_cgroup::Controller;
+use wharf_cri::Observers;
 use wharf_images::{Store, StoreError};
-use wharf_metrics::{Metrics, Serving};
+use wharf_metrics::{Calls, Metrics, Serving};
 use wharf_nri::Plugins;
 use wharf_pods::{Engine, Options, Parts};
 use wharf_registry::Puller;
 use wharf_state::Layout;
+use wharf_traces::{Exporting, Tracer};
 use wharf_types::failure;
 
 use crate::claims::{Claims, OfKilled, Unclaimed};
@@ -290,15 +292,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!(error = wharf_types::chain(&*error), "pods cannot have user namespaces");
     }
     let puller = puller(&config, &images)?;
-    match engine.recover().await {
-        Ok(()) => drop(tokio::spawn(Arc::clone(&engine).keep_tidy())),
-        Err(error) => tracing::error!(
-            error = wharf_types::chain(&error),
-            "cannot list the pods of an earlier wharfd: nothing that it left is removed until the next start"
-        ),
-    }
-    tokio::spawn(Arc::clone(&engine).free_addresses());
-    tokio::spawn(Arc::clone(&engine).measure_layers());
+    recover(&engine).await;
     let (listening, nri) = match config.nri.settings() {
         Some(settings) => listen_for_plugins(settings, Arc::clone(&plugins), &engine).await,
         None => (None, admin::Nri::default()),
@@ -308,18 +302,20 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let streams = wharf_cri::Streams::new(Arc::clone(&engine));
     let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;
     let urls = streaming.urls();
-    let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
-    metrics.add(Figures {
+    let (tracer, exporting) = start_traces(&config)?.unzip();
+    let figures = Figures {
         engine: Arc::clone(&engine),
         images: Arc::clone(&images),
         puller: Arc::clone(&puller),
         sessions: streaming.open(),
+        tracer: tracer.clone(),
         runtime: Handle::current(),
-    });
+    };
+    let (calls, _metrics) = serve_metrics(&config, figures)?;
     let (serving, served) = oneshot::channel::<()>();
     let sessions = tokio::spawn(streaming.serve(async { drop(served.await) }));
     let services = Services {
-        calls: metrics.calls(),
+        observers: Observers { calls, tracer },
         admin: wharf_cri::Admin::new(
             admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), (plugins, registries)),
             Arc::clone(&engine),
@@ -329,14 +325,17 @@ async fn run(config: Config) -> anyhow::Result<()> {
         runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, names, urls, json),
         images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),
     };
-    let _metrics = serve_metrics(&config, metrics)?;
     let sockets: Vec<_> = config.sockets().map(|(_, path)| path).collect();
     serve::serve(&sockets, services).await?;
     if let Some(listening) = listening {
         listening.end().await;
     }
     drop(serving);
-    Ok(sessions.await?)
+    sessions.await?;
+    if let Some(exporting) = exporting {
+        exporting.end().await;
+    }
+    Ok(())
 }
 
 /// Refuses to take over running pods with a limit on open files with which some could not be listed: whoever asks would
@@ -357,6 +356,19 @@ fn check_open_files(pods: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes over the pods of an earlier wharfd, and begins what goes on in the background.
+async fn recover(engine: &Arc<Engine>) {
+    match engine.recover().await {
+        Ok(()) => drop(tokio::spawn(Arc::clone(engine).keep_tidy())),
+        Err(error) => tracing::error!(
+            error = wharf_types::chain(&error),
+            "cannot list the pods of an earlier wharfd: nothing that it left is removed until the next start"
+        ),
+    }
+    tokio::spawn(Arc::clone(engine).free_addresses());
+    tokio::spawn(Arc::clone(engine).measure_layers());
+}
+
 /// Makes the registry client. What is wrong with the settings of registries is logged as soon as their files are read.
 fn puller(config: &Config, images: &Arc<Store>) -> anyhow::Result<Arc<Puller>> {
     let puller = Arc::new(Puller::new(Arc::clone(images), config.registry()?));
@@ -374,10 +386,20 @@ async fn report_problems(puller: Arc<Puller>) {
     }
 }
 
-/// Serves metrics, if the configuration says where, until what this returns is dropped.
-fn serve_metrics(config: &Config, metrics: Metrics) -> anyhow::Result<Option<Serving>> {
+/// Counts calls, and serves that and other figures, if the configuration says where, until what this returns is
+/// dropped.
+fn serve_metrics(config: &Config, figures: Figures) -> anyhow::Result<(Calls, Option<Serving>)> {
+    let mut metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    metrics.add(figures);
+    let calls = metrics.calls();
     let serve = |address| metrics.serve(address).context("starting the thread that serves metrics");
-    config.metrics.address()?.map(serve).transpose()
+    Ok((calls, config.metrics.address()?.map(serve).transpose()?))
+}
+
+/// Traces calls, if the configuration names a collector.
+fn start_traces(config: &Config) -> anyhow::Result<Option<(Tracer, Exporting)>> {
+    let start = |settings| Tracer::start(settings).context("starting the thread that exports traces");
+    config.tracing.settings()?.map(start).transpose()
 }
 
 /// Plugins are no reason not to serve.

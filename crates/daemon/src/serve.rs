@@ -18,11 +18,10 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt as _, StreamMap};
 use tonic::transport::Server;
-use wharf_cri::{Admin, Answers, Images, Runtime, Underway};
+use wharf_cri::{Admin, Answers, Images, Observers, Runtime, Underway};
 use wharf_cri_api::admin::admin_server::AdminServer;
 use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
-use wharf_metrics::Calls;
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
 use crate::listener::Listener;
@@ -42,8 +41,8 @@ pub(crate) struct Services {
     pub(crate) runtime: Runtime,
     pub(crate) images: Images,
     pub(crate) admin: Admin,
-    /// Where their calls are counted.
-    pub(crate) calls: Calls,
+    /// Who observes their calls.
+    pub(crate) observers: Observers,
 }
 
 /// Serves until SIGTERM or SIGINT, then waits a limited time for in-flight calls. Containers keep running.
@@ -54,11 +53,13 @@ pub(crate) async fn serve(sockets: &[&Path], services: Services) -> anyhow::Resu
     tracing::info!(sockets = ?served, version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
     notify("READY=1");
     let (underway, ended) = Underway::new();
-    let (counted, calls) = (underway.clone(), services.calls);
+    let (counted, observers) = (underway.clone(), services.observers);
     let (closing, closed) = oneshot::channel();
     let (events, progress) = (services.runtime.clone(), services.admin.clone());
     let serving = Server::builder()
-        .layer(tower::layer::layer_fn(move |services| Answers::of(services, counted.clone(), calls.clone())))
+        .layer(tower::layer::layer_fn(move |services| {
+            Answers::of(services, counted.clone(), observers.clone())
+        }))
         .add_service(
             RuntimeServiceServer::new(services.runtime)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)

@@ -105,6 +105,13 @@ enum Progress {
 }
 
 impl Call {
+    /// Its service and its method, unless no service has that.
+    #[must_use]
+    pub fn method(&self) -> Option<(&'static str, &'static str)> {
+        let Method { service, method } = self.method;
+        (self.method != OTHER).then_some((service, method))
+    }
+
     /// Its answer, or the beginning of it, is there. Only the first of these counts.
     pub fn answered(&mut self) {
         if self.progress == Progress::Begun {
@@ -211,13 +218,16 @@ mod tests {
     fn no_client_makes_a_label() {
         let calls = Calls::default();
         for path in ["/runtime.v1.RuntimeService/Made", "/up/Version", "", "/", "x", "/\"}/x", "//Version"] {
-            calls.begin(path).ended(Code::Unimplemented);
+            let mut call = calls.begin(path);
+            assert_eq!(call.method(), None);
+            call.ended(Code::Unimplemented);
         }
         let of = "service=\"other\",method=\"other\"";
         assert_eq!(shown(&calls)[2], format!("wharf_cri_calls_total{{{of},code=\"Unimplemented\"}} 7"));
         assert_eq!(shown(&calls).len(), 3);
         for (service, of_service) in CALLS {
-            assert_eq!(method(&format!("/{service}/{of_service}")).method, *of_service);
+            let call = calls.begin(&format!("/{service}/{of_service}"));
+            assert_eq!(call.method(), Some((*service, *of_service)));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! error, so it can be cloned.
 
 use wharf_planner::Refusal;
-use wharf_types::{ErrorKind, Failure, StageError, Subject, chain};
+use wharf_types::{ErrorKind, Failure, StageError, Subject, Traced, chain};
 
 /// A failed call. Clones are the same failure, one for each caller that joined the call.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -176,7 +176,7 @@ impl<T, F: Failure> Stage<T> for Result<T, F> {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await?
+    tokio::task::spawn_blocking(Traced::here().carry(work)).await?
 }
 
 #[cfg(test)]

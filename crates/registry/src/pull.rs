@@ -13,8 +13,9 @@ use wharf_images::manifest::{
     Document, INDEX_NESTING_LIMIT, Manifest, ManifestError, Platform, select_platform,
 };
 use wharf_images::{Image, Layer, NewImage, parse_config};
-use wharf_tasks::ThreadError;
-use wharf_types::{Digest, Reference};
+use wharf_tasks::{Carried, ThreadError};
+use wharf_types::trace::staged;
+use wharf_types::{Digest, Reference, Traced};
 
 use crate::credentials::Credentials;
 use crate::disks::Disks;
@@ -58,13 +59,13 @@ impl Pull {
     pub(crate) async fn run(self) -> Result<Arc<Image>, PullError> {
         let session = Arc::new(self.session().await?);
         let known = self.known();
-        let mut resolved = session.resolve(&self.reference, &known).await;
+        let mut resolved = self.resolve(&session, &known).await;
         if let Ok(Resolved::Known(digest)) = &resolved {
             if let Some(image) = self.whole(digest).await? {
                 return Ok(image);
             }
             // It was removed in the meantime, or is damaged.
-            resolved = session.resolve(&self.reference, &[]).await;
+            resolved = self.resolve(&session, &[]).await;
         }
         let top = match resolved.map_err(self.fetching(Stage::Resolve))? {
             Resolved::Fetched(top) => top,
@@ -73,10 +74,14 @@ impl Pull {
         if let Some(image) = self.whole(&top.digest).await? {
             return Ok(image);
         }
-        let plan = Arc::new(self.plan(&session, top).await?);
+        let plan = Arc::new(staged("manifest and config", self.plan(&session, top)).await?);
         self.tracker.begin(&plan.manifest.layers);
-        let layers = self.layers(&session, &plan).await?;
-        self.commit(&plan, layers).await
+        let layers = staged("layers", self.layers(&session, &plan)).await?;
+        staged("commit", self.commit(&plan, layers)).await
+    }
+
+    async fn resolve(&self, session: &Session, known: &[Digest]) -> Result<Resolved, Failures> {
+        staged("resolve", session.resolve(&self.reference, known)).await
     }
 
     async fn session(&self) -> Result<Session, PullError> {
@@ -169,7 +174,8 @@ impl Pull {
                 continue;
             }
             let job = self.job(session, plan, at);
-            tasks.spawn(Fetch::new(&self.shared, &places, job).run());
+            let fetch = Fetch::new(&self.shared, &places, job).run();
+            tasks.spawn(Carried::by(Traced::here(), staged("layer", fetch)));
         }
         let mut layers = Vec::new();
         while let Some(joined) = tasks.join_next().await {

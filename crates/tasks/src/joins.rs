@@ -15,6 +15,8 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::task::JoinError;
 use wharf_types::lock::lock;
 
+use crate::carried::Carried;
+
 /// A call; clones are the same one.
 pub type Call<T> = Shared<BoxFuture<'static, T>>;
 
@@ -101,7 +103,7 @@ impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + Sync + 'static> Jo
                 let _place = place;
                 work.await
             };
-            let call = call.boxed().shared();
+            let call = Carried::on(call).boxed().shared();
             // A future that has never been polled can always be downgraded.
             let life = call.downgrade().map(Life::WhileWaited);
             (call, life)
@@ -127,13 +129,13 @@ where
     {
         let call = self.join(key, |place| {
             let work = work();
-            let task = tokio::spawn(async move {
+            let task = tokio::spawn(Carried::on(async move {
                 let result = work.await;
                 if result.is_ok() {
                     place.keep();
                 }
                 result
-            });
+            }));
             let call = task.map(|ended| ended?).boxed().shared();
             (call.clone(), Some(Life::Kept(call)))
         });
@@ -184,7 +186,7 @@ where
     T: Send + 'static,
     E: From<JoinError> + Send + 'static,
 {
-    tokio::spawn(work).await?
+    tokio::spawn(Carried::on(work)).await?
 }
 
 #[cfg(test)]

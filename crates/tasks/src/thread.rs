@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use wharf_types::lock::lock;
-use wharf_types::{ErrorKind, Failure, failure};
+use wharf_types::{ErrorKind, Failure, Traced, failure};
 
 use crate::crowd::{CrowdLimits, Crowded};
 
@@ -195,11 +195,11 @@ impl<K: Eq + Hash + Clone + Debug + Send + 'static> Threads<K> {
         (key, what): (&K, Cow<'static, str>),
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ThreadError> {
-        let work = move || {
+        let work = Traced::here().carry(move || {
             let result = work();
             drop(place);
             result
-        };
+        });
         if let Ok(turn) = Arc::clone(&self.pooled).try_acquire_owned() {
             let pooled = tokio::task::spawn_blocking(move || {
                 let _turn = turn;

@@ -27,6 +27,7 @@ mod stream_options;
 mod terminal;
 mod text;
 mod timings;
+pub mod trace;
 mod untrusted;
 
 pub use chain::chain;
@@ -48,4 +49,5 @@ pub use stream_options::StreamOptions;
 pub use terminal::TerminalSize;
 pub use text::one_line;
 pub use timings::{Timing, Timings};
+pub use trace::{Trace, Traced};
 pub use untrusted::{Field, Untrusted};

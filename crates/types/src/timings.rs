@@ -1,10 +1,11 @@
 //! How long each stage of something took, for people. It is kept in memory only, so a daemon does not know the times of
-//! an earlier one.
+//! an earlier one. The trace of whoever did the work, if there is one, is told of each.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::lock::lock;
+use crate::trace;
 
 /// One stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,7 @@ impl Timings {
     /// Notes a stage that was timed elsewhere.
     pub fn note(&self, name: &'static str, began: Instant, took: Duration) {
         lock(&self.0).push((name, began, took));
+        trace::stage(name, began, took);
     }
 
     /// All that have ended, the earliest first.

@@ -61,6 +61,7 @@ mod storm;
 mod streams;
 mod supervised;
 mod together;
+mod traces;
 mod userns;
 mod wedge;
 mod workers;

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{images, registry, streaming};
+use crate::{images, registry, streaming, traces};
 
 /// Parses bytes, and returns how many things were in them.
 type Read = Box<dyn Fn(&[u8]) -> Result<usize, String>>;
@@ -44,7 +44,10 @@ impl Target {
 }
 
 fn targets() -> Vec<Target> {
-    [streaming::targets(), images::targets(), registry::targets()].into_iter().flatten().collect()
+    [streaming::targets(), images::targets(), registry::targets(), traces::targets()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The longest input, in bytes.

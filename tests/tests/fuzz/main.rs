@@ -7,3 +7,4 @@ mod harness;
 mod images;
 mod registry;
 mod streaming;
+mod traces;

@@ -3,7 +3,7 @@
 use super::Config;
 
 /// Keys of containerd and CRI-O that have another name here.
-const OF_PEERS: [(&str, &str); 44] = [
+const OF_PEERS: [(&str, &str); 47] = [
     ("SystemdCgroup", "cgroup_driver"),
     ("bin_dirs", "network.cni_bin_dirs"),
     ("cdi_spec_dirs", "cdi.spec_dirs"),
@@ -15,6 +15,7 @@ const OF_PEERS: [(&str, &str); 44] = [
     ("enable_metrics", "metrics.address"),
     ("enable_nri", "nri.enabled"),
     ("enable_selinux", "containers.selinux"),
+    ("enable_tracing", "tracing.endpoint"),
     ("global_auth_file", "registry.auth_files"),
     ("hooks_dir", "hooks.dirs"),
     ("ignore_image_defined_volumes", "containers.image_volumes"),
@@ -47,6 +48,8 @@ const OF_PEERS: [(&str, &str); 44] = [
     ("stream_idle_timeout", "streaming.idle_timeout_s"),
     ("stream_port", "streaming.address"),
     ("stream_server_port", "streaming.address"),
+    ("tracing_endpoint", "tracing.endpoint"),
+    ("tracing_sampling_rate_per_million", "tracing.sampling_rate_per_million"),
     ("unset_seccomp_profile", "containers.default_seccomp"),
 ];
 
