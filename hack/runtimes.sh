@@ -3,9 +3,9 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $repository, $clients: lib.sh and the caller; $rig: rig.sh
 
-# serve_images IMAGES: starts the registry, and sets $certificates to the directory of its hosts.toml files.
+# serve_images IMAGES [PORT]: starts the registry, and sets $certificates to the directory of its hosts.toml files.
 serve_images() {
-    "$repository/tests/images/serve.sh" 5000 "$rig/registry" "$1" >/dev/null
+    "$repository/tests/images/serve.sh" "${2-5000}" "$rig/registry" "$1" >/dev/null
     certificates=$rig/registry/certs.d
 }
 

@@ -70,19 +70,29 @@ user() {
 CONFIG
 }
 
-# serve_cluster_images: starts the registry with the images that the cluster needs alone, so that it is ready soon.
+# serve_cluster_images: starts the registry with only the images that the cluster needs, so that it is ready soon. Its port is
+# not 5000, where the registry of a spec listens on the node.
 serve_cluster_images() {
-    local dir=$rig/images name names=(library/busybox library/nginx library/python coredns/coredns)
-    mkdir -p "$dir/library" "$dir/coredns"
-    for name in "${names[@]}"; do
-        case $name in
-            coredns/*) ln -s "$kubernetes/images/$name" "$dir/$name" ;;
-            *) ln -s "$images/$name" "$dir/$name" ;;
-        esac
+    offer "$images" library/busybox library/nginx library/python
+    offer "$kubernetes/images" coredns/coredns
+    if [[ -n $suite ]]; then
+        suite_images "$rig/suite"
+        # shellcheck disable=SC2046 # names of repositories
+        offer "$rig/suite" $(jq --raw-output 'map(.name) | unique[]' "$rig/suite/images.json")
+    fi
+    jq --slurp add "$rig/images/offered" >"$rig/images/images.json"
+    serve_images "$rig/images" 5001
+}
+
+# offer IMAGES REPOSITORY...: adds these to the images that the registry has.
+offer() {
+    local dir=$rig/images from=$1 name
+    shift
+    for name; do
+        mkdir -p "$(dirname "$dir/$name")"
+        ln -s "$from/$name" "$dir/$name"
     done
-    jq --slurp 'add | map(select([.name] | inside($ARGS.positional)))' "$images/images.json" "$kubernetes/images/images.json" \
-        --args "${names[@]}" >"$dir/images.json"
-    serve_images "$dir"
+    jq 'map(select([.name] | inside($ARGS.positional)))' "$from/images.json" --args "$@" >>"$dir/offered"
 }
 
 # start_dns: has the cluster run CoreDNS.
