@@ -19,10 +19,12 @@ suite_images() (
     . "$repository/tests/images/images.sh"
     mkdir -p "$work"/{layers,images} "$out/pool"
     touch "$work/start"
-    # Specs expect its shell to pass on variables with such names as data-1: a newer busybox's does, and so does bash.
+    # Specs expect sh to pass on variables with such names as data-1: a newer busybox's does, and so does bash. What they expect of
+    # /bin/sh is busybox's message.
     programs / "$work/shell" /bin/bash
-    ln -s bash "$work/shell/bin/sh"
-    layer shell "$work/shell" 'bash as the shell'
+    mkdir -p "$work/shell/usr/bin"
+    ln -s /bin/bash "$work/shell/usr/bin/sh"
+    layer shell "$work/shell" 'bash as the shell that PATH leads to'
     again e2e-test-images/busybox 1.29-2 "$e2e/busybox:1.37.0-2" . shell
     again e2e-test-images/busybox 1.29-2 "$e2e/nonroot:1.5" '.User = "1234"'
     again e2e-test-images/nginx 1.14-2 "$e2e/nginx:1.27.0-2"
@@ -73,7 +75,7 @@ layers_of() {
         done
 }
 
-# agnhost: the images of the suite's own program: two that differ in a label, and one with a file. In its registry is the image
+# agnhost: the images of the suite's own program: two that differ in a label, and one with two files. In its registry is the image
 # that a spec of private registries pulls.
 agnhost() {
     local root=$work/agnhost base=(k8s-staging-cri-tools/test-image-predefined-group latest) common
@@ -87,9 +89,10 @@ agnhost() {
     common='.User = "" | .Entrypoint = ["/agnhost"] | .Cmd = ["pause"]'
     again "${base[@]}" "$e2e/agnhost:2.66.1" "$common" agnhost
     again "${base[@]}" "$e2e/agnhost:2.55" "$common | .Labels.version = \"2.55\"" agnhost
-    mkdir "$work/kitten"
+    mkdir -p "$work/kitten/etc"
     echo '{"image": "kitten.jpg"}' >"$work/kitten/data.json"
-    layer kitten "$work/kitten" 'a file'
+    echo 'NAME="Alpine Linux"' >"$work/kitten/etc/os-release"
+    layer kitten "$work/kitten" 'what a spec looks for'
     again "${base[@]}" "$e2e/kitten:1.8" "$common | .Cmd = [\"test-webserver\"]" agnhost kitten
 }
 
