@@ -13,14 +13,16 @@ use wharf_cgroup::{Access, Cgroup, CgroupPath, Cgroups, DeviceRule, DeviceType, 
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_isolation::Plan;
 use wharf_planner::defaults::PrivilegedDevices;
-use wharf_planner::{Defaults, Description, Features, Filters, OtherRuntime, Refusal, Workplace};
+use wharf_planner::{
+    Defaults, Description, Features, Filters, OtherRuntime, Refusal, SandboxPlace, Workplace,
+};
 use wharf_state::Layout;
 use wharf_types::program::DEFAULT_PATH;
 use wharf_types::{ContainerId, ErrorKind, Failure, HostPath, PodId, Stage as _, StageError};
 
 use crate::cgroups::enclose;
 use crate::error::Error;
-use crate::places::host_path;
+use crate::places::{cgroup_places, host_path};
 use crate::program::{self, Problem};
 
 /// How long a runtime may take to say what it can do, or to delete what it keeps.
@@ -146,7 +148,21 @@ impl Handlers {
     /// The name is not known, or the handler's runtime cannot make such pods.
     pub fn check(&self, name: &str, pod: &PodSandboxConfig) -> Result<(), Refusal> {
         let runtime = self.runtime(name)?;
-        runtime.map_or(Ok(()), |runtime| runtime.check_pod(&wharf_planner::namespaces_of(pod)))
+        runtime.map_or(Ok(()), |runtime| runtime.check_pod(pod))
+    }
+
+    /// Checks that something can be done from the host to what is in a handler's pods.
+    ///
+    /// # Errors
+    /// Each of them is a sandbox; `what` says what cannot be done.
+    pub fn check_reach(&self, name: &str, what: &str) -> Result<(), Refusal> {
+        match self.0.get(name).and_then(|handler| handler.runtime.as_ref()) {
+            Some(runtime) if runtime.has_sandboxes() => {
+                let problem = format!("{name:?} cannot {what}, because each of its pods is a sandbox");
+                Err(Refusal::Host { kind: ErrorKind::FailedPrecondition, field: "runtime_handler", problem })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What requests leave open in pods of a handler.
@@ -177,7 +193,8 @@ impl Handlers {
             let cgroup = if is_enclosed { cgroup.enclosed() } else { cgroup };
             let cgroup = cgroup.path_of_processes().as_str().to_owned();
             let path = |name| host_path(&given.layout.runtime(given.pod.0, name));
-            let place = Workplace { state: path("state")?, bundle: path("bundle")?, cgroup };
+            let sandbox = runtime.has_sandboxes().then(|| make_sandbox(given)).transpose()?;
+            let place = Workplace { state: path("state")?, bundle: path("bundle")?, cgroup, sandbox };
             make_workplace(&place)?;
             runtime.take(&mut plan, description, (given.pod.1, given.container), place)?;
             rules = Some(Limits { devices: limits.devices.clone(), ..Limits::default() });
@@ -214,6 +231,8 @@ pub struct Given<'a> {
     pub layout: &'a Layout,
     /// Its pod.
     pub pod: (&'a PodId, &'a PodSandboxConfig),
+    /// Its id.
+    pub id: &'a ContainerId,
     /// Its request.
     pub container: &'a ContainerConfig,
     /// The path of its cgroup, which need not exist.
@@ -279,6 +298,16 @@ pub fn set_rules(cgroup: &Cgroup, planned: &Planned) -> Result<(), StageError> {
 fn make_workplace(Workplace { state, bundle, .. }: &Workplace) -> Result<(), StageError> {
     let make = |path: &HostPath| DirBuilder::new().recursive(true).mode(0o700).create(path.as_path());
     [state, bundle].into_iter().try_for_each(make).stage("making the runtime's directories")
+}
+
+/// Makes the cgroup of a pod's sandbox, which is that of a container with the pod's id.
+fn make_sandbox(given: &Given<'_>) -> Result<SandboxPlace, StageError> {
+    const STAGE: &str = "making the cgroup of the pod's sandbox";
+    let ((cgroups, path), id) = (given.cgroup, given.pod.0.as_str());
+    let name = path.as_str().replace(given.id.as_str(), id);
+    let path = CgroupPath::new(&name).stage(STAGE)?;
+    let cgroup = cgroups.create(&path).stage(STAGE)?;
+    Ok(SandboxPlace { id: id.to_owned(), cgroup: cgroup_places(&cgroup)?.plan })
 }
 
 fn command(runtime: &HostPath) -> Command {

@@ -69,6 +69,8 @@ pub enum Place<'a> {
     Of(BorrowedFd<'a>, Others),
     /// One that another runtime enters: that of a process, or else one that its spec alone names.
     Runtimes(Option<BorrowedFd<'a>>),
+    /// One in the pod's sandbox, which is there, or cannot be made, once the other end of this pipe has been closed.
+    Sandbox(BorrowedFd<'a>),
 }
 
 impl<'a> Place<'a> {
@@ -76,7 +78,7 @@ impl<'a> Place<'a> {
     #[must_use]
     pub fn process(self) -> Option<BorrowedFd<'a>> {
         match self {
-            Self::New | Self::Host => None,
+            Self::New | Self::Host | Self::Sandbox(_) => None,
             Self::Of(process, _) => Some(process),
             Self::Runtimes(process) => process,
         }
@@ -112,7 +114,7 @@ impl Origin<'_> {
             Place::Of(process, _) => nix::sched::setns(process, CloneFlags::CLONE_NEWPID)
                 .named("setns", || "CLONE_NEWPID".into())
                 .stage(STAGE),
-            Place::New | Place::Host | Place::Runtimes(_) => Ok(()),
+            Place::New | Place::Host | Place::Runtimes(_) | Place::Sandbox(_) => Ok(()),
         }
     }
 
@@ -168,6 +170,12 @@ impl Origin<'_> {
     #[must_use]
     pub fn await_start(&self) -> bool {
         report::await_start(&self.line).is_some()
+    }
+
+    /// Waits for the supervisor's order to send the program a signal; `None` if the supervisor is gone.
+    #[must_use]
+    pub fn await_signal(&self) -> Option<u8> {
+        report::await_signal(&self.line)
     }
 
     /// Goes from the container that was entered to the program: gives up rights, and continues in the program's PID

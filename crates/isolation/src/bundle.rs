@@ -5,9 +5,10 @@
 //! as for wharf's own containers, with the restrictions of the plan, and the runtime binds what it finds here by
 //! number.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -32,6 +33,8 @@ use crate::streams::Streams;
 pub const ROOT: &str = "rootfs";
 /// The PID namespace in a bundle that the container shares with others.
 pub const PID_NAMESPACE: &str = "pid";
+/// The program of the container that stands for a sandbox, in that container's root file system.
+pub const PAUSE: &str = "/pause";
 
 /// A null device that is not the host's: a runtime may give it to the container's user.
 const NULL: &str = "null";
@@ -124,6 +127,22 @@ impl Bundle {
         mount::attach(memory.as_fd(), place.as_fd()).stage(STAGE)?;
         nix::unistd::fchdir(&memory).named("fchdir", || "the bundle".into()).stage(STAGE)?;
         Ok(Self(memory))
+    }
+
+    /// Makes the place of a container that stands for a sandbox: its root file system has nothing but this very program.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn of_sandbox(runtime: &Runtime) -> Result<Self, Error> {
+        let bundle = Self::empty(runtime)?;
+        let name = format!("{ROOT}{PAUSE}");
+        let program = wharf_sys::fs::open("/proc/self/exe", OFlag::O_RDONLY).stage(STAGE)?;
+        let mut copy = File::from(bundle.make_file(&name, OFlag::O_WRONLY).stage(STAGE)?);
+        std::io::copy(&mut File::from(program), &mut copy)
+            .and_then(|_length| copy.set_permissions(Permissions::from_mode(0o555)))
+            .named("copy", || "this program".into())
+            .stage(STAGE)?;
+        Ok(bundle)
     }
 
     /// Opens a null device of its own.

@@ -47,10 +47,10 @@ pub use join::{JoinPlan, join};
 pub use log_file::{open_existing_log, open_log, replace_log};
 pub use plan::{
     CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, LogLimits, MountPlan, Namespaces, Outline,
-    PidNamespace, Plan, Process, Rootfs, Runtime, Source, Stdio, Traits, User, UserNamespace,
+    PidNamespace, Plan, Process, Rootfs, Runtime, Sandbox, Source, Stdio, Traits, User, UserNamespace,
 };
 pub use pod::PodNamespaces;
 pub use program::is_sealed_at_birth;
-pub use report::{Report, failed as report_failure, order_start};
+pub use report::{Report, failed as report_failure, order_signal, order_start};
 pub use streams::{Stream, Streams};
 pub use wharf_types::program::DEFAULT_PATH;

@@ -77,6 +77,19 @@ pub struct Runtime {
     /// The process of its spec, as an object in JSON without what the container's own files and each command decide:
     /// the user, the arguments, the environment, and whether there is a terminal.
     pub process: Vec<u8>,
+    /// The sandbox in which it runs all containers of the pod, if it does.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// A sandbox with a kernel of its own, in which a runtime runs a pod's containers: no process of theirs is the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// The name by which the runtime knows it.
+    pub id: String,
+    /// The whole spec of the container that stands for it, as JSON. Its program is [`PAUSE`](crate::bundle::PAUSE).
+    pub spec: Vec<u8>,
+    /// Its cgroup, in which all processes of the pod are.
+    pub cgroup: CgroupPlan,
 }
 
 /// An overlay of layers with a writable directory of the container's own.

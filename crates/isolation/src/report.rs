@@ -228,6 +228,8 @@ pub fn failed(socket: &OwnedFd, error: &Error) {
 const START: u8 = b'S';
 /// The same where one may.
 const START_UNDER_TRACE: u8 = b'T';
+/// The order to send the program a signal, whose number follows.
+const SIGNAL: u8 = b'K';
 
 /// Orders a container's first process to execute its program, among these.
 ///
@@ -244,7 +246,7 @@ pub fn order_start(socket: BorrowedFd<'_>, others: Others) -> wharf_sys::Result<
 /// Waits for the supervisor's order to start, which says who is in the PID namespace by now; `None` if the supervisor
 /// is gone.
 pub(crate) fn await_start(socket: &OwnedFd) -> Option<Others> {
-    let mut order = [0; 1];
+    let mut order = [0; 2];
     match socket::receive(socket.as_fd(), &mut order) {
         Ok((1, _)) if order[0] == START => Some(Others::Bystanders),
         Ok((1, _)) => Some(Others::Tracers),
@@ -252,9 +254,43 @@ pub(crate) fn await_start(socket: &OwnedFd) -> Option<Others> {
     }
 }
 
+/// Orders whoever stands for a program in a sandbox to send it a signal.
+///
+/// # Errors
+/// The process is gone, or has not carried out many orders before.
+pub fn order_signal(socket: BorrowedFd<'_>, number: u8) -> wharf_sys::Result<()> {
+    socket::send(socket, &[SIGNAL, number], &[])
+}
+
+/// Waits for the order to send a signal; `None` if the supervisor is gone.
+pub(crate) fn await_signal(socket: &OwnedFd) -> Option<u8> {
+    let mut order = [0; 2];
+    match socket::receive(socket.as_fd(), &mut order) {
+        Ok((2, _)) if order[0] == SIGNAL => Some(order[1]),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_order_to_start_is_no_signal_and_no_signal_is_a_start() {
+        let (ours, theirs) = socket::pair().unwrap();
+        for others in [Others::Bystanders, Others::Tracers] {
+            order_start(ours.as_fd(), others).unwrap();
+            assert_eq!(await_start(&theirs), Some(others));
+        }
+        order_signal(ours.as_fd(), 15).unwrap();
+        assert_eq!(await_signal(&theirs), Some(15));
+        order_signal(ours.as_fd(), START).unwrap();
+        assert_eq!(await_start(&theirs), None, "it is to be killed before it was started");
+        order_start(ours.as_fd(), Others::Bystanders).unwrap();
+        assert_eq!(await_signal(&theirs), None);
+        drop(ours);
+        assert_eq!((await_start(&theirs), await_signal(&theirs)), (None, None));
+    }
 
     #[test]
     fn the_largest_identity_arrives_whole() {

@@ -13,7 +13,7 @@ use wharf_wire::v1;
 use crate::error::Error;
 use crate::plan::{
     CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, LogLimits, MountPlan, Namespaces, Outline,
-    PidNamespace, Plan, Process, Rootfs, Runtime, Source, Stdio, Traits, User, UserNamespace,
+    PidNamespace, Plan, Process, Rootfs, Runtime, Sandbox, Source, Stdio, Traits, User, UserNamespace,
 };
 
 impl From<&Plan> for v1::Plan {
@@ -29,12 +29,7 @@ impl From<&Plan> for v1::Plan {
                 shared: plan.rootfs.propagation == Propagation::Shared,
             }),
             namespaces: Some(namespaces_out(&plan.namespaces)),
-            cgroup: Some(v1::Cgroup {
-                directory: optional_text(plan.cgroup.directory.as_ref()),
-                entries: host_texts(&plan.cgroup.entries),
-                kill_directory: plan.cgroup.kill_directory.to_string(),
-                oom_file: optional_text(plan.cgroup.oom_file.as_ref()),
-            }),
+            cgroup: Some(cgroup_out(&plan.cgroup)),
             mounts: plan.mounts.iter().map(mount_out).collect(),
             devices: plan.devices.iter().map(device_out).collect(),
             masked_paths: texts(&plan.masked_paths),
@@ -201,6 +196,20 @@ fn runtime_out(runtime: &Runtime) -> v1::Runtime {
         state_directory: runtime.state_directory.to_string(),
         bundle_directory: runtime.bundle_directory.to_string(),
         process: runtime.process.clone(),
+        sandbox: runtime.sandbox.as_ref().map(|Sandbox { id, spec, cgroup }| v1::Sandbox {
+            id: id.clone(),
+            spec: spec.clone(),
+            cgroup: Some(cgroup_out(cgroup)),
+        }),
+    }
+}
+
+fn cgroup_out(cgroup: &CgroupPlan) -> v1::Cgroup {
+    v1::Cgroup {
+        directory: optional_text(cgroup.directory.as_ref()),
+        entries: host_texts(&cgroup.entries),
+        kill_directory: cgroup.kill_directory.to_string(),
+        oom_file: optional_text(cgroup.oom_file.as_ref()),
     }
 }
 
@@ -268,16 +277,10 @@ impl TryFrom<v1::Outline> for Outline {
     type Error = String;
 
     fn try_from(outline: v1::Outline) -> Result<Self, String> {
-        let cgroup = outline.cgroup.ok_or("no cgroup")?;
         Ok(Self {
             container: outline.container.parse().map_err(show)?,
             namespaces: namespaces_in(&outline.namespaces.ok_or("no namespaces")?)?,
-            cgroup: CgroupPlan {
-                directory: optional(&cgroup.directory)?,
-                entries: hosts(&cgroup.entries)?,
-                kill_directory: host(&cgroup.kill_directory)?,
-                oom_file: optional(&cgroup.oom_file)?,
-            },
+            cgroup: cgroup_in(outline.cgroup)?,
             process: process_in(outline.process.ok_or("no process")?)?,
             stdio: stdio_in(outline.stdio.ok_or("no stdio")?)?,
             runtime: outline.runtime.map(runtime_in).transpose()?,
@@ -293,6 +296,25 @@ fn runtime_in(runtime: v1::Runtime) -> Result<Runtime, String> {
         state_directory: host(&runtime.state_directory)?,
         bundle_directory: host(&runtime.bundle_directory)?,
         process: runtime.process,
+        sandbox: runtime.sandbox.map(sandbox_in).transpose()?,
+    })
+}
+
+fn sandbox_in(sandbox: v1::Sandbox) -> Result<Sandbox, String> {
+    // It is a word of a command line.
+    if sandbox.id.is_empty() || sandbox.id.starts_with('-') {
+        return Err(format!("{:?} names no sandbox", sandbox.id));
+    }
+    Ok(Sandbox { id: sandbox.id, spec: sandbox.spec, cgroup: cgroup_in(sandbox.cgroup)? })
+}
+
+fn cgroup_in(cgroup: Option<v1::Cgroup>) -> Result<CgroupPlan, String> {
+    let cgroup = cgroup.ok_or("no cgroup")?;
+    Ok(CgroupPlan {
+        directory: optional(&cgroup.directory)?,
+        entries: hosts(&cgroup.entries)?,
+        kill_directory: host(&cgroup.kill_directory)?,
+        oom_file: optional(&cgroup.oom_file)?,
     })
 }
 

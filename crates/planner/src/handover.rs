@@ -4,6 +4,8 @@
 //! runtime cannot do is refused: nothing is left out. Limits are not the runtime's business: the cgroup has them.
 //! Mounts are added by who opens them.
 
+mod sandbox;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -12,14 +14,16 @@ use oci_spec::runtime::{
     LinuxSeccompFilterFlag, Mount, Process,
 };
 use serde_json::Value;
-use wharf_cri_api::v1::{ContainerConfig, NamespaceOption, PodSandboxConfig};
+use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_isolation::bundle::{PID_NAMESPACE, ROOT};
 use wharf_isolation::{MountPlan, Namespaces, PidNamespace, Plan, Runtime, Source, Traits};
 use wharf_sys::mount::{Depth, Propagation};
 use wharf_types::{HostPath, capability};
 
 use crate::description::Description;
-use crate::{Refusal, seccomp, user_namespace};
+use crate::{Refusal, namespaces_of, seccomp, user_namespace};
+
+pub use sandbox::SandboxPlace;
 
 /// The version of the spec that every runtime in use knows; nothing newer is in it.
 const OCI_VERSION: &str = "1.0.2";
@@ -88,6 +92,9 @@ pub struct OtherRuntime {
     pub annotations: Vec<String>,
 }
 
+/// A namespace of a spec: its kind, and its path unless it is new.
+type Named = (LinuxNamespaceType, Option<PathBuf>);
+
 /// Where a runtime makes a container.
 #[derive(Debug)]
 pub struct Workplace {
@@ -97,18 +104,20 @@ pub struct Workplace {
     pub bundle: HostPath,
     /// The path of the cgroup of the container's processes.
     pub cgroup: String,
+    /// The pod's sandbox, if the runtime has sandboxes.
+    pub sandbox: Option<SandboxPlace>,
 }
 
 impl OtherRuntime {
     /// Checks that it can make a pod's containers.
     ///
     /// # Errors
-    /// A user namespace.
-    pub fn check_pod(&self, namespaces: &NamespaceOption) -> Result<(), Refusal> {
-        match user_namespace::of(namespaces)? {
-            Some(_ids) => Err(self.cannot("pods with a user namespace: leave the runtime class out")),
-            None => Ok(()),
+    /// A user namespace, and what a sandbox cannot have.
+    pub fn check_pod(&self, pod: &PodSandboxConfig) -> Result<(), Refusal> {
+        if user_namespace::of(&namespaces_of(pod))?.is_some() {
+            return Err(self.cannot("pods with a user namespace: leave the runtime class out"));
         }
+        if self.has_sandboxes() { self.check_sandbox(pod) } else { Ok(()) }
     }
 
     /// Gives a container to this runtime: changes its plan so that the supervisor has the runtime make it.
@@ -123,14 +132,22 @@ impl OtherRuntime {
         place: Workplace,
     ) -> Result<(), Refusal> {
         self.check(plan)?;
-        self.check_tracing(plan, container)?;
+        match place.sandbox {
+            Some(_) => self.check_inside(plan, &description.spec, container)?,
+            None => self.check_tracing(plan, container)?,
+        }
         leave_cgroups(plan, description);
         let fault = |error| Refusal::spec("bundle", error);
         let mut spec = description.spec.clone();
+        if place.sandbox.is_some() {
+            sandbox::leave_profiles(plan, &mut spec, container);
+        }
         let process = spec.process().as_ref().map(rest_of_process).transpose().map_err(fault)?;
         let mut annotations = spec.annotations().clone().unwrap_or_default();
         annotations.extend(self.passed(&pod.annotations));
         annotations.extend(self.passed(&container.annotations));
+        let inside = place.sandbox.as_ref().map(|place| sandbox::annotations(&place.id, container));
+        annotations.extend(inside.into_iter().flatten());
         spec.set_version(OCI_VERSION.to_owned())
             .set_process(None)
             // The daemon executes them.
@@ -145,12 +162,20 @@ impl OtherRuntime {
             self.change(linux, plan, &place)?;
         }
         plan.runtime_spec = serde_json::to_vec(&spec).map_err(fault)?;
+        let options = if place.sandbox.is_some() { self.options_of_sandbox() } else { self.options.clone() };
+        let sandbox = place.sandbox.map(|place| {
+            // Who runs out of memory is the sandbox.
+            plan.cgroup.oom_file.clone_from(&place.cgroup.oom_file);
+            self.sandbox(place, pod, &of_sandbox(&plan.namespaces)?)
+        });
+        let sandbox = sandbox.transpose()?;
         plan.runtime = Some(Runtime {
             program: self.program.clone(),
-            options: self.options.clone(),
+            options,
             state_directory: place.state,
             bundle_directory: place.bundle,
             process: process.unwrap_or_default(),
+            sandbox,
         });
         Ok(())
     }
@@ -208,10 +233,11 @@ impl OtherRuntime {
     }
 
     fn change(&self, linux: &mut Linux, plan: &Plan, place: &Workplace) -> Result<(), Refusal> {
+        let pid = pid_namespace(&plan.namespaces.pid, plan.container.as_str(), place);
         let mut devices = LinuxResources::default();
         devices.set_devices(linux.resources().as_ref().and_then(|resources| resources.devices().clone()));
         linux
-            .set_namespaces(Some(namespaces(&plan.namespaces, place)?))
+            .set_namespaces(Some(namespaces(&plan.namespaces, pid)?))
             .set_cgroups_path(Some(PathBuf::from(&place.cgroup)))
             .set_resources(Some(devices));
         let propagations = plan.mounts.iter().map(|mount| mount.propagation);
@@ -279,18 +305,30 @@ fn rest_of_process(process: &Process) -> Result<Vec<u8>, serde_json::Error> {
     serde_json::to_vec(&rest)
 }
 
-fn namespaces(plan: &Namespaces, place: &Workplace) -> Result<Vec<LinuxNamespace>, Refusal> {
+/// The PID namespace that a container enters, with its path unless it is new; `None` for the host's.
+fn pid_namespace(pid: &PidNamespace, container: &str, place: &Workplace) -> Option<Named> {
+    let path = match (pid, &place.sandbox) {
+        (PidNamespace::Host, _) => return None,
+        (_, Some(_)) => Some(sandbox::pid_namespace(pid, container).into()),
+        (PidNamespace::Container, None) => None,
+        (PidNamespace::Pod | PidNamespace::Target(_), None) => {
+            Some(place.bundle.as_path().join(PID_NAMESPACE))
+        }
+    };
+    Some((LinuxNamespaceType::Pid, path))
+}
+
+/// The namespaces of a sandbox, for those of a container in it.
+fn of_sandbox(plan: &Namespaces) -> Result<Vec<LinuxNamespace>, Refusal> {
+    let pid = sandbox::pid_namespace(&PidNamespace::Pod, "");
+    namespaces(plan, Some((LinuxNamespaceType::Pid, Some(pid.into()))))
+}
+
+fn namespaces(plan: &Namespaces, pid: Option<Named>) -> Result<Vec<LinuxNamespace>, Refusal> {
     use LinuxNamespaceType as Type;
     let path = |path: &Option<HostPath>| path.as_ref().map(|path| path.as_path().to_owned());
     let pods = [(Type::Network, &plan.net), (Type::Ipc, &plan.ipc), (Type::Uts, &plan.uts)];
     let pods = pods.into_iter().filter_map(|(kind, of)| Some((kind, Some(path(of)?))));
-    let pid = match plan.pid {
-        PidNamespace::Container => Some((Type::Pid, None)),
-        PidNamespace::Pod | PidNamespace::Target(_) => {
-            Some((Type::Pid, Some(place.bundle.as_path().join(PID_NAMESPACE))))
-        }
-        PidNamespace::Host => None,
-    };
     let own = [(Type::Mount, None)].into_iter().chain(plan.cgroup.then_some((Type::Cgroup, None)));
     let namespace = |(kind, path): (Type, Option<PathBuf>)| {
         let named = LinuxNamespaceBuilder::default().typ(kind);
@@ -317,9 +355,9 @@ mod tests {
     use crate::tests::{Asked, host};
     use crate::{Filters, describe, plan};
     use serde_json::json;
-    use wharf_cri_api::v1::{Capability, Mount as Asking, NamespaceMode};
+    use wharf_cri_api::v1::{Capability, Mount as Asking, NamespaceMode, NamespaceOption};
 
-    fn runtime(features: &str) -> OtherRuntime {
+    pub(super) fn runtime(features: &str) -> OtherRuntime {
         OtherRuntime {
             handler: "runc".to_owned(),
             program: host("/usr/sbin/runc"),
@@ -330,7 +368,10 @@ mod tests {
     }
 
     /// The plan of a container that a runtime takes, and the spec that it is told.
-    fn taken(runtime: &OtherRuntime, change: impl FnOnce(&mut Asked)) -> Result<(Plan, Value), Refusal> {
+    pub(super) fn taken(
+        runtime: &OtherRuntime,
+        change: impl FnOnce(&mut Asked),
+    ) -> Result<(Plan, Value), Refusal> {
         let mut asked = Asked::default();
         change(&mut asked);
         let description = describe(&asked.request(), &asked.facts, &asked.places)?;
@@ -339,6 +380,9 @@ mod tests {
             state: host("/pod/runtime/state"),
             bundle: host("/pod/runtime/bundle"),
             cgroup: "/pods/one/container".to_owned(),
+            sandbox: runtime
+                .has_sandboxes()
+                .then(|| SandboxPlace { id: "the-pod".to_owned(), cgroup: asked.places.cgroup.plan.clone() }),
         };
         runtime.take(&mut plan, &description, (&asked.pod, &asked.container), place)?;
         let spec = serde_json::from_slice(&plan.runtime_spec).unwrap();
@@ -382,9 +426,14 @@ mod tests {
             (PidNamespace::Host, None),
         ] {
             let plan = Namespaces { net: None, ipc: None, uts: None, user: None, pid, cgroup: true };
-            let place =
-                Workplace { state: host("/s"), bundle: host("/pod/runtime/bundle"), cgroup: String::new() };
-            let told = serde_json::to_value(namespaces(&plan, &place).unwrap()).unwrap();
+            let place = Workplace {
+                state: host("/s"),
+                bundle: host("/pod/runtime/bundle"),
+                cgroup: String::new(),
+                sandbox: None,
+            };
+            let pid = pid_namespace(&plan.pid, "", &place);
+            let told = serde_json::to_value(namespaces(&plan, pid).unwrap()).unwrap();
             let told = told.as_array().unwrap().iter().find(|namespace| namespace["type"] == "pid");
             assert_eq!(told.map(|namespace| namespace["path"].clone()), path);
         }

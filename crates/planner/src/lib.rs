@@ -55,7 +55,7 @@ pub use arguments::check_command;
 pub use defaults::Defaults;
 pub use description::{Description, Extra, Seccomp, describe};
 pub use enclosure::is_enclosed;
-pub use handover::{Features, OtherRuntime, Workplace};
+pub use handover::{Features, OtherRuntime, SandboxPlace, Workplace};
 pub use key::{ContainerKey, PodKey};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};

@@ -6,20 +6,23 @@ use std::process::{Command, Stdio as Std};
 use std::time::Duration;
 
 use wharf_isolation::bundle::Bundle;
-use wharf_isolation::{Error, Runtime, Stage as _, Stream, Streams};
+use wharf_isolation::{CgroupPlan, Error, Runtime, Stage as _, Stream, Streams};
 use wharf_sys::clone::Child;
 use wharf_sys::process::Ended;
 use wharf_sys::{open_files, signals};
-use wharf_types::ContainerId;
 use wharf_types::program::DEFAULT_PATH;
 
 use crate::console::{self, Console};
 use crate::guard::Guarded;
 use crate::process::PID_FILE;
-use crate::{PROCESS, json};
+use crate::{PROCESS, cgroups, json};
 
 /// The file in which the runtime says why it failed.
 const LOG: &str = "log";
+/// The file with how a container has ended, as the runtime says it.
+pub(crate) const EXIT: &str = "exit";
+/// The file with the number of a command's process in its sandbox.
+pub(crate) const INNER_PID_FILE: &str = "inner-pid-file";
 /// How much of that is read, in bytes.
 const LOG_LIMIT_BYTES: usize = 1 << 20;
 /// The file with what the runtime writes to its standard error, if that is not the container's.
@@ -28,6 +31,8 @@ const ERRORS: &str = "errors";
 const WORDS_LIMIT_BYTES: usize = 1000;
 /// How long a call may take: a little less than the daemon waits, to which it is to be said.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// The same for calls that end something: the daemon gives a killed container 10 s.
+const END_PATIENCE: Duration = Duration::from_secs(4);
 const STAGE: &str = "calling the runtime";
 
 /// What the calls for one container have in common. Their files are in the bundle, which is the working directory.
@@ -35,7 +40,10 @@ const STAGE: &str = "calling the runtime";
 pub(crate) struct Call<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) bundle: &'a Bundle,
-    pub(crate) container: &'a ContainerId,
+    /// Its name, or that of the sandbox.
+    pub(crate) container: &'a str,
+    /// The cgroup in which the calls are made, and all that they leave behind; the supervisor's if there is none.
+    pub(crate) cgroup: Option<&'a CgroupPlan>,
     /// Proof that this process may clone itself.
     pub(crate) alone: &'a Child,
 }
@@ -44,6 +52,8 @@ pub(crate) struct Call<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stdio<'a> {
     None,
+    /// What the runtime itself says is kept in a file.
+    Answer,
     Streams(&'a Streams),
     Terminal,
 }
@@ -55,17 +65,18 @@ impl<'a> Stdio<'a> {
 
     fn words(self) -> &'static [&'static str] {
         match self {
-            Self::None | Self::Streams(_) => &[],
+            Self::None | Self::Answer | Self::Streams(_) => &[],
             Self::Terminal => &["--console-socket", console::SOCKET],
         }
     }
 
     /// The streams of the call itself, which the runtime hands on.
     fn all(self, bundle: &Bundle) -> std::io::Result<[Std; 3]> {
-        let null = bundle.open_null().map_err(std::io::Error::other).map(Stream::Pipe)?;
-        let errors = bundle.open_empty(ERRORS).map_err(std::io::Error::other).map(Stream::Pipe)?;
+        let pipe = |opened: wharf_sys::Result<_>| opened.map_err(std::io::Error::other).map(Stream::Pipe);
+        let (null, errors) = (pipe(bundle.open_null())?, pipe(bundle.open_empty(ERRORS))?);
+        let answer = matches!(self, Self::Answer).then(|| pipe(bundle.open_empty(EXIT))).transpose()?;
         let given = match self {
-            Self::None | Self::Terminal => [&null, &null, &errors],
+            Self::None | Self::Answer | Self::Terminal => [&null, answer.as_ref().unwrap_or(&null), &errors],
             Self::Streams(Streams { stdin, stdout, stderr }) => [stdin, stdout, stderr],
         };
         let copy = |stream: &Stream| match (stream, &null) {
@@ -80,13 +91,14 @@ impl<'a> Stdio<'a> {
 impl Call<'_> {
     /// Creates the container, whose first process then waits for its start.
     pub(crate) fn create(&self, stdio: Stdio<'_>, line: BorrowedFd<'_>) -> Result<(), Error> {
-        let words = ["--bundle", ".", "--pid-file", PID_FILE];
+        let words = ["--bundle", self.runtime.bundle_directory.as_str(), "--pid-file", PID_FILE];
         self.run("create", &[&words, stdio.words()].concat(), stdio, line)
     }
 
-    /// Has the container's first process execute the program.
-    pub(crate) fn start(&self, line: BorrowedFd<'_>) -> Result<(), Error> {
-        self.run("start", &[], Stdio::None, line)
+    /// Has the container's first process execute the program. Its streams are those of this call in a sandbox, and
+    /// otherwise those of its creation.
+    pub(crate) fn start(&self, stdio: Stdio<'_>, line: BorrowedFd<'_>) -> Result<(), Error> {
+        self.run("start", &[], stdio, line)
     }
 
     /// Executes a command, whose process it leaves behind. If that process is not wanted any more, as the line to the
@@ -96,6 +108,28 @@ impl Call<'_> {
         self.run("exec", &[&words, stdio.words()].concat(), stdio, line)
     }
 
+    /// The same in a sandbox, where the number of the process is another one, which the runtime tells.
+    pub(crate) fn execute_inside(&self, stdio: Stdio<'_>, line: BorrowedFd<'_>) -> Result<(), Error> {
+        let words = ["--process", PROCESS, "--pid-file", PID_FILE, "--internal-pid-file", INNER_PID_FILE];
+        self.run("exec", &[&words[..], &["--detach"], stdio.words()].concat(), stdio, line)
+    }
+
+    /// Sends a signal to the container's first process, or with `whom` to others in it.
+    pub(crate) fn signal(&self, whom: &[&str], number: u8, line: BorrowedFd<'_>) -> Result<(), Error> {
+        let number = number.to_string();
+        self.end("kill", (whom, &[&number]), line)
+    }
+
+    /// Deletes the container, whatever its state, and all that the runtime has kept of it.
+    pub(crate) fn delete(&self, line: BorrowedFd<'_>) -> Result<(), Error> {
+        self.end("delete", (&["--force"], &[]), line)
+    }
+
+    /// Begins to wait for the container's end. The runtime writes how it ended to [`EXIT`].
+    pub(crate) fn wait(&self) -> Result<Guarded, Error> {
+        self.begin(&["wait", self.container], Stdio::Answer)
+    }
+
     fn run(
         &self,
         name: &'static str,
@@ -103,12 +137,32 @@ impl Call<'_> {
         stdio: Stdio<'_>,
         line: BorrowedFd<'_>,
     ) -> Result<(), Error> {
-        let words = [&[name], words].concat();
-        let call = Guarded::begin(self.alone, |child| self.replace(child, &words, stdio)).stage(STAGE)?;
-        match call.await_end(line, PATIENCE).stage(STAGE)? {
+        let words = [&[name], words, &[self.container]].concat();
+        let ended = self.begin(&words, stdio)?.await_end(line, PATIENCE).stage(STAGE)?;
+        self.judge(name, ended, PATIENCE)
+    }
+
+    /// Runs a command that ends something, with words before and after the container's name.
+    fn end(
+        &self,
+        name: &'static str,
+        (before, after): (&[&str], &[&str]),
+        line: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        let words = [&[name], before, &[self.container], after].concat();
+        let ended = self.begin(&words, Stdio::None)?.await_end(line, END_PATIENCE).stage(STAGE)?;
+        self.judge(name, ended, END_PATIENCE)
+    }
+
+    fn judge(&self, name: &'static str, ended: Option<Ended>, patience: Duration) -> Result<(), Error> {
+        match ended {
             Some(Ended::Code(0)) => Ok(()),
-            ended => Err(self.failure(name, ended)),
+            ended => Err(self.failure(name, ended, patience)),
         }
+    }
+
+    fn begin(&self, words: &[&str], stdio: Stdio<'_>) -> Result<Guarded, Error> {
+        Guarded::begin(self.alone, |child| self.replace(child, words, stdio)).stage(STAGE)
     }
 
     /// Becomes the runtime, if it can be executed.
@@ -120,21 +174,24 @@ impl Call<'_> {
         }
         let Runtime { program, options, state_directory, .. } = self.runtime;
         let Ok([stdin, stdout, stderr]) = stdio.all(self.bundle) else { return };
+        if self.cgroup.is_some_and(|cgroup| cgroups::enter_self(cgroup).is_err()) {
+            return;
+        }
         let mut command = Command::new(program.as_path());
         command.env_clear().env("PATH", DEFAULT_PATH).stdin(stdin).stdout(stdout).stderr(stderr);
         command.args(options).arg("--root").arg(state_directory.as_path());
-        command.args(["--log", LOG, "--log-format", "json"]).args(words).arg(self.container.as_str());
+        command.args(["--log", LOG, "--log-format", "json"]).args(words);
         let error = command.exec();
         // Where the runtime would have said it. If that fails, the exit code has to do.
         let said = format!("{{\"msg\":{}}}", json::text(&error.to_string()));
         let _said = self.bundle.write(LOG, said.as_bytes());
     }
 
-    fn failure(&self, command: &'static str, ended: Option<Ended>) -> Error {
+    fn failure(&self, command: &'static str, ended: Option<Ended>, patience: Duration) -> Error {
         let said = json::last_message(&self.bundle.read(LOG, LOG_LIMIT_BYTES));
         let said = said.or_else(|| words(&self.bundle.read(ERRORS, LOG_LIMIT_BYTES)));
         let how = match ended {
-            None => Some(format!("it was killed, as it did not end (it has {} s)", PATIENCE.as_secs())),
+            None => Some(format!("it was killed, as it did not end (it has {} s)", patience.as_secs())),
             Some(Ended::Signal(number)) => Some(format!("it was ended by signal {number}")),
             Some(Ended::Code(_)) => None,
         };

@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use wharf_isolation::{CgroupPlan, Error, Stage as _};
 use wharf_sys::error::Named as _;
+use wharf_sys::fs::write_value;
 use wharf_sys::process;
 use wharf_types::HostPath;
 
@@ -19,6 +20,23 @@ const ROUNDS: usize = 4;
 /// Moves a process into each of a container's cgroups.
 pub(crate) fn enter(process: &Made, cgroup: &CgroupPlan) -> Result<(), Error> {
     directories(cgroup).try_for_each(|directory| process.enter(directory))
+}
+
+/// Moves this process into each of a cgroup's directories.
+pub(crate) fn enter_self(cgroup: &CgroupPlan) -> Result<(), Error> {
+    directories(cgroup).try_for_each(|place| write_value(place.join("cgroup.procs"), "0")).stage(STAGE)
+}
+
+/// Kills every process in a cgroup that can be seen there. Of a failure nobody could be told.
+pub(crate) fn kill(cgroup: &CgroupPlan) {
+    let listed = |directory: &Path| processes(directory).unwrap_or_default();
+    for directory in directories(cgroup) {
+        let opened = listed(directory).into_iter().filter_map(|pid| Made::of(pid).ok().flatten());
+        let opened: Vec<Made> = opened.collect();
+        // Those that are still listed have the numbers by which they were opened.
+        let there = listed(directory);
+        opened.iter().filter(|process| there.contains(&process.pid)).for_each(Made::kill);
+    }
 }
 
 /// Moves a command there and then into its own cgroup, which is below one of these, with everything that it has started

@@ -43,6 +43,16 @@ impl Guarded {
         }
     }
 
+    /// Waits until the program has ended; `false` as soon as something can be read from the line before that.
+    pub(crate) fn ends_before(&self, line: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
+        process::await_end_or(self.guard.as_fd(), line, None, Duration::ZERO)
+    }
+
+    /// Waits until the program has ended, for so long at most; whether it has.
+    pub(crate) fn ends_within(&self, patience: Duration, line: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
+        process::await_end_or(self.guard.as_fd(), line, Some(Instant::now() + patience), patience)
+    }
+
     /// Waits until the program has ended, for so long at most, and for a moment at most once something can be read from
     /// the line. Afterwards it has ended. `None` if it had to be killed.
     pub(crate) fn await_end(
@@ -71,9 +81,14 @@ fn told(code: u8) -> Ended {
     }
 }
 
+/// What this process's descendants leave behind becomes its children.
+pub(crate) fn become_subreaper() -> wharf_sys::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).named("prctl", || "PR_SET_CHILD_SUBREAPER, 1".into())
+}
+
 /// Runs the program and guards it; returns the code with which to exit.
 fn guard(child: &Child, end: &OwnedFd, program: impl FnOnce(&Child)) -> wharf_sys::Result<i32> {
-    nix::sys::prctl::set_child_subreaper(true).named("prctl", || "PR_SET_CHILD_SUBREAPER, 1".into())?;
+    become_subreaper()?;
     let this = std::process::id();
     let running = match clone(child.single_threaded(), CloneFlags::empty(), None)? {
         Clone::Parent { pidfd, .. } => pidfd,
@@ -103,7 +118,7 @@ fn watch(child: &Child, end: &OwnedFd, running: &OwnedFd) -> wharf_sys::Result<O
 }
 
 /// Kills every descendant: the children of one that is killed become this process's.
-fn kill_all() {
+pub(crate) fn kill_all() {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         process::reap_strays(|_pid| false);

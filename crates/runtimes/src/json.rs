@@ -84,8 +84,15 @@ pub(crate) fn text(text: &str) -> String {
 /// The last message in a runtime's log, which has one object in each line; the last line if that is no such object.
 pub(crate) fn last_message(log: &str) -> Option<String> {
     let line = log.lines().rfind(|line| !line.trim().is_empty())?;
-    let message = line.split_once("\"msg\":").and_then(|(_, rest)| unquoted(rest.trim_start()));
+    let message = line.rsplit_once("\"msg\":").and_then(|(_, rest)| unquoted(rest.trim_start()));
     Some(message.unwrap_or_else(|| line.to_owned()))
+}
+
+/// The exit code in what a runtime says of a container that has ended.
+pub(crate) fn exit_code(said: &str) -> Option<u8> {
+    let (_, rest) = said.split_once("\"exitStatus\":")?;
+    let end = rest.find([',', '}'])?;
+    rest[..end].trim().parse().ok()
 }
 
 /// The quoted text with which something begins. Escapes that no message needs stay as they are.
@@ -131,10 +138,27 @@ mod tests {
     }
 
     #[test]
+    fn an_exit_code_is_a_number_of_one_byte() {
+        for (said, code) in [
+            ("{\"id\":\"a\",\"exitStatus\":137}\n", Some(137)),
+            ("{\"exitStatus\": 0 , \"id\":\"a\"}", Some(0)),
+            ("{\"exitStatus\":256}", None),
+            ("{\"exitStatus\":-1}", None),
+            ("{\"exitStatus\":1", None),
+            ("{\"exitStatus\":\"1\"}", None),
+            ("", None),
+        ] {
+            assert_eq!(exit_code(said), code, "{said}");
+        }
+    }
+
+    #[test]
     fn the_last_message_counts() {
         let log =
             "{\"level\":\"warning\",\"msg\":\"one\"}\n{\"msg\": \"two \\\"x\\\"\", \"level\":\"error\"}\n";
         assert_eq!(last_message(log).as_deref(), Some("two \"x\""));
+        let joined = r#"{"msg":"one \"msg\":"}{"msg":"two","level":"error"}"#;
+        assert_eq!(last_message(joined).as_deref(), Some("two"), "gVisor ends no line");
         assert_eq!(last_message("plain words\n\n").as_deref(), Some("plain words"));
         assert_eq!(last_message("\n"), None);
     }

@@ -8,6 +8,7 @@
 //! The runtime has the host's rights, and is trusted with them. It ends with this process, as this process ends with
 //! the supervisor; and what it has started ends with it, if it fails or takes too long.
 
+mod attendant;
 mod call;
 mod cgroups;
 mod console;
@@ -15,6 +16,7 @@ mod guard;
 mod json;
 mod mounts;
 mod process;
+mod sandbox;
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -25,6 +27,8 @@ use wharf_isolation::{
 };
 use wharf_sys::process::exit_now;
 use wharf_types::ContainerId;
+
+pub use sandbox::keep;
 
 use call::{Call, Stdio};
 use console::Console;
@@ -62,9 +66,10 @@ pub fn execute(command: &Command<'_>, streams: &Streams, mut origin: Origin<'_>)
     end(join(command, streams, &mut origin), &origin)
 }
 
-fn end(ended: Result<(), Error>, origin: &Origin<'_>) -> ! {
+/// Exits with a code, or with what a failure means.
+fn end(ended: Result<u8, Error>, origin: &Origin<'_>) -> ! {
     match ended {
-        Ok(()) => exit_now(0),
+        Ok(code) => exit_now(code.into()),
         Err(error) => {
             report_failure(&origin.line, &error);
             exit_now(128)
@@ -77,21 +82,26 @@ fn make(
     pod: PodNamespaces<'_>,
     streams: &Streams,
     origin: &mut Origin<'_>,
-) -> Result<(), Error> {
+) -> Result<u8, Error> {
     let plan = &Plan::decode(plan)?;
     let runtime = plan.runtime.as_ref().ok_or_else(|| Error::Plan { problem: "no runtime".to_owned() })?;
+    if let Some(sandbox) = &runtime.sandbox {
+        return attendant::create(plan, (runtime, sandbox), pod, streams, origin);
+    }
     let (bundle, found) = bundle::make(plan, runtime, pod, origin)?;
     bundle::give_streams(streams, &found.identity)?;
     bundle.write(SPEC, spec(plan, runtime, &found)?.as_bytes())?;
-    let call = Call { runtime, bundle: &bundle, container: &plan.container, alone: origin.child };
+    let container = plan.container.as_str();
+    let call = Call { runtime, bundle: &bundle, container, cgroup: None, alone: origin.child };
     let console = plan.stdio.terminal.then(|| Console::listen(&bundle)).transpose()?;
     call.create(Stdio::of(streams, console.as_ref()), origin.line.as_fd())?;
     let made = Made::find(&bundle)?;
     // It would wait for its start for ever.
     attend(&made, plan, (&found.identity, console), origin)
-        .and_then(|()| call.start(origin.line.as_fd()))
+        .and_then(|()| call.start(Stdio::None, origin.line.as_fd()))
         .and_then(|()| origin.report_executed())
         .inspect_err(|_failed| made.kill())
+        .map(|()| 0)
 }
 
 /// Gives the process what its runtime has not given it, names it, and waits until it is to be started.
@@ -115,18 +125,22 @@ fn spec(plan: &Plan, runtime: &Runtime, Found { identity, shown }: &Found) -> Re
     json::with(&format!("\"process\":{process},\"mounts\":{mounts}"), &plan.runtime_spec)
 }
 
-fn join(command: &Command<'_>, streams: &Streams, origin: &mut Origin<'_>) -> Result<(), Error> {
+fn join(command: &Command<'_>, streams: &Streams, origin: &mut Origin<'_>) -> Result<u8, Error> {
     let Command { container, runtime, plan, .. } = *command;
+    if let Some(sandbox) = &runtime.sandbox {
+        return attendant::execute(command, sandbox, streams, origin);
+    }
     let JoinPlan { process, identity, terminal, .. } = plan;
     let bundle = Bundle::empty(runtime)?;
     bundle::give_streams(streams, identity)?;
     let described = Described { process, identity, terminal: *terminal, rest: &runtime.process };
     bundle.write(PROCESS, described.to_json()?.as_bytes())?;
-    let call = Call { runtime, bundle: &bundle, container, alone: origin.child };
+    let container = container.as_str();
+    let call = Call { runtime, bundle: &bundle, container, cgroup: None, alone: origin.child };
     let console = terminal.then(|| Console::listen(&bundle)).transpose()?;
     call.execute(Stdio::of(streams, console.as_ref()), origin.line.as_fd())?;
     let made = Made::find(&bundle)?;
-    accompany(&made, command, console, origin).inspect_err(|_failed| made.kill())
+    accompany(&made, command, console, origin).inspect_err(|_failed| made.kill()).map(|()| 0)
 }
 
 /// The same as [`attend`] for a command, which runs already.

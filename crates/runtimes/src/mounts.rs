@@ -67,6 +67,7 @@ mod tests {
             state_directory: host("/state"),
             bundle_directory: host("/bundle"),
             process: Vec::new(),
+            sandbox: None,
         };
         let memory = Source::Filesystem {
             kind: "tmpfs".to_owned(),

@@ -13,6 +13,13 @@ use wharf_sys::process;
 pub(crate) const PID_FILE: &str = "pid-file";
 const STAGE: &str = "finding the process that the runtime has made";
 
+/// The number of a process that the runtime has written to a file.
+pub(crate) fn number(bundle: &Bundle, file: &str) -> Result<i32, Error> {
+    let text = bundle.read(file, 64);
+    let none = |_text| wharf_sys::Error::new("read", format!("{file}: {text:?}"), Errno::ESRCH);
+    text.trim().parse().map_err(none).stage(STAGE)
+}
+
 /// The process. Those that the runtime has made are the supervisor's children by now, so their numbers stay their own
 /// until the supervisor knows of them. Others may be reaped at any time, and their numbers be given away.
 #[derive(Debug)]
@@ -32,9 +39,8 @@ impl Made {
     }
 
     pub(crate) fn find(bundle: &Bundle) -> Result<Self, Error> {
-        let text = bundle.read(PID_FILE, 64);
-        let none = || wharf_sys::Error::new("read", format!("{PID_FILE}: {text:?}"), Errno::ESRCH);
-        let pid = text.trim().parse().map_err(|_text| none()).stage(STAGE)?;
+        let pid = number(bundle, PID_FILE)?;
+        let none = || wharf_sys::Error::new("open", format!("process {pid}"), Errno::ESRCH);
         Self::of(pid)?.ok_or_else(none).stage(STAGE)
     }
 

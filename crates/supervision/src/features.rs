@@ -62,6 +62,10 @@ impl Features {
         if plan.runtime.is_some() && !self.has(feature::RUNTIMES) {
             return Err(SupervisorError::Older { what: "other runtimes" });
         }
+        let sandbox = plan.runtime.as_ref().and_then(|runtime| runtime.sandbox.as_ref());
+        if sandbox.is_some() && !self.has(feature::SANDBOXES) {
+            return Err(SupervisorError::Older { what: "runtimes with sandboxes" });
+        }
         let limits = plan.stdio.log.as_ref().map(|log| log.limits);
         if limits.is_some_and(|limits| limits != LogLimits::default()) && !self.has(feature::LOG_LIMITS) {
             return Err(SupervisorError::Older { what: "the configured limits of logs" });

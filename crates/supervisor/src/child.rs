@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::kill;
 use crate::spawn::set_nonblocking;
 use crate::watch::{Owner, Watch};
+use wharf_types::signal::SIGKILL;
 
 /// A child and the line to it.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) enum Role {
     Caller,
     /// The one that executes the program, made by another runtime. Its caller has the line.
     Made,
+    /// One that stands for the program, which another runtime executes in a sandbox.
+    Attendant,
 }
 
 impl Role {
@@ -61,7 +64,7 @@ impl Role {
             Self::Program | Self::Successor => Ok(()),
             // Mostly with its container.
             Self::Creator => Err(Failure::precondition("the process that was to create it was killed")),
-            Self::Caller | Self::Made => {
+            Self::Caller | Self::Made | Self::Attendant => {
                 Err(Failure::precondition("the process that called the runtime for it was killed"))
             }
         }
@@ -102,7 +105,7 @@ impl Child {
             // The first line has no senders, and the second is the last.
             Report::Line { sender, .. } => self.role.is_maker() && sender.is_none(),
             Report::Born { sender, .. } => self.role.is_maker() && *sender == Some(self.pid),
-            Report::Executed => self.role == Role::Made,
+            Report::Executed => matches!(self.role, Role::Made | Role::Attendant),
             Report::Failed { .. } | Report::Closed => true,
         };
         Some(if is_believed { report } else { Report::Closed })
@@ -119,6 +122,28 @@ impl Child {
     pub(crate) fn unwatch(&self, watch: &mut Watch, owner: &Owner) {
         watch.remove(self.report.as_fd(), &owner.report());
         watch.remove(self.pidfd.as_fd(), &owner.exit());
+    }
+
+    /// Sends the program a signal. Of one in a sandbox that is for its attendant to do.
+    pub(crate) fn signal(&self, number: i32) -> wharf_sys::Result<()> {
+        match u8::try_from(number) {
+            Ok(number) if self.role == Role::Attendant => {
+                wharf_isolation::order_signal(self.report.as_fd(), number)
+            }
+            _ => process::signal(self.pidfd.as_fd(), number),
+        }
+    }
+
+    /// Kills the program. What has ended needs that no more.
+    pub(crate) fn kill(&self) {
+        if self.role == Role::Attendant {
+            let ordered = self.signal(SIGKILL.into());
+            let ordered =
+                ordered.or_else(|error| if error.errno == Errno::EPIPE { Ok(()) } else { Err(error) });
+            ordered.or_warn("having a program in a sandbox killed");
+        } else {
+            kill::kill_process(self.pidfd.as_fd());
+        }
     }
 
     /// Whether it is not known yet that the program was executed, or that it will not be.
@@ -280,6 +305,7 @@ mod tests {
             (Role::Creator, false),
             (Role::Caller, false),
             (Role::Made, false),
+            (Role::Attendant, false),
         ] {
             assert_eq!(role.end_of_line().is_ok(), runs, "{role:?}");
         }

@@ -141,13 +141,13 @@ impl Container {
     /// ago is not the reason.
     pub(crate) fn signal(&mut self, number: i32) -> wharf_sys::Result<()> {
         self.excuse_oom_kills();
-        wharf_sys::process::signal(self.child.pidfd.as_fd(), number)
+        self.child.signal(number)
     }
 
     /// Kills every process of the container on request.
     pub(crate) fn kill(&mut self) {
         self.excuse_oom_kills();
-        kill::kill_process(self.child.pidfd.as_fd());
+        self.child.kill();
         self.kill_rest();
     }
 
@@ -312,7 +312,7 @@ impl Exec {
             }
             return;
         }
-        kill::kill_process(self.child.pidfd.as_fd());
+        self.child.kill();
         kill::kill_command(&self.leaf, container);
     }
 

@@ -26,6 +26,7 @@ use crate::log::writer::LogWriter;
 use crate::machine::{Action, Event, client, container, exec};
 use crate::pod_reaper::PodReaper;
 use crate::requests::Payload;
+use crate::sandbox::Keeper;
 use crate::score::Score;
 use crate::spawn::Spawner;
 use crate::watch::{Out, Owner, Source, Watch};
@@ -47,6 +48,7 @@ pub(crate) struct Driver {
     /// Outputs that are not read until the log writer has accepted what is queued.
     blocked: Vec<(ContainerId, Out)>,
     reaper: Option<PodReaper>,
+    sandbox: Option<Keeper>,
     creators: Creators,
     /// This process's own.
     score: Score,
@@ -71,6 +73,7 @@ impl Driver {
             inputs: BTreeMap::new(),
             blocked: Vec::new(),
             reaper: None,
+            sandbox: None,
             creators: Creators::default(),
             score: Score::default(),
             payload: Payload::Empty,
@@ -95,7 +98,7 @@ impl Driver {
             }
             Action::Exec(number, action) => self.act_on_exec(number, action),
             Action::Client(container, number, action) => self.act_on_client(&container, number, action),
-            Action::EndReaper => self.end_reaper(),
+            Action::EndNamespaces => self.end_namespaces(),
         }
         None
     }

@@ -49,6 +49,8 @@ pub(crate) enum Event {
     Client(u64, client::Event),
     /// What was done for a request alone has succeeded or failed.
     Settled { request: RequestId, outcome: Result<(), Failure> },
+    /// The pod's sandbox has ended, and has no successor.
+    SandboxEnded,
 }
 
 /// A request of the daemon.
@@ -133,8 +135,8 @@ pub(crate) enum Action {
     Exec(u64, exec::Action),
     /// An action on a client of a container.
     Client(ContainerId, u64, client::Action),
-    /// Kill the first process of the pod's PID namespace.
-    EndReaper,
+    /// Kill the first process of the pod's PID namespace, and its sandbox.
+    EndNamespaces,
 }
 
 /// A pod, as far as its supervisor's decisions need it.
@@ -186,8 +188,8 @@ enum Life {
     /// As long as its pod.
     #[default]
     Serving,
-    /// Until every process is gone.
-    Ending(RequestId),
+    /// Until every process is gone, as a request may wait for.
+    Ending(Option<RequestId>),
     Over,
 }
 
@@ -208,10 +210,12 @@ impl Machine {
             Event::Client(number, event) => self.client(number, event),
             Event::Settled { request, outcome: Ok(()) } => vec![Action::ReplyDone { request }],
             Event::Settled { request, outcome: Err(failure) } => refused(request, failure),
+            Event::SandboxEnded if self.life == Life::Serving => self.end(None),
+            Event::SandboxEnded => Vec::new(),
         };
         if let (Life::Ending(request), true) = (self.life, self.is_quiet()) {
             self.life = Life::Over;
-            actions.push(Action::ReplyDone { request });
+            actions.extend(request.map(|request| Action::ReplyDone { request }));
         }
         actions
     }

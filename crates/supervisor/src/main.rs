@@ -1,7 +1,7 @@
 //! `wharf-shim DIRECTORY`: the supervisor of one pod, which has that directory. Its standard input is the connection to
 //! the daemon. `wharf-shim --version` says which release it is of. When a supervisor executes the program under
-//! another name, it is the pod's reaper ([`pod_reaper`]); when the daemon does, it keeps a scope of systemd's
-//! ([`holder`]).
+//! another name, it is the pod's reaper ([`pod_reaper`]), also in a sandbox of another runtime's ([`sandbox`]); when the
+//! daemon does, it keeps a scope of systemd's ([`holder`]).
 //!
 //! It is the parent of every process of the pod and lives as long as the pod, whatever happens to the daemon. It has
 //! one thread and one loop, which waits for nobody: what the daemon or the disk of the logs does not accept is queued.
@@ -31,6 +31,7 @@ mod pod_reaper;
 #[cfg(test)]
 mod refusing;
 mod requests;
+mod sandbox;
 mod score;
 mod spawn;
 mod stages;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     match arguments.next().as_ref().map(|name| name.as_encoded_bytes()) {
         Some(name) if name == pod_reaper::NAME.to_bytes() => return pod_reaper::run(),
         Some(name) if name == holder::NAME.to_bytes() => return holder::run(),
+        Some(name) if name == wharf_isolation::bundle::PAUSE.as_bytes() => return pod_reaper::reap(),
         _ => {}
     }
     let Some(directory) = arguments.next() else { return ExitCode::from(2) };

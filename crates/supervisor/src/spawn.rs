@@ -48,8 +48,9 @@ impl Spawner {
             Place::Host => (CloneFlags::empty(), Role::Program),
             Place::Of(..) => (CloneFlags::empty(), Role::Creator),
             Place::Runtimes(_) => (CloneFlags::empty(), Role::Caller),
+            Place::Sandbox(_) => (CloneFlags::empty(), Role::Attendant),
         };
-        let end_with = role.is_maker().then(std::process::id);
+        let end_with = (role != Role::Program).then(std::process::id);
         match clone(&self.witness, flags, cgroup)? {
             Clone::Parent { pid, pidfd } => Ok(Child::new(pid, pidfd, report, role)),
             Clone::Child(child) => {

@@ -118,6 +118,10 @@ impl Supervisor {
             }
             Source::Client(_, number) => self.handle(Event::Client(number, client::Event::Left)),
             Source::Reaper => self.driver.reaper_ended(),
+            Source::Sandbox => {
+                let event = self.driver.sandbox_ended();
+                self.handle(event);
+            }
             Source::Signals => self.children_ended(),
             Source::LogWriter => self.driver.log_writer.receive(),
             Source::Link => self.link_ready(),

@@ -24,6 +24,8 @@ pub(crate) enum Source {
     Exit(Owner),
     /// The first process of the pod's PID namespace has ended.
     Reaper,
+    /// The keeper of the pod's sandbox has ended.
+    Sandbox,
     Signals,
     LogWriter,
     Link,

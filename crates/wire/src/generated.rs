@@ -653,6 +653,22 @@ pub struct Runtime {
     /// The process of its spec, as an object in JSON without what the container's own files and each command decide.
     #[prost(bytes = "vec", tag = "5")]
     pub process: ::prost::alloc::vec::Vec<u8>,
+    /// Set if it runs all containers of a pod in one sandbox.
+    #[prost(message, optional, tag = "6")]
+    pub sandbox: ::core::option::Option<Sandbox>,
+}
+/// The sandbox in which a runtime runs a pod's containers.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Sandbox {
+    /// The name by which the runtime knows it.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The whole spec of the container that stands for it, as JSON. Its program is `pause` in its root file system.
+    #[prost(bytes = "vec", tag = "2")]
+    pub spec: ::prost::alloc::vec::Vec<u8>,
+    /// Its cgroup, in which all processes of the pod are.
+    #[prost(message, optional, tag = "3")]
+    pub cgroup: ::core::option::Option<Cgroup>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rootfs {

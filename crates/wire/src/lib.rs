@@ -51,10 +51,12 @@ pub mod feature {
     /// It has other runtimes make containers, and tells them the mounts: those that were only told what the daemon says
     /// were called `runtimes`.
     pub const RUNTIMES: &str = "runtimes-and-mounts";
+    /// It has another runtime run all containers of the pod in one sandbox.
+    pub const SANDBOXES: &str = "sandboxes";
 }
 
 /// The features of this build.
-pub const FEATURES: [&str; 9] = [
+pub const FEATURES: [&str; 10] = [
     feature::DEADLINES,
     feature::READ_ONLY_LAST,
     feature::VOLUMES,
@@ -64,6 +66,7 @@ pub const FEATURES: [&str; 9] = [
     feature::APPARMOR,
     feature::SELINUX,
     feature::RUNTIMES,
+    feature::SANDBOXES,
 ];
 
 /// The longest datagram, in bytes; the kernel's default send buffer holds three of them.

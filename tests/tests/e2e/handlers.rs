@@ -1,6 +1,7 @@
 //! Containers that runc and crun make, by the runtime handler of their pod: the same as wharf's own, seen from outside.
 
 mod faults;
+mod gvisor;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

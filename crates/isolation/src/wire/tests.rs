@@ -83,6 +83,16 @@ fn full() -> Plan {
             state_directory: host("/pod/runtime/state"),
             bundle_directory: host("/pod/runtime/bundle"),
             process: b"{}".to_vec(),
+            sandbox: Some(Sandbox {
+                id: "pod".to_owned(),
+                spec: b"{\"root\":{}}".to_vec(),
+                cgroup: CgroupPlan {
+                    directory: Some(host("/sys/fs/cgroup/pod/sandbox")),
+                    entries: vec![host("/sys/fs/cgroup/cpu/pod/sandbox/tasks")],
+                    kill_directory: host("/sys/fs/cgroup/pod/sandbox"),
+                    oom_file: Some(host("/sys/fs/cgroup/pod/sandbox/memory.events")),
+                },
+            }),
         }),
         runtime_spec: b"{\"hooks\":{}}".to_vec(),
     }
@@ -209,8 +219,15 @@ const REFUSED: &[Case] = &[
     (|plan| plan.stdio = None, "no stdio"),
     (|plan| plan.runtime.as_mut().unwrap().program = "runc".to_owned(), "runc"),
     (|plan| plan.runtime.as_mut().unwrap().bundle_directory.clear(), "path"),
+    (|plan| sandbox_of(plan).id.clear(), "no sandbox"),
+    (|plan| sandbox_of(plan).id = "--root".to_owned(), "--root"),
+    (|plan| sandbox_of(plan).cgroup = None, "no cgroup"),
     (|plan| plan.stdio.as_mut().unwrap().log_directory.clear(), "path"),
 ];
+
+fn sandbox_of(plan: &mut v1::Plan) -> &mut v1::Sandbox {
+    plan.runtime.as_mut().unwrap().sandbox.as_mut().unwrap()
+}
 
 #[test]
 fn a_message_that_is_no_plan_is_refused_with_what_is_wrong() {

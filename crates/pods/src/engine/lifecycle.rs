@@ -193,6 +193,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let (pod, container) = self.container(id)?;
         planner::check_resources(&new)?;
+        self.options.handlers.check_reach(pod.handler(), "limit one container")?;
         let engine = Arc::clone(self);
         spawn(async move {
             let _order = container.change().await;

@@ -23,10 +23,11 @@ impl Engine {
     /// A pod that is ready.
     ///
     /// # Errors
-    /// NotFound; FailedPrecondition if it is not ready.
+    /// NotFound; FailedPrecondition if it is not ready; a pod whose runtime keeps its ports to itself.
     pub fn ready_pod(&self, id: &str) -> Result<Arc<Pod>, Error> {
         let pod = self.pod(id)?;
         if pod.is_ready() {
+            self.options.handlers.check_reach(pod.handler(), "forward to the pod's localhost")?;
             return Ok(pod);
         }
         Err(pod.wrong_state("not ready"))

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use wharf_isolation::{JoinPlan, Origin, Others, Outline, PidNamespace, Place, Streams};
+use wharf_isolation::{JoinPlan, Origin, Others, Outline, PidNamespace, Place, Runtime, Streams};
 use wharf_runtimes::Command;
 use wharf_types::{ContainerId, capability};
 
@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::leaf::{self, Leaf};
 use crate::pod_reaper::PodReaper;
 use crate::requests::{NewContainer, NewExec};
+use crate::sandbox::Keeper;
 use crate::spawn::{Pipes, pipes};
 use crate::stages::Stages;
 use crate::watch::{Out, Owner, Source};
@@ -31,14 +32,16 @@ impl Driver {
         self.check_unsealed(&plan, home.as_ref())?;
         let (streams, pipes) = pipes(plan.stdio.input)?;
         self.ensure_reaper(&plan)?;
+        self.ensure_sandbox(&plan)?;
         let place = self.place(&plan, home.as_ref())?;
         let cgroup = birthplace(&plan)?;
         let pod = self.held.namespaces()?;
         let mut keep = streams.descriptors();
         keep.extend(place.process());
+        keep.extend(self.sandbox.as_ref().map(Keeper::made));
         keep.extend(pod.descriptors());
         let body = |origin: Origin<'_>| match origin.place {
-            Place::Runtimes(_) => wharf_runtimes::create(&whole, pod, &streams, origin),
+            Place::Runtimes(_) | Place::Sandbox(_) => wharf_runtimes::create(&whole, pod, &streams, origin),
             _ => wharf_isolation::create(&whole, pod, &streams, origin),
         };
         let child = self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body);
@@ -64,7 +67,8 @@ impl Driver {
 
     /// Makes the first process of the pod's PID namespace if this container is the first to use it.
     fn ensure_reaper(&mut self, plan: &Outline) -> Result<(), Failure> {
-        if plan.namespaces.pid != PidNamespace::Pod || self.reaper.is_some() {
+        let is_inside = plan.runtime.as_ref().is_some_and(|runtime| runtime.sandbox.is_some());
+        if plan.namespaces.pid != PidNamespace::Pod || self.reaper.is_some() || is_inside {
             return Ok(());
         }
         let pod = self.held.namespaces()?;
@@ -76,10 +80,33 @@ impl Driver {
         Ok(())
     }
 
+    /// Has the pod's sandbox made if this container is the first in it.
+    fn ensure_sandbox(&mut self, plan: &Outline) -> Result<(), Failure> {
+        let Some(runtime) = &plan.runtime else { return Ok(()) };
+        let Some(sandbox) = runtime.sandbox.as_ref().filter(|_| self.sandbox.is_none()) else {
+            return Ok(());
+        };
+        let keeper = Keeper::start(self.spawner.witness(), runtime, sandbox)?;
+        let watched = self.watch.add(keeper.pidfd.as_fd(), Source::Sandbox);
+        watched.inspect_err(|_unwatched| keeper.end())?;
+        self.sandbox = Some(keeper);
+        Ok(())
+    }
+
     /// Where a container's program runs.
     fn place(&self, plan: &Outline, home: Option<&ContainerId>) -> Result<Place<'_>, Failure> {
-        let place = self.namespace(plan, home)?;
-        Ok(if plan.runtime.is_some() { Place::Runtimes(place.process()) } else { place })
+        let namespace = || self.namespace(plan, home);
+        match &plan.runtime {
+            None => namespace(),
+            Some(Runtime { sandbox: None, .. }) => Ok(Place::Runtimes(namespace()?.process())),
+            Some(Runtime { sandbox: Some(_), .. }) => self.in_sandbox(),
+        }
+    }
+
+    fn in_sandbox(&self) -> Result<Place<'_>, Failure> {
+        let keeper = self.sandbox.as_ref();
+        let keeper = keeper.ok_or_else(|| Failure::precondition("the pod's sandbox has ended"))?;
+        Ok(Place::Sandbox(keeper.made()))
     }
 
     fn namespace(&self, plan: &Outline, home: Option<&ContainerId>) -> Result<Place<'_>, Failure> {
@@ -189,7 +216,9 @@ impl Driver {
         if let Some(runtime) = runtime {
             let command = Command { container: id, runtime, cgroup, leaf: &leaf.path, plan };
             let body = |origin: Origin<'_>| wharf_runtimes::execute(&command, streams, origin);
-            return self.spawner.spawn(Place::Runtimes(None), None, &streams.descriptors(), body);
+            let keeper = self.sandbox.as_ref();
+            let place = keeper.map_or(Place::Runtimes(None), |keeper| Place::Sandbox(keeper.made()));
+            return self.spawner.spawn(place, None, &streams.descriptors(), body);
         }
         let first = container.child.pidfd.as_fd();
         let keep = [&streams.descriptors()[..], &[first], &plan.entries].concat();

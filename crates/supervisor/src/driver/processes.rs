@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::link::RequestId;
 use crate::machine::{Event, container, exec};
 use crate::pod_reaper::PodReaper;
+use crate::sandbox::Keeper;
 use crate::watch::{Out, Owner, Source};
 
 /// What a child has reported, as far as its container or exec is concerned.
@@ -219,11 +220,23 @@ impl Driver {
         let own = containers().filter_map(Container::number);
         let known: Vec<i32> = own.chain(execs().map(|child| child.pid)).collect();
         let reaper = self.reaper.as_ref().map(|reaper| reaper.pid);
-        process::reap_strays(|pid| reaper == Some(pid) || known.contains(&pid));
+        let keeper = self.sandbox.as_ref().map(|keeper| keeper.pid);
+        process::reap_strays(|pid| [reaper, keeper].contains(&Some(pid)) || known.contains(&pid));
     }
 
-    pub(super) fn end_reaper(&self) {
+    pub(super) fn end_namespaces(&self) {
         self.reaper.iter().for_each(PodReaper::end);
+        self.sandbox.iter().for_each(Keeper::end);
+    }
+
+    /// All containers in the sandbox end with it.
+    pub(crate) fn sandbox_ended(&mut self) -> Event {
+        if let Some(keeper) = self.sandbox.take() {
+            self.watch.remove(keeper.pidfd.as_fd(), &Source::Sandbox);
+            keeper.end();
+            self.reap_strays();
+        }
+        Event::SandboxEnded
     }
 
     /// All containers in its namespace end with it; the next one gets a new namespace.

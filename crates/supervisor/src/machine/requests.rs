@@ -34,7 +34,7 @@ impl Machine {
             Request::Attach { container, client, watches } => self.attach(id, container, client, watches),
             Request::ReopenLog { container } => self.reopen_log(id, container),
             Request::Lend { held } => Ok(vec![Action::Lend { request: id, held }]),
-            Request::Shutdown => Ok(self.shut_down(id)),
+            Request::Shutdown => Ok(self.end(Some(id))),
             Request::Malformed(failure) => Err(failure),
         }
     }
@@ -176,12 +176,13 @@ impl Machine {
         }
     }
 
-    fn shut_down(&mut self, request: RequestId) -> Vec<Action> {
+    /// Ends everything, for a request or because the pod cannot go on.
+    pub(super) fn end(&mut self, request: Option<RequestId>) -> Vec<Action> {
         let mut actions = self.kill_execs();
         let live = self.containers.iter().filter(|(_, container)| container.phase.is_live());
         actions.extend(live.map(|(id, _)| Action::Container(id.clone(), container::Action::Kill)));
-        actions.push(Action::EndReaper);
-        if let Life::Ending(request) = std::mem::replace(&mut self.life, Life::Ending(request)) {
+        actions.push(Action::EndNamespaces);
+        if let Life::Ending(Some(request)) = std::mem::replace(&mut self.life, Life::Ending(request)) {
             let failure = Failure::precondition("the end of the pod was already requested");
             actions.push(Action::ReplyFailure { request, failure });
         }
@@ -194,6 +195,34 @@ mod tests {
     use super::*;
     use crate::machine::Event;
     use wharf_types::Exit;
+
+    /// Nobody has asked for that end, and who asks later is answered.
+    #[test]
+    fn a_pod_ends_with_its_sandbox_once_nothing_is_left_in_it() {
+        let id = ContainerId::from_random([1; 32]);
+        for asks in [false, true] {
+            let mut machine = Machine::default();
+            let phase = Phase::Running { started_at_ns: 1 };
+            machine.containers.insert(id.clone(), Container { phase, since_ns: 0, has_log: false });
+            let kill = Action::Container(id.clone(), container::Action::Kill);
+            assert_eq!(machine.step(Event::SandboxEnded), [kill, Action::EndNamespaces]);
+            assert!(machine.step(Event::SandboxEnded).is_empty() && !machine.is_over());
+            let next = Request::Create {
+                container: ContainerId::from_random([2; 32]),
+                missing: Missing::Process,
+                target: None,
+            };
+            let refused = machine.step(Event::Request(RequestId::of_test(1), next));
+            assert!(matches!(refused[..], [Action::ReplyFailure { .. }]), "{refused:?}");
+            if asks {
+                machine.step(Event::Request(RequestId::of_test(2), Request::Shutdown));
+            }
+            machine.containers.clear();
+            let last = machine.step(Event::Time { now_ns: 1 });
+            assert!(machine.is_over());
+            assert_eq!(last.contains(&Action::ReplyDone { request: RequestId::of_test(2) }), asks);
+        }
+    }
 
     /// Not even a killed command ends as long as the kernel holds it.
     #[test]

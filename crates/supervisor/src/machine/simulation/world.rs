@@ -166,7 +166,7 @@ impl World {
             }
             Action::Exec(number, action) => self.act_on_exec(number, action)?,
             Action::Client(_, number, action) => self.act_on_client(number, action)?,
-            Action::EndReaper => self.pod = Pod::Ends,
+            Action::EndNamespaces => self.pod = Pod::Ends,
         }
         Ok(None)
     }
