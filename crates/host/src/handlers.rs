@@ -193,7 +193,10 @@ impl Handlers {
             let cgroup = if is_enclosed { cgroup.enclosed() } else { cgroup };
             let cgroup = cgroup.path_of_processes().as_str().to_owned();
             let path = |name| host_path(&given.layout.runtime(given.pod.0, name));
-            let sandbox = runtime.has_sandboxes().then(|| make_sandbox(given)).transpose()?;
+            let sandbox = runtime
+                .has_sandboxes()
+                .then(|| make_sandbox(&description.extra.container, given))
+                .transpose()?;
             let place = Workplace { state: path("state")?, bundle: path("bundle")?, cgroup, sandbox };
             make_workplace(&place)?;
             runtime.take(&mut plan, description, (given.pod.1, given.container), place)?;
@@ -231,8 +234,6 @@ pub struct Given<'a> {
     pub layout: &'a Layout,
     /// Its pod.
     pub pod: (&'a PodId, &'a PodSandboxConfig),
-    /// Its id.
-    pub id: &'a ContainerId,
     /// Its request.
     pub container: &'a ContainerConfig,
     /// The path of its cgroup, which need not exist.
@@ -301,10 +302,10 @@ fn make_workplace(Workplace { state, bundle, .. }: &Workplace) -> Result<(), Sta
 }
 
 /// Makes the cgroup of a pod's sandbox, which is that of a container with the pod's id.
-fn make_sandbox(given: &Given<'_>) -> Result<SandboxPlace, StageError> {
+fn make_sandbox(container: &ContainerId, given: &Given<'_>) -> Result<SandboxPlace, StageError> {
     const STAGE: &str = "making the cgroup of the pod's sandbox";
     let ((cgroups, path), id) = (given.cgroup, given.pod.0.as_str());
-    let name = path.as_str().replace(given.id.as_str(), id);
+    let name = path.as_str().replace(container.as_str(), id);
     let path = CgroupPath::new(&name).stage(STAGE)?;
     let cgroup = cgroups.create(&path).stage(STAGE)?;
     Ok(SandboxPlace { id: id.to_owned(), cgroup: cgroup_places(&cgroup)?.plan })

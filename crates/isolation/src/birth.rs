@@ -83,6 +83,15 @@ impl<'a> Place<'a> {
             Self::Runtimes(process) => process,
         }
     }
+
+    /// What a child must keep open to get there: that process, or the pipe that tells of the sandbox.
+    #[must_use]
+    pub fn descriptor(self) -> Option<BorrowedFd<'a>> {
+        match self {
+            Self::Sandbox(made) => Some(made),
+            place => place.process(),
+        }
+    }
 }
 
 /// What a child of the supervisor starts with.

@@ -81,7 +81,8 @@ pub(crate) fn text(text: &str) -> String {
     quoted
 }
 
-/// The last message in a runtime's log, which has one object in each line; the last line if that is no such object.
+/// The last message in a runtime's log, which has one object in each line, or gVisor's objects without an end of line;
+/// the last line if that is no such object.
 pub(crate) fn last_message(log: &str) -> Option<String> {
     let line = log.lines().rfind(|line| !line.trim().is_empty())?;
     let message = line.rsplit_once("\"msg\":").and_then(|(_, rest)| unquoted(rest.trim_start()));

@@ -1,9 +1,12 @@
-//! Containers and commands made by other runtimes, such as runc and crun, through OCI's command line.
+//! Containers and commands made by other runtimes, such as runc, crun and gVisor's runsc, through OCI's command line.
 //!
 //! It takes the place of `isolation` in a child of the supervisor, and looks the same to it. The child makes the
 //! bundle, has the runtime create the container, names the container's first process as its successor, reports that it
 //! is ready, and waits for the start. The supervisor is a subreaper, so a process whose runtime has exited is the
 //! supervisor's own child: its exit, its signals and its streams are handled like those of any other.
+//!
+//! A runtime with sandboxes leaves no process of a container behind. There the child itself stays, and stands for the
+//! program (`attendant`); the sandbox has a keeper ([`keep`]).
 //!
 //! The runtime has the host's rights, and is trusted with them. It ends with this process, as this process ends with
 //! the supervisor; and what it has started ends with it, if it fails or takes too long.

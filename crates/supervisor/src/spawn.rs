@@ -43,13 +43,14 @@ impl Spawner {
     ) -> Result<Child> {
         let (report, line) = socket::pair()?;
         set_nonblocking(&report)?;
-        let (flags, role) = match place {
-            Place::New => (CloneFlags::CLONE_NEWPID, Role::Program),
-            Place::Host => (CloneFlags::empty(), Role::Program),
-            Place::Of(..) => (CloneFlags::empty(), Role::Creator),
-            Place::Runtimes(_) => (CloneFlags::empty(), Role::Caller),
-            Place::Sandbox(_) => (CloneFlags::empty(), Role::Attendant),
+        let role = match place {
+            Place::New | Place::Host => Role::Program,
+            Place::Of(..) => Role::Creator,
+            Place::Runtimes(_) => Role::Caller,
+            Place::Sandbox(_) => Role::Attendant,
         };
+        let is_new = matches!(place, Place::New);
+        let flags = if is_new { CloneFlags::CLONE_NEWPID } else { CloneFlags::empty() };
         let end_with = (role != Role::Program).then(std::process::id);
         match clone(&self.witness, flags, cgroup)? {
             Clone::Parent { pid, pidfd } => Ok(Child::new(pid, pidfd, report, role)),

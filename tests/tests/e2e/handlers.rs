@@ -155,27 +155,33 @@ fn what_a_runtime_refuses_is_said_and_leaves_nothing() {
     });
 }
 
+/// An idle container with a user, a variable, a working directory and a file of the host.
+fn with_a_user(client: &Client, dir: &Path) -> ContainerConfig {
+    fs::write(dir.join("file"), "of the host").unwrap();
+    let mut config = client.container("main", "sleep 1000");
+    config.envs = vec![KeyValue { key: "WORD".to_owned(), value: "a \"b\" \\ ü".into() }];
+    config.working_dir = "/made/for/it".to_owned();
+    config.mounts = vec![Mount {
+        container_path: "/of/host".to_owned(),
+        host_path: dir.join("file").display().to_string(),
+        readonly: true,
+        ..Mount::default()
+    }];
+    let user = security(&mut config);
+    user.run_as_user = Some(Int64Value { value: 1234 });
+    user.run_as_group = Some(Int64Value { value: 567 });
+    user.supplemental_groups = vec![89];
+    config
+}
+
 /// What a container is made with, as its programs see it.
 #[test]
 fn a_container_has_what_its_request_says() {
     run(async |world| {
         let client = &world.client;
-        fs::write(world.dir.join("file"), "of the host").unwrap();
         for runtime in RUNTIMES {
             let pod = pod(client, runtime).await;
-            let mut config = client.container("main", "sleep 1000");
-            config.envs = vec![KeyValue { key: "WORD".to_owned(), value: "a \"b\" \\ ü".into() }];
-            config.working_dir = "/made/for/it".to_owned();
-            config.mounts = vec![Mount {
-                container_path: "/of/host".to_owned(),
-                host_path: world.dir.join("file").display().to_string(),
-                readonly: true,
-                ..Mount::default()
-            }];
-            let user = security(&mut config);
-            user.run_as_user = Some(Int64Value { value: 1234 });
-            user.run_as_group = Some(Int64Value { value: 567 });
-            user.supplemental_groups = vec![89];
+            let mut config = with_a_user(client, &world.dir);
             config.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
                 memory_limit_in_bytes: 64 << 20,
                 ..LinuxContainerResources::default()

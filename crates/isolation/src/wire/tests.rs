@@ -77,24 +77,28 @@ fn full() -> Plan {
             terminal: true,
         },
         reserve: Reserve { bytes: 512 << 20, inodes: 10_000 },
-        runtime: Some(Runtime {
-            program: host("/usr/sbin/runc"),
-            options: vec!["--debug".to_owned()],
-            state_directory: host("/pod/runtime/state"),
-            bundle_directory: host("/pod/runtime/bundle"),
-            process: b"{}".to_vec(),
-            sandbox: Some(Sandbox {
-                id: "pod".to_owned(),
-                spec: b"{\"root\":{}}".to_vec(),
-                cgroup: CgroupPlan {
-                    directory: Some(host("/sys/fs/cgroup/pod/sandbox")),
-                    entries: vec![host("/sys/fs/cgroup/cpu/pod/sandbox/tasks")],
-                    kill_directory: host("/sys/fs/cgroup/pod/sandbox"),
-                    oom_file: Some(host("/sys/fs/cgroup/pod/sandbox/memory.events")),
-                },
-            }),
-        }),
+        runtime: Some(runtime()),
         runtime_spec: b"{\"hooks\":{}}".to_vec(),
+    }
+}
+
+fn runtime() -> Runtime {
+    Runtime {
+        program: host("/usr/sbin/runc"),
+        options: vec!["--debug".to_owned()],
+        state_directory: host("/pod/runtime/state"),
+        bundle_directory: host("/pod/runtime/bundle"),
+        process: b"{}".to_vec(),
+        sandbox: Some(Sandbox {
+            id: "pod".to_owned(),
+            spec: b"{\"root\":{}}".to_vec(),
+            cgroup: CgroupPlan {
+                directory: Some(host("/sys/fs/cgroup/pod/sandbox")),
+                entries: vec![host("/sys/fs/cgroup/cpu/pod/sandbox/tasks")],
+                kill_directory: host("/sys/fs/cgroup/pod/sandbox"),
+                oom_file: Some(host("/sys/fs/cgroup/pod/sandbox/memory.events")),
+            },
+        }),
     }
 }
 

@@ -209,7 +209,7 @@ impl Engine {
         let path = self.container_cgroup(pod, id)?;
         let (mut description, changes) = self.describe(pod, asked, &path)?;
         let of_pod = &*pod.config();
-        let given = self.given((pod, of_pod), (id, config), &path);
+        let given = self.given((pod, of_pod), config, &path);
         let planned = self.options.handlers.plan(&mut description, &given);
         let mut planned = planned.map_err(|error| blame(&changes, error))?;
         asked.supervisor.features().fit(&mut planned.plan).stage("creating the container")?;
@@ -227,11 +227,11 @@ impl Engine {
     fn given<'a>(
         &'a self,
         (pod, config): (&'a Pod, &'a PodSandboxConfig),
-        (id, container): (&'a ContainerId, &'a ContainerConfig),
+        container: &'a ContainerConfig,
         path: &'a CgroupPath,
     ) -> Given<'a> {
         let (layout, cgroup, filters) = (&self.parts.layout, (&self.parts.cgroups, path), &self.filters);
-        Given { handler: pod.handler(), layout, pod: (pod.id(), config), id, container, cgroup, filters }
+        Given { handler: pod.handler(), layout, pod: (pod.id(), config), container, cgroup, filters }
     }
 
     /// Describes a container as NRI plugins want it.

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use wharf_isolation::{JoinPlan, Origin, Others, Outline, PidNamespace, Place, Runtime, Streams};
+use wharf_isolation::{JoinPlan, Origin, Others, Outline, PidNamespace, Place, Runtime, Sandbox, Streams};
 use wharf_runtimes::Command;
 use wharf_types::{ContainerId, capability};
 
@@ -31,14 +31,12 @@ impl Driver {
         let home = self.home(&plan);
         self.check_unsealed(&plan, home.as_ref())?;
         let (streams, pipes) = pipes(plan.stdio.input)?;
-        self.ensure_reaper(&plan)?;
-        self.ensure_sandbox(&plan)?;
+        self.ensure_namespaces(&plan)?;
         let place = self.place(&plan, home.as_ref())?;
         let cgroup = birthplace(&plan)?;
         let pod = self.held.namespaces()?;
         let mut keep = streams.descriptors();
-        keep.extend(place.process());
-        keep.extend(self.sandbox.as_ref().map(Keeper::made));
+        keep.extend(place.descriptor());
         keep.extend(pod.descriptors());
         let body = |origin: Origin<'_>| match origin.place {
             Place::Runtimes(_) | Place::Sandbox(_) => wharf_runtimes::create(&whole, pod, &streams, origin),
@@ -65,10 +63,17 @@ impl Driver {
         Ok(())
     }
 
+    /// Makes what containers of the pod are in if this is the first of them that needs it.
+    fn ensure_namespaces(&mut self, plan: &Outline) -> Result<(), Failure> {
+        match &plan.runtime {
+            Some(runtime @ Runtime { sandbox: Some(sandbox), .. }) => self.ensure_sandbox(runtime, sandbox),
+            _ => self.ensure_reaper(plan),
+        }
+    }
+
     /// Makes the first process of the pod's PID namespace if this container is the first to use it.
     fn ensure_reaper(&mut self, plan: &Outline) -> Result<(), Failure> {
-        let is_inside = plan.runtime.as_ref().is_some_and(|runtime| runtime.sandbox.is_some());
-        if plan.namespaces.pid != PidNamespace::Pod || self.reaper.is_some() || is_inside {
+        if plan.namespaces.pid != PidNamespace::Pod || self.reaper.is_some() {
             return Ok(());
         }
         let pod = self.held.namespaces()?;
@@ -81,11 +86,10 @@ impl Driver {
     }
 
     /// Has the pod's sandbox made if this container is the first in it.
-    fn ensure_sandbox(&mut self, plan: &Outline) -> Result<(), Failure> {
-        let Some(runtime) = &plan.runtime else { return Ok(()) };
-        let Some(sandbox) = runtime.sandbox.as_ref().filter(|_| self.sandbox.is_none()) else {
+    fn ensure_sandbox(&mut self, runtime: &Runtime, sandbox: &Sandbox) -> Result<(), Failure> {
+        if self.sandbox.is_some() {
             return Ok(());
-        };
+        }
         let keeper = Keeper::start(self.spawner.witness(), runtime, sandbox)?;
         let watched = self.watch.add(keeper.pidfd.as_fd(), Source::Sandbox);
         watched.inspect_err(|_unwatched| keeper.end())?;

@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use wharf_isolation::{Identity, Report};
 use wharf_sys::process;
-use wharf_types::ContainerId;
+use wharf_types::{ContainerId, Exit};
 
 use super::Driver;
+use crate::child::Role;
 use crate::container::{Container, First};
 use crate::diagnostics::OrWarn as _;
 use crate::failure::Failure;
@@ -188,12 +189,19 @@ impl Driver {
         let failed = maker.and_then(|role| role.end_of_line().err());
         container.end();
         self.watch.remove(container.child.pidfd.as_fd(), &owner.exit());
+        self.attended(role, exit);
         self.drain_outputs(id);
         let mut events = self.clients_behind(id);
         let now_ns = wharf_sys::clock::now_ns();
         events.extend(failed.map(|failure| Event::Container(id.clone(), container::Event::Failed(failure))));
         events.push(Event::Container(id.clone(), container::Event::Exited { exit, now_ns }));
         Some(events)
+    }
+
+    /// An attendant exits by itself. Without it, a program in the sandbox may go on, and nobody would know.
+    fn attended(&self, role: Option<Role>, exit: Exit) {
+        let is_lost = role == Some(Role::Attendant) && matches!(exit, Exit::Signal { oom: false, .. });
+        self.sandbox.iter().filter(|_| is_lost).for_each(Keeper::end);
     }
 
     /// Reaps the first process of a container, behind which there may be others.

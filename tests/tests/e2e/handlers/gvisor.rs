@@ -30,8 +30,7 @@ fn run_behind(script: &'static str, test: impl AsyncFnOnce(&mut World)) {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(dir.join("config.toml.d")).unwrap();
-        let config =
-            format!("[handlers.runsc]\npath = \"{}\"\nannotations = [\"dev.gvisor.*\"]\n", path.display());
+        let config = format!("[handlers.runsc]\npath = \"{}\"\n", path.display());
         fs::write(dir.join("config.toml.d/handlers.toml"), config).unwrap();
     };
     run_on(configure, test);
@@ -97,21 +96,8 @@ fn a_pod_lives_and_dies_in_a_sandbox() {
 fn a_container_in_a_sandbox_has_what_its_request_says() {
     run(async |world| {
         let client = &world.client;
-        fs::write(world.dir.join("file"), "of the host").unwrap();
         let pod = pod(client, "runsc").await;
-        let mut config = client.container("main", "sleep 1000");
-        config.envs = vec![KeyValue { key: "WORD".to_owned(), value: "a \"b\" \\ ü".into() }];
-        config.working_dir = "/made/for/it".to_owned();
-        config.mounts = vec![Mount {
-            container_path: "/of/host".to_owned(),
-            host_path: world.dir.join("file").display().to_string(),
-            readonly: true,
-            ..Mount::default()
-        }];
-        let user = security(&mut config);
-        user.run_as_user = Some(Int64Value { value: 1234 });
-        user.run_as_group = Some(Int64Value { value: 567 });
-        user.supplemental_groups = vec![89];
+        let config = with_a_user(client, &world.dir);
         let before = host_mounts();
         let id = client.launch(&pod, &config).await.unwrap();
         assert_eq!(host_mounts(), before, "nothing is mounted on the host");
@@ -330,6 +316,26 @@ fn nothing_is_left_of_a_sandbox_whose_supervisor_is_killed() {
         is_not_ready(client, &pod).await;
         until("the sandbox is gone", async || (!is_alive(gone)).then_some(())).await;
         until("no runtime is left", async || process_with("--ignore-cgroups").is_none().then_some(())).await;
+        client.down(&pod).await.unwrap();
+    });
+}
+
+/// Notes the attendant of the container that was created last.
+const NOTING: &str = r#"case " $* " in
+*" create "*) cut -d' ' -f4 /proc/$PPID/stat >$D/attendant ;;
+esac"#;
+
+#[test]
+fn a_program_does_not_outlive_its_attendant() {
+    run_behind(NOTING, async |world| {
+        let client = &world.client;
+        let (pod, id) = idle(client).await;
+        let attendant = fs::read_to_string(world.dir.join("attendant")).unwrap();
+        let gone = sandbox().unwrap();
+        kill(Pid::from_raw(attendant.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+        assert_eq!(client.exited(&id).await.exit_code, 137);
+        until("the sandbox is gone", async || (!is_alive(gone)).then_some(())).await;
+        is_not_ready(client, &pod).await;
         client.down(&pod).await.unwrap();
     });
 }
