@@ -129,7 +129,7 @@ impl Bundle {
         Ok(Self(memory))
     }
 
-    /// Makes the place of a container that stands for a sandbox: its root file system has nothing but this very program.
+    /// Makes the place of a container that stands for a sandbox: its root file system has only this very program.
     ///
     /// # Errors
     /// The kernel's error.

@@ -274,6 +274,7 @@ pub(crate) fn await_signal(socket: &OwnedFd) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::signal::SIGTERM;
 
     #[test]
     fn an_order_to_start_is_no_signal_and_no_signal_is_a_start() {
@@ -282,8 +283,8 @@ mod tests {
             order_start(ours.as_fd(), others).unwrap();
             assert_eq!(await_start(&theirs), Some(others));
         }
-        order_signal(ours.as_fd(), 15).unwrap();
-        assert_eq!(await_signal(&theirs), Some(15));
+        order_signal(ours.as_fd(), SIGTERM).unwrap();
+        assert_eq!(await_signal(&theirs), Some(SIGTERM));
         order_signal(ours.as_fd(), START).unwrap();
         assert_eq!(await_start(&theirs), None, "it is to be killed before it was started");
         order_start(ours.as_fd(), Others::Bystanders).unwrap();

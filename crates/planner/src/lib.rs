@@ -66,8 +66,8 @@ pub use pod::files::{FilesPlan, HostNames, Shm, names_resolved};
 pub use pod::ports::plan as host_ports;
 pub use pod::sysctls::{is_in_user_namespace, sysctl_path};
 pub use pod::{
-    NetworkPlan, PodPlan, cgroup, cgroup_parent, check as check_pod, namespaces_of, plan as plan_pod,
-    update as update_pod,
+    NetworkPlan, PodPlan, cgroup, cgroup_parent, check as check_pod, last_cgroup, namespaces_of,
+    plan as plan_pod, update as update_pod,
 };
 pub use privilege::can_make_interfaces;
 pub use refusal::Refusal;

@@ -91,6 +91,26 @@ pub fn cgroup(pod: &PodId, config: &PodSandboxConfig, placement: &Placement) -> 
     path.map_err(|error| Refusal::field("cgroup_parent", error))
 }
 
+/// The path of the cgroup that is removed last with a pod: its own or, in one that is the kubelet's to remove, that of
+/// its sandbox, which is named after the pod.
+///
+/// # Errors
+/// Those of [`cgroup`].
+pub fn last_cgroup(
+    pod: &PodId,
+    config: &PodSandboxConfig,
+    placement: &Placement,
+) -> Result<CgroupPath, Refusal> {
+    let of_pod = cgroup(pod, config, placement)?;
+    match cgroup_parent(config) {
+        None => Ok(of_pod),
+        Some(_) => {
+            let sandbox = placement.container(&of_pod, pod.as_str());
+            sandbox.map_err(|error| Refusal::field("cgroup_parent", error))
+        }
+    }
+}
+
 /// The parent of the cgroups of a pod's containers in its request, if it names one.
 #[must_use]
 pub fn cgroup_parent(config: &PodSandboxConfig) -> Option<&str> {

@@ -119,8 +119,9 @@ impl Attendant<'_> {
         while !waiting.ends_before(self.line()).stage(STAGE)? {
             match self.origin.await_signal() {
                 Some(SIGKILL) => self.kill(waiting)?,
-                // One that has ended gets no signal.
-                Some(number) => drop(self.call.signal(&[], number, self.line())),
+                Some(number) => {
+                    let _may_have_ended = self.call.signal(&[], number, self.line());
+                }
                 // The sandbox ends with the supervisor.
                 None => return Ok(()),
             }

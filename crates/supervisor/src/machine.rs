@@ -210,14 +210,24 @@ impl Machine {
             Event::Client(number, event) => self.client(number, event),
             Event::Settled { request, outcome: Ok(()) } => vec![Action::ReplyDone { request }],
             Event::Settled { request, outcome: Err(failure) } => refused(request, failure),
-            Event::SandboxEnded if self.life == Life::Serving => self.end(None),
-            Event::SandboxEnded => Vec::new(),
+            Event::SandboxEnded => self.sandbox_ended(),
         };
-        if let (Life::Ending(request), true) = (self.life, self.is_quiet()) {
-            self.life = Life::Over;
-            actions.extend(request.map(|request| Action::ReplyDone { request }));
-        }
+        actions.extend(self.finish());
         actions
+    }
+
+    fn sandbox_ended(&mut self) -> Vec<Action> {
+        if self.life == Life::Serving { self.end(None) } else { Vec::new() }
+    }
+
+    /// Ends the supervisor's life if only that is left to do.
+    fn finish(&mut self) -> Option<Action> {
+        let Life::Ending(request) = self.life else { return None };
+        if !self.is_quiet() {
+            return None;
+        }
+        self.life = Life::Over;
+        request.map(|request| Action::ReplyDone { request })
     }
 
     /// Whether the supervisor may exit.

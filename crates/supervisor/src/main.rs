@@ -1,7 +1,7 @@
 //! `wharf-shim DIRECTORY`: the supervisor of one pod, which has that directory. Its standard input is the connection to
 //! the daemon. `wharf-shim --version` says which release it is of. When a supervisor executes the program under
-//! another name, it is the pod's reaper ([`pod_reaper`]), also in a sandbox of another runtime's ([`sandbox`]); when the
-//! daemon does, it keeps a scope of systemd's ([`holder`]).
+//! another name, it is the pod's reaper ([`pod_reaper`]), also in a sandbox of another runtime's ([`sandbox`]); when
+//! the daemon does, it keeps a scope of systemd's ([`holder`]).
 //!
 //! It is the parent of every process of the pod and lives as long as the pod, whatever happens to the daemon. It has
 //! one thread and one loop, which waits for nobody: what the daemon or the disk of the logs does not accept is queued.

@@ -323,13 +323,8 @@ impl Engine {
         let last = blocking(move || Ok(last_containers(&layout, &of)?)).await?;
         let undone = join_all(last.iter().map(|id| self.delete(pod, id))).await;
         undone.into_iter().collect::<Result<(), _>>()?;
-        // One that the request names is the kubelet's to remove, and only a sandbox is left in it.
-        let own = self.pod_cgroup(pod)?;
-        self.remove_cgroup(match planner::cgroup_parent(&pod.config()) {
-            None => own,
-            Some(_) => self.options.placement.container(&own, pod.id().as_str()).stage("naming a cgroup")?,
-        })
-        .await?;
+        let last = planner::last_cgroup(pod.id(), &pod.config(), &self.options.placement)?;
+        self.remove_cgroup(last).await?;
         let directory = self.parts.layout.pod(pod.id());
         blocking(move || Ok(directories::remove(&directory)?)).await
     }
