@@ -1,6 +1,6 @@
-# The cluster's own images, made of the programs that hack/clients builds; sourced by build.
+# The cluster's own images, made of the programs that hack/clients builds; sourced by build, and by tests/vm/cluster.sh.
 # shellcheck shell=bash
-# shellcheck disable=SC2031,SC2154 # $out: cluster_images; $work and others: build
+# shellcheck disable=SC2031,SC2154 # $out: cluster_images; $work and others: who sources it
 
 # cluster_images FILE: packs them into one archive, by the names under which kubeadm asks for them.
 cluster_images() (
@@ -56,4 +56,18 @@ publish() {
     name=$(grep -E "/$1:" "$work/names") || die "kubeadm has no image of $1"
     jq -c --arg name "$name" '.descriptor + {annotations: {"io.containerd.image.name": $name}}' "$work/images/$1.json" \
         >>"$work/index.jsonl"
+}
+
+# debian DIR VARIANT PACKAGE...: unpacks a Debian of these packages, which is made once for each list.
+debian() {
+    local kept
+    kept=$cache/kind-$(echo "${*:2}" | sha256sum | cut -c1-16).tar
+    if [[ ! -e $kept ]]; then
+        say "installing Debian's packages: ${*:3}"
+        mkdir -p "$cache"
+        quietly mmdebstrap --quiet --variant="$2" --include="$(IFS=, && echo "${*:3}")" bookworm "$kept.$$.tar"
+        mv "$kept.$$.tar" "$kept"
+    fi
+    mkdir -p "$1"
+    tar --extract --file="$kept" --directory="$1" --numeric-owner --xattrs --xattrs-include='*' --exclude='./dev/*'
 }

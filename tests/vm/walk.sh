@@ -3,7 +3,8 @@
 # for each check, with the last output of those that fail, and fails if one did.
 #   walk.sh [PART...]   machine, unit, cgroups, systemd, hierarchies, handlers, layers, confinement, apparmor, network, streams,
 #     end (default: all, in this order). systemd, hierarchies and handlers also run on hybrid cgroups. Not among them are
-#     selinux, which runs in a machine of `hack/vm --selinux`, and package, which needs what hack/package makes.
+#     selinux, which runs in a machine of `hack/vm --selinux`; package, which needs what hack/package makes; releases, which
+#     needs that of an earlier release in target/package/previous, too; and kubeadm, which needs `hack/vm --two` beside the first.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 # shellcheck source=../../hack/lib.sh
@@ -34,6 +35,10 @@ here=$(dirname "$(realpath "$0")")
 . "$here/streams.sh"
 # shellcheck source=package.sh
 . "$here/package.sh"
+# shellcheck source=releases.sh
+. "$here/releases.sh"
+# shellcheck source=kubeadm.sh
+. "$here/kubeadm.sh"
 # shellcheck source=end.sh
 . "$here/end.sh"
 
