@@ -47,6 +47,8 @@ pub(crate) enum Event {
     Exec(u64, exec::Event),
     /// Something happened to an attached client, given by its number.
     Client(u64, client::Event),
+    /// The machine is being shut down or restarted, or systemd ends the supervisors.
+    MachineEnds,
     /// What was done for a request alone has succeeded or failed.
     Settled { request: RequestId, outcome: Result<(), Failure> },
     /// The pod's sandbox has ended, and has no successor.
@@ -188,7 +190,7 @@ enum Life {
     /// As long as its pod.
     #[default]
     Serving,
-    /// Until every process is gone, as a request may wait for.
+    /// Until every process is gone, as a request may wait for; nobody does if the machine or the sandbox ends.
     Ending(Option<RequestId>),
     Over,
 }
@@ -208,6 +210,7 @@ impl Machine {
             Event::Container(id, event) => self.container(&id, event),
             Event::Exec(number, event) => self.exec(number, event),
             Event::Client(number, event) => self.client(number, event),
+            Event::MachineEnds => self.machine_ends(),
             Event::Settled { request, outcome: Ok(()) } => vec![Action::ReplyDone { request }],
             Event::Settled { request, outcome: Err(failure) } => refused(request, failure),
             Event::SandboxEnded => self.sandbox_ended(),
@@ -227,7 +230,7 @@ impl Machine {
             return None;
         }
         self.life = Life::Over;
-        request.map(|request| Action::ReplyDone { request })
+        Some(request.map_or(Action::EndNamespaces, |request| Action::ReplyDone { request }))
     }
 
     /// Whether the supervisor may exit.
@@ -273,6 +276,14 @@ impl Machine {
     fn disconnected(&mut self) -> Vec<Action> {
         if self.daemon == Daemon::Maker {
             self.daemon = Daemon::NeverKnew;
+        }
+        self.kill_execs()
+    }
+
+    /// Whoever ends the machine has told all processes to exit, and waits for each that is left.
+    fn machine_ends(&mut self) -> Vec<Action> {
+        if self.life == Life::Serving {
+            self.life = Life::Ending(None);
         }
         self.kill_execs()
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollTimeout;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use wharf_state::Layout;
 use wharf_sys::error::Named as _;
 use wharf_types::failure::named;
@@ -122,7 +122,7 @@ impl Supervisor {
                 let event = self.driver.sandbox_ended();
                 self.handle(event);
             }
-            Source::Signals => self.children_ended(),
+            Source::Signals => self.signalled(),
             Source::LogWriter => self.driver.log_writer.receive(),
             Source::Link => self.link_ready(),
             Source::Listener => self.accept(),
@@ -142,11 +142,13 @@ impl Supervisor {
         self.handle_all(events);
     }
 
-    /// Those that are watched are seen by their pidfds; here is only what they have left behind.
-    fn children_ended(&mut self) {
-        // It does not queue, so one read is enough; another child's end is seen in the next round.
-        if let Err(errno) = self.signals.read_signal() {
-            diagnostics::warn(format_args!("reading SIGCHLD: {errno}"));
+    /// Children that are watched are seen by their pidfds; here is only what they have left behind.
+    fn signalled(&mut self) {
+        // None queues, so one read is enough; what comes meanwhile is seen in the next round.
+        match self.signals.read_signal() {
+            Ok(Some(signal)) if says_machine_ends(&signal) => self.handle(Event::MachineEnds),
+            Ok(_) => {}
+            Err(errno) => diagnostics::warn(format_args!("reading a signal: {errno}")),
         }
         self.driver.reap_strays();
     }
@@ -267,17 +269,22 @@ fn take_connection() -> wharf_sys::Result<OwnedFd> {
     Ok(connection)
 }
 
-/// Only a request ends the supervisor; children unblock all signals before their exec.
+/// Whether this is the SIGTERM of the machine's init. That of anybody else has no effect.
+fn says_machine_ends(signal: &siginfo) -> bool {
+    signal.ssi_signo == Signal::SIGTERM as u32 && signal.ssi_pid == 1
+}
+
+/// Only a request ends the supervisor, or the end of the machine; children unblock all signals before their exec.
 fn block_signals() -> wharf_sys::Result<SignalFd> {
     let mut blocked = SigSet::empty();
     [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE]
         .into_iter()
         .for_each(|signal| blocked.add(signal));
     blocked.thread_block().named("sigprocmask", || "SIG_BLOCK".into())?;
-    let mut child = SigSet::empty();
-    child.add(Signal::SIGCHLD);
-    SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .named("signalfd", || "SIGCHLD".into())
+    let mut read = SigSet::empty();
+    [Signal::SIGCHLD, Signal::SIGTERM].into_iter().for_each(|signal| read.add(signal));
+    SignalFd::with_flags(&read, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .named("signalfd", || "SIGCHLD and SIGTERM".into())
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ impl History {
 
     /// Plays one event.
     fn happen(&mut self) -> Kept {
-        match self.world.random.below(14) {
+        match self.world.random.below(15) {
             0..5 => {
                 let request = self.any_request();
                 self.send(request)
@@ -165,6 +165,7 @@ impl History {
                 self.world.disk = if self.world.random.one_in(2) { Disk::Full } else { Disk::Takes };
                 Ok(())
             }
+            13 if self.world.random.one_in(16) => self.handle(Event::MachineEnds),
             _ => self.a_client_goes(),
         }
     }

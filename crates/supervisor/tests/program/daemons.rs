@@ -26,6 +26,23 @@ fn the_next_daemon_finds_what_the_last_one_left() {
     assert!(supervisor.end().success());
 }
 
+/// systemd-shutdown waits 90 s for whoever stays.
+#[test]
+fn it_ends_with_the_machine_if_no_process_is_left() {
+    let mut supervisor = Supervisor::start_below_init();
+    supervisor.end_machine();
+    assert!(supervisor.ended().success(), "{}", supervisor.log());
+}
+
+#[test]
+fn nobody_but_init_ends_it_by_a_signal() {
+    let mut supervisor = Supervisor::start();
+    let pid = nix::unistd::Pid::from_raw(supervisor.pid().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(supervisor.state().containers.is_empty());
+    assert!(supervisor.end().success());
+}
+
 #[test]
 fn a_held_descriptor_is_lent_and_others_are_refused() {
     let mut supervisor = Supervisor::start();

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
 use wharf_cgroup::{Cgroup, CgroupPath, Cgroups};
 use wharf_isolation::{CgroupPlan, Plan};
 use wharf_state::Layout;
@@ -18,6 +19,7 @@ use crate::rig_plan::{self, host};
 
 /// What an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_wharf-shim");
 
 /// A supervisor of a pod in a directory of its own; killed when dropped, and its containers with it.
 pub(crate) struct Supervisor {
@@ -30,14 +32,29 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     pub(crate) fn start() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "it is the program that is tested")]
+        Self::start_with(Command::new(PROGRAM))
+    }
+
+    /// Starts it below an init of its own, which sends it SIGTERM when [`Supervisor::end_machine`] says so, and exits as
+    /// it does.
+    pub(crate) fn start_below_init() -> Self {
+        const INIT: &str =
+            r#"exec 3<&0 </dev/null; "$0" "$1" <&3 3<&- & exec 3<&-; read -r _ <"$1/end"; kill $!; wait $!"#;
+        #[expect(clippy::disallowed_methods, reason = "it is the program that is tested")]
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "sh", "-c", INIT, PROGRAM]);
+        Self::start_with(command)
+    }
+
+    fn start_with(mut command: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for path in Layout::directories(&directory.path().join("pod")) {
             fs::create_dir(path).unwrap();
         }
         let pod = directory.path().join("pod");
+        nix::unistd::mkfifo(&pod.join("end"), Mode::S_IRWXU).unwrap();
         let (link, theirs) = socket::pair().unwrap();
-        #[expect(clippy::disallowed_methods, reason = "it is the program that is tested")]
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wharf-shim"));
         command.arg(&pod).stdin(Stdio::from(theirs)).stdout(Stdio::null());
         command.stderr(File::create(Layout::supervisor_log(&pod)).unwrap());
         let process = command.spawn().unwrap();
@@ -192,6 +209,16 @@ impl Supervisor {
     /// Asks for the end, and waits for it.
     pub(crate) fn end(&mut self) -> ExitStatus {
         self.done(request::Body::Shutdown(v1::Shutdown {}));
+        self.process.wait().unwrap()
+    }
+
+    /// Has its init end everything.
+    pub(crate) fn end_machine(&self) {
+        fs::write(self.pod().join("end"), "now\n").unwrap();
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         self.process.wait().unwrap()
     }
 }
