@@ -36,8 +36,8 @@ impl Supervisor {
         Self::start_with(Command::new(PROGRAM))
     }
 
-    /// Starts it below an init of its own, which sends it SIGTERM when [`Supervisor::end_machine`] says so, and exits as
-    /// it does.
+    /// Starts it below an init of its own, which sends it SIGTERM after [`Supervisor::end_machine`], and exits as it
+    /// does.
     pub(crate) fn start_below_init() -> Self {
         const INIT: &str =
             r#"exec 3<&0 </dev/null; "$0" "$1" <&3 3<&- & exec 3<&-; read -r _ <"$1/end"; kill $!; wait $!"#;
