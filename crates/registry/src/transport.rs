@@ -239,7 +239,7 @@ pub(crate) async fn resolves_inside(url: &Url, registry: &Arc<str>, patience: Du
     }
     lookup::addresses(&host, registry, patience)
         .await
-        .is_ok_and(|all| all.iter().any(|address| is_inside(address.ip())))
+        .is_ok_and(|all| !all.is_empty() && all.iter().all(|address| is_inside(address.ip())))
 }
 
 #[cfg(test)]

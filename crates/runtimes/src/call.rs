@@ -42,7 +42,7 @@ pub(crate) struct Call<'a> {
     pub(crate) bundle: &'a Bundle,
     /// Its name, or that of the sandbox.
     pub(crate) container: &'a str,
-    /// The cgroup in which the calls are made, and all that they leave behind; the supervisor's if there is none.
+    /// The cgroup in which containers are made, and all that this leaves behind; the supervisor's if there is none.
     pub(crate) cgroup: Option<&'a CgroupPlan>,
     /// Proof that this process may clone itself.
     pub(crate) alone: &'a Child,
@@ -174,7 +174,9 @@ impl Call<'_> {
         }
         let Runtime { program, options, state_directory, .. } = self.runtime;
         let Ok([stdin, stdout, stderr]) = stdio.all(self.bundle) else { return };
-        if self.cgroup.is_some_and(|cgroup| cgroups::enter_self(cgroup).is_err()) {
+        // What is left of the others ends with them, and a pod at its limits must not hold up its own end.
+        let makes = words.first().is_some_and(|word| ["create", "start"].contains(word));
+        if self.cgroup.filter(|_| makes).is_some_and(|cgroup| cgroups::enter_self(cgroup).is_err()) {
             return;
         }
         let mut command = Command::new(program.as_path());

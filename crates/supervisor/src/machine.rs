@@ -190,7 +190,9 @@ enum Life {
     /// As long as its pod.
     #[default]
     Serving,
-    /// Until every process is gone, as a request may wait for; nobody does if the machine or the sandbox ends.
+    /// Until no process of its pod is left, since the machine is said to end. Until then it serves.
+    Leaving,
+    /// Until every process is gone, as a request may wait for; nobody does if the sandbox has ended.
     Ending(Option<RequestId>),
     Over,
 }
@@ -220,12 +222,25 @@ impl Machine {
     }
 
     fn sandbox_ended(&mut self) -> Vec<Action> {
-        if self.life == Life::Serving { self.end(None) } else { Vec::new() }
+        if matches!(self.life, Life::Serving | Life::Leaving) { self.end(None) } else { Vec::new() }
+    }
+
+    /// Whoever ends the machine has told all processes to exit. What may be wrong, as somebody else can have the signal
+    /// sent, harms no pod that has processes.
+    fn machine_ends(&mut self) -> Vec<Action> {
+        if self.life == Life::Serving {
+            self.life = Life::Leaving;
+        }
+        Vec::new()
     }
 
     /// Ends the supervisor's life if only that is left to do.
     fn finish(&mut self) -> Option<Action> {
-        let Life::Ending(request) = self.life else { return None };
+        let request = match self.life {
+            Life::Ending(request) => request,
+            Life::Leaving => None,
+            Life::Serving | Life::Over => return None,
+        };
         if !self.is_quiet() {
             return None;
         }
@@ -276,14 +291,6 @@ impl Machine {
     fn disconnected(&mut self) -> Vec<Action> {
         if self.daemon == Daemon::Maker {
             self.daemon = Daemon::NeverKnew;
-        }
-        self.kill_execs()
-    }
-
-    /// Whoever ends the machine has told all processes to exit, and waits for each that is left.
-    fn machine_ends(&mut self) -> Vec<Action> {
-        if self.life == Life::Serving {
-            self.life = Life::Ending(None);
         }
         self.kill_execs()
     }

@@ -271,7 +271,7 @@ fn take_connection() -> wharf_sys::Result<OwnedFd> {
 
 /// Whether this is the SIGTERM of the machine's init. That of anybody else has no effect.
 fn says_machine_ends(signal: &siginfo) -> bool {
-    signal.ssi_signo == Signal::SIGTERM as u32 && signal.ssi_pid == 1
+    signal.ssi_signo == Signal::SIGTERM as u32 && signal.ssi_code == nix::libc::SI_USER && signal.ssi_pid == 1
 }
 
 /// Only a request ends the supervisor, or the end of the machine; children unblock all signals before their exec.

@@ -265,7 +265,10 @@ mod tests {
         let mut with_device = plan.clone();
         with_device.devices.last_mut().unwrap().path = ContainerPath::new("/dev/fuse").unwrap();
         let refused = check(&with_device, &Spec::default()).unwrap_err();
-        assert!(refused.contains("/dev/fuse") && refused.contains("privileged_devices = \"usual\""), "{refused}");
+        assert!(
+            refused.contains("/dev/fuse") && refused.contains("privileged_devices = \"usual\""),
+            "{refused}"
+        );
         plan.mounts.last_mut().unwrap().propagation = Propagation::Shared;
         assert!(check(&plan, &Spec::default()).unwrap_err().contains("propagate"));
         for change in [

@@ -62,7 +62,7 @@ impl Machine {
     /// While all processes are being ended, a new one would keep the supervisor alive for good.
     fn check_life(&self) -> Result<(), Failure> {
         match self.life {
-            Life::Serving => Ok(()),
+            Life::Serving | Life::Leaving => Ok(()),
             Life::Ending(_) | Life::Over => Err(Failure::precondition("the pod is being ended")),
         }
     }
@@ -195,6 +195,20 @@ mod tests {
     use super::*;
     use crate::machine::Event;
     use wharf_types::Exit;
+
+    /// Somebody else may have had init send the signal: a pod with a process is served as before.
+    #[test]
+    fn a_pod_ends_with_the_machine_only_once_it_has_no_process() {
+        let id = ContainerId::from_random([1; 32]);
+        let mut machine = Machine::default();
+        let phase = Phase::Running { started_at_ns: 1 };
+        machine.containers.insert(id.clone(), Container { phase, since_ns: 0, has_log: false });
+        assert!(machine.step(Event::MachineEnds).is_empty() && !machine.is_over());
+        assert_eq!(machine.check_life(), Ok(()));
+        machine.containers.clear();
+        assert_eq!(machine.step(Event::Time { now_ns: 1 }), [Action::EndNamespaces]);
+        assert!(machine.is_over());
+    }
 
     /// Nobody has asked for that end, and who asks later is answered.
     #[test]
