@@ -376,12 +376,14 @@ fn puller(config: &Config, images: &Arc<Store>) -> anyhow::Result<Arc<Puller>> {
     Ok(puller)
 }
 
-/// Logs what pulls will fail by.
+/// Logs what is wrong with the settings of registries.
 async fn report_problems(puller: Arc<Puller>) {
     match puller.problems().await {
-        Ok(problems) => problems.iter().for_each(|problem| tracing::error!(problem, "pulls will fail")),
+        Ok(problems) => {
+            problems.iter().for_each(|problem| tracing::error!(problem, "a setting of registries is wrong"))
+        }
         Err(error) => {
-            tracing::warn!(error = wharf_types::chain(&error), "the settings of registries are not checked")
+            tracing::warn!(error = wharf_types::chain(&error), "the settings of registries are not checked");
         }
     }
 }

@@ -146,6 +146,11 @@ impl AuthFiles {
         self.find(spec.root.host_and_port(), spec.repository(reference))
     }
 
+    /// What makes no sense in the files, and would be found out by a pull that needs it. No helper is asked.
+    pub(crate) fn wrong(&self) -> Vec<AuthFileError> {
+        self.0.iter().flat_map(|(path, content)| content.wrong(path)).collect()
+    }
+
     fn find(&self, host: &str, repository: &str) -> Result<Option<Own>, AuthFileError> {
         let host = &place(host);
         for (path, content) in &self.0 {
@@ -179,6 +184,15 @@ fn parse(path: &Path, text: &[u8]) -> Result<Content, AuthFileError> {
 }
 
 impl Content {
+    fn wrong(&self, path: &Path) -> Vec<AuthFileError> {
+        let entries = self.auths.iter().filter_map(|(key, raw)| of_entry(path, key, raw).err());
+        let store = ("any registry", self.creds_store.as_str());
+        let helpers = self.cred_helpers.iter().map(|(key, helper)| (key.as_str(), helper.as_str()));
+        let helpers =
+            helpers.chain([store]).filter_map(|(key, helper)| check_helper(path, helper, key).err());
+        entries.chain(helpers).collect()
+    }
+
     /// The helper for this registry alone.
     fn helper(&self, host: &str) -> Option<&str> {
         let own = self.cred_helpers.iter().find(|(key, _helper)| place(key) == host);
@@ -194,8 +208,7 @@ impl Content {
         };
         let entries = self.auths.iter().filter(|(key, raw)| is_of(key) && !raw.is_empty());
         let Some((key, raw)) = entries.max_by_key(|(key, _)| place(key).len()) else { return Ok(None) };
-        let wrong = |source| AuthFileError::Entry { path: path.to_owned(), key: key.clone(), source };
-        let credentials = Credentials::from_fields(raw.fields()).map_err(wrong)?;
+        let credentials = of_entry(path, key, raw)?;
         Ok(credentials.map(|credentials| Own { credentials, origin: origin(path, key) }))
     }
 }
@@ -235,16 +248,27 @@ fn place(key: &str) -> String {
     }
 }
 
+fn of_entry(path: &Path, key: &str, raw: &RawAuth) -> Result<Option<Credentials>, AuthFileError> {
+    let wrong = |source| AuthFileError::Entry { path: path.to_owned(), key: key.to_owned(), source };
+    Credentials::from_fields(raw.fields()).map_err(wrong)
+}
+
+/// Refuses the name of a helper that is no name of a program.
+fn check_helper(path: &Path, helper: &str, key: &str) -> Result<(), AuthFileError> {
+    if helper.contains('/') {
+        let (path, program, key) = (path.to_owned(), helper.to_owned(), key.to_owned());
+        return Err(AuthFileError::Helper { path, program, key, reason: "has a slash in its name".into() });
+    }
+    Ok(())
+}
+
 fn origin(path: &Path, key: &str) -> String {
     format!("{}, {key:?}", path.display())
 }
 
 /// Asks a credential helper for a registry's credentials; `None` if it has none.
 fn ask(path: &Path, helper: &str, host: &str) -> Result<Option<Own>, AuthFileError> {
-    if helper.contains('/') {
-        let (path, program, key) = (path.to_owned(), helper.to_owned(), host.to_owned());
-        return Err(AuthFileError::Helper { path, program, key, reason: "has a slash in its name".into() });
-    }
+    check_helper(path, helper, host)?;
     ask_program(path, Path::new(&format!("docker-credential-{helper}")), host)
 }
 

@@ -123,13 +123,17 @@ impl Puller {
         Ok(self.shared.settings(reference, read).await??)
     }
 
-    /// What is wrong with the files that have the settings of registries.
+    /// What is wrong with the files that have the settings of registries, and which do not exist.
     ///
     /// # Errors
     /// No thread could read them in time.
     pub async fn problems(&self) -> Result<Vec<String>, ThreadError> {
         let (shared, files) = (Arc::clone(&self.shared), &self.shared.config.files);
-        self.shared.disks.settings("all", files, move || shared.config.files.problems()).await
+        let read = move || {
+            let files = &shared.config.files;
+            [files.problems(), files.missing()].concat()
+        };
+        self.shared.disks.settings("all", files, read).await
     }
 
     /// The progress of the running pulls, in no particular order.

@@ -53,8 +53,10 @@ impl Config {
         let unusable: Vec<&str> = handlers.problems().collect();
         ensure!(unusable.is_empty(), "{}", unusable.join("; "));
         without.extend(handlers.remarks().map(str::to_owned));
-        let problems = self.registry_files().problems();
+        let files = self.registry_files();
+        let problems = files.problems();
         ensure!(problems.is_empty(), "{}", problems.join("; "));
+        without.extend(files.missing());
         self.registry().map(|_config| without)
     }
 
@@ -246,6 +248,9 @@ mod tests {
         let mut without = good.clone();
         (without.nri.enabled, without.nri.socket) = (false, in_dir("file"));
         assert_eq!(without.check_machine().unwrap(), [""; 0]);
+        without.registry.auth_files = vec![in_dir("none")];
+        let told = without.check_machine().unwrap();
+        assert!(told[0].ends_with("none does not exist: pulls go on without it"), "{told:?}");
         let mut bridged = good.clone();
         (bridged.network.mode, bridged.network.bridge) = (Mode::Bridge, "lo".to_owned());
         let refused = format!("{:#}", bridged.check_machine().unwrap_err());

@@ -52,6 +52,11 @@ pub(super) fn check(conf: &Path) -> Result<(), HostsError> {
     read(conf).map(drop)
 }
 
+/// Whether there are files in its directory, which can be read without the file itself.
+pub(super) fn has_directory(conf: &Path) -> bool {
+    files(conf).is_ok_and(|files| files.len() > 1)
+}
+
 /// Parses a text, and counts its prefixes.
 pub(super) fn count(text: &str) -> Result<usize, HostsError> {
     file::parse(Path::new("registries.conf"), text).map(|conf| conf.entries.len())

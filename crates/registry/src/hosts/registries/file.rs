@@ -29,6 +29,9 @@ pub(super) enum ShortNames {
     Permissive,
     /// Likewise.
     Disabled,
+    /// As if the file did not say it.
+    #[serde(rename = "")]
+    Unset,
 }
 
 /// What is said about all images below a prefix.
@@ -94,13 +97,16 @@ impl Entry {
 impl Place {
     /// The repository at this place, with the registry spelt out.
     pub(super) fn reference(&self, target: &str) -> Result<Reference, &'static str> {
-        let reference: Reference = target.parse().map_err(|_syntax| "makes no repository of the image's")?;
-        let host = target.split('/').next().unwrap_or_default();
-        let is_spelt_out = reference.host() == host || host == "index.docker.io";
-        is_spelt_out
-            .then_some(reference)
-            .ok_or("has no registry's host: a name with a dot, a port, or localhost")
+        spelt_out(target)
     }
+}
+
+/// A repository whose registry is spelt out.
+fn spelt_out(target: &str) -> Result<Reference, &'static str> {
+    let reference: Reference = target.parse().map_err(|_syntax| "makes no repository of the image's")?;
+    let host = target.split('/').next().unwrap_or_default();
+    let is_spelt_out = reference.host() == host || host == "index.docker.io";
+    is_spelt_out.then_some(reference).ok_or("has no registry's host: a name with a dot, a port, or localhost")
 }
 
 #[derive(Deserialize)]
@@ -159,20 +165,37 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Conf, HostsError> {
     let mut entries: Vec<Entry> = Vec::new();
     for raw in raw.registry {
         let made = entry(path, raw)?;
-        if entries.iter().any(|other| other.prefix == made.prefix) {
-            let name = format!("the registry with the prefix {:?}", made.prefix);
-            return Err(Section { path, name: &name }.value("prefix", "is there twice"));
-        }
-        entries.push(made);
-    }
-    let aliases = raw.aliases.into_iter().map(|alias| check_alias(&top, alias)).collect::<Result<_, _>>()?;
-    for host in raw.unqualified_search_registries.iter().flatten() {
-        let named: Result<Reference, _> = format!("{host}/x").parse();
-        if !named.is_ok_and(|named| named.host() == host) {
-            return Err(top.value("unqualified-search-registries", "has what is no registry's host"));
+        match entries.iter().find(|other| other.prefix == made.prefix) {
+            Some(first) => check_twice(path, first, &made)?,
+            None => entries.push(made),
         }
     }
-    Ok(Conf { entries, search: raw.unqualified_search_registries, mode: raw.short_name_mode, aliases })
+    let aliases = raw.aliases.into_iter().map(|alias| check_alias(path, alias)).collect::<Result<_, _>>()?;
+    let search = raw.unqualified_search_registries;
+    let search = search.map(|hosts| hosts.iter().map(|host| searched(path, host)).collect()).transpose()?;
+    let mode = raw.short_name_mode.filter(|mode| *mode != ShortNames::Unset);
+    Ok(Conf { entries, search, mode, aliases })
+}
+
+/// Of two entries with one prefix the first counts. What blocks nothing by that is refused.
+fn check_twice(path: &Path, first: &Entry, second: &Entry) -> Result<(), HostsError> {
+    let agree = first.is_blocked == second.is_blocked && first.place.is_insecure == second.place.is_insecure;
+    if agree || first.place.location != second.place.location {
+        return Ok(());
+    }
+    let name = format!("the registry with the prefix {:?}", first.prefix);
+    let reason = "is there twice, and the entries differ in blocked or insecure";
+    Err(Section { path, name: &name }.value("prefix", reason))
+}
+
+/// A registry in which names are looked for, without a slash at its end.
+fn searched(path: &Path, host: &str) -> Result<String, HostsError> {
+    let trimmed = host.trim_end_matches('/');
+    if trimmed.contains('/') || spelt_out(&format!("{trimmed}/x")).is_err() {
+        let section = Section { path, name: &format!("the entry {host:?}") };
+        return Err(section.value("unqualified-search-registries", "has what is no registry's host"));
+    }
+    Ok(trimmed.to_owned())
 }
 
 /// A part of the file, for error messages.
@@ -228,7 +251,7 @@ fn mirror(section: &Section<'_>, raw: RawMirror, when: When) -> Result<Place, Ho
     Ok(Place { location, is_insecure: raw.insecure, when: own.unwrap_or(when) })
 }
 
-/// A location without a slash at its end.
+/// A location without a slash at its end, below which images can be.
 fn checked(section: &Section<'_>, location: &str) -> Result<String, HostsError> {
     let location = location.trim_end_matches('/');
     let (host, path) = location.split_once('/').unwrap_or((location, ""));
@@ -238,22 +261,25 @@ fn checked(section: &Section<'_>, location: &str) -> Result<String, HostsError> 
     if host.is_empty() || path.contains([':', '@']) {
         return Err(section.value("location", "is not a host, or a host and a path"));
     }
+    spelt_out(&format!("{location}/x")).map_err(|reason| section.value("location", reason))?;
     Ok(location.to_owned())
 }
 
 /// A short name, and the repository that it stands for; empty if it stands for none.
-fn check_alias(
-    section: &Section<'_>,
-    (name, target): (String, String),
-) -> Result<(String, String), HostsError> {
+fn check_alias(path: &Path, (name, target): (String, String)) -> Result<(String, String), HostsError> {
+    let shown = format!("the alias {name:?} of {target:?}");
+    let section = Section { path, name: &shown };
     if super::short::bare(&name) != Some((name.as_str(), "")) {
         return Err(section.value("aliases", "has a name that is not short: no registry, no tag, no digest"));
     }
-    let named: Option<Reference> = target.parse().ok();
-    let is_repository =
-        |named: &Reference| named.name() == target && named.digest().is_none() && target.contains('/');
-    if !target.is_empty() && !named.as_ref().is_some_and(is_repository) {
-        return Err(section.value("aliases", "has a target that is not a repository with its registry"));
+    if target.is_empty() {
+        return Ok((name, target));
     }
-    Ok((name, target))
+    let is_name = target.contains('/') && !target.rsplit('/').next().unwrap_or_default().contains([':', '@']);
+    match spelt_out(&target) {
+        Ok(named) if is_name => Ok((name, named.name())),
+        Ok(_) | Err(_) => {
+            Err(section.value("aliases", "has a target that is not a repository with its registry"))
+        }
+    }
 }

@@ -196,6 +196,49 @@ fn short_names_are_aliases_or_looked_for() {
 }
 
 #[test]
+fn what_podman_takes_is_taken() {
+    let files = Files::conf(
+        r#"
+        unqualified-search-registries = ["docker.io/"]
+        short-name-mode = ""
+        [[registry]]
+        location = "x.y"
+        [[registry.mirror]]
+        location = "first.example"
+        [[registry]]
+        location = "x.y"
+        [[registry.mirror]]
+        location = "second.example"
+        [aliases]
+        alpine = "docker.io/alpine"
+        port = "d.e:5000/port"
+        "#,
+    );
+    assert_eq!(files.names("httpd").unwrap(), ["docker.io/httpd"]);
+    assert_eq!(files.names("alpine:3").unwrap(), ["docker.io/library/alpine:3"]);
+    assert_eq!(files.names("port").unwrap(), ["d.e:5000/port"]);
+    assert_eq!(files.asked("x.y/app"), ["https://first.example/v2/app", "https://x.y/v2/app"]);
+    let unset = "unqualified-search-registries = [\"a.b\", \"c.d\"]\nshort-name-mode = ";
+    let files = Files::new(&[
+        ("registries.conf", &format!("{unset}\"permissive\"")),
+        ("registries.conf.d/1.conf", "short-name-mode = \"\""),
+    ]);
+    assert_eq!(files.names("x").unwrap().len(), 2, "what is not set changes nothing");
+    assert!(matches!(Files::conf(&format!("{unset}\"\"")).names("x"), Err(HostsError::Ambiguous { .. })));
+}
+
+#[test]
+fn a_location_below_which_no_image_can_be_is_refused_before_any_is_asked_for() {
+    for text in [
+        "prefix = \"c.d\"\nlocation = \"corp/m\"",
+        "prefix = \"c.d\"\n[[registry.mirror]]\nlocation = \"corp/m\"",
+    ] {
+        let shown = Files::conf(&format!("[[registry]]\n{text}")).error();
+        assert!(shown.contains("has no registry's host"), "{text}: {shown}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     for (text, want) in [
         ("[[registry]]\nlocation = \"x.y\"\nblockd = true", "blockd"),
@@ -206,7 +249,10 @@ fn what_is_wrong_is_named() {
         ("[[registry]]\nprefix = \"a.b\"\nlocation = \"x.y/z:v1\"", "location is not a host"),
         ("[[registry]]\nprefix = \"a.b\"\nlocation = \"inside/x\"", "has no registry's host"),
         ("[[registry]]\nprefix = \"a.b\"\nlocation = \"x.y/UPPER\"", "makes no repository"),
-        ("[[registry]]\nlocation = \"x.y\"\n[[registry]]\nprefix = \"x.y\"", "prefix is there twice"),
+        (
+            "[[registry]]\nlocation = \"x.y\"\n[[registry]]\nprefix = \"x.y\"\nblocked = true",
+            "prefix is there twice",
+        ),
         ("[[registry]]\nlocation = \"x.y\"\n[[registry.mirror]]\ninsecure = true", "location"),
         (
             "[[registry]]\nlocation = \"x.y\"\n[[registry.mirror]]\nlocation = \"m.x\"\npull-from-mirror = \"never\"",
@@ -219,10 +265,13 @@ fn what_is_wrong_is_named() {
         ),
         ("[registries.search]\nregistries = [\"x.y\"]", "is of version 1"),
         ("short-name-mode = \"ask\"", "ask"),
-        ("unqualified-search-registries = [\"not a host\"]", "no registry's host"),
+        ("unqualified-search-registries = [\"a.b\", \"not a host\"]", "in the entry \"not a host\""),
+        ("unqualified-search-registries = [\"a.b/c\"]", "no registry's host"),
         ("credential-helpers = [\"ecr-login\"]", "auth_files"),
+        ("[aliases]\nd = \"d.e/f\"\n\"a.b/c\" = \"d.e/f\"", "in the alias \"a.b/c\" of \"d.e/f\""),
         ("[aliases]\n\"a.b/c\" = \"d.e/f\"", "name that is not short"),
         ("[aliases]\nc = \"f\"", "not a repository with its registry"),
+        ("[aliases]\nc = \"f/g\"", "not a repository with its registry"),
         ("[aliases]\nc = \"d.e/f:v1\"", "not a repository with its registry"),
         ("[[registry]", "registries.conf"),
     ] {
