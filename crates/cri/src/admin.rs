@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::IntervalStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,6 +20,7 @@ use wharf_cri_api::admin::{
 use wharf_images::Store;
 use wharf_pods::Engine;
 use wharf_registry::{Asked, LayerProgress, NameError, Phase, Puller};
+use wharf_tasks::ThreadError;
 use wharf_types::{Reference, ReferenceError, chain};
 
 use crate::archives::Archives;
@@ -30,6 +32,10 @@ use crate::view::pod_request;
 
 /// How often a client gets an update: smooth for the eye, cheap for the daemon.
 const PERIOD: Duration = Duration::from_millis(100);
+/// How long people who ask the daemon about itself wait for a disk.
+const INFO_PATIENCE: Duration = Duration::from_secs(10);
+/// What they ask for.
+const INFO: &str = "gathering what wharf info shows";
 
 /// The service, with what the daemon knows about itself and the pulls.
 #[derive(Clone)]
@@ -59,7 +65,7 @@ impl Admin {
         store: Arc<Store>,
     ) -> Self {
         let archives = Archives::new(Arc::clone(&store));
-        let known = Arc::new(Shared::on_pool("gathering what wharf info shows"));
+        let known = Arc::new(Shared::on_pool(INFO));
         Self { info: Arc::new(info), known, engine, puller, store, archives, ending: Arc::default() }
     }
 
@@ -105,7 +111,10 @@ impl AdminService for Admin {
 
     async fn info(&self, _request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let info = Arc::clone(&self.info);
-        self.known.take(move || info()).await.map(Response::new).map_err(status::of)
+        let (known, registry_problems) =
+            tokio::join!(known(self.known.take(move || info())), registry_problems(self.puller.problems()));
+        let info = InfoResponse { registry_problems, ..known.map_err(status::of)? };
+        Ok(Response::new(info))
     }
 
     async fn requests(
@@ -177,6 +186,27 @@ impl AdminService for Admin {
     }
 }
 
+/// What the daemon knows about itself, if it is known in time.
+async fn known(
+    reading: impl Future<Output = Result<InfoResponse, ThreadError>>,
+) -> Result<InfoResponse, ThreadError> {
+    let advice = "the disk with the files of devices or hooks may not respond";
+    let stuck = || ThreadError::Stuck { what: INFO.into(), patience: INFO_PATIENCE, advice };
+    timeout(INFO_PATIENCE, reading).await.unwrap_or_else(|_elapsed| Err(stuck()))
+}
+
+/// What is wrong with the settings of registries; that they cannot be read in time is among it.
+async fn registry_problems(reading: impl Future<Output = Result<Vec<String>, ThreadError>>) -> Vec<String> {
+    match timeout(INFO_PATIENCE, reading).await {
+        Ok(Ok(problems)) => problems,
+        Ok(Err(error)) => vec![chain(&error)],
+        Err(_elapsed) => vec![format!(
+            "the files with the settings of registries could not be read within {} s: their disk may not respond",
+            INFO_PATIENCE.as_secs()
+        )],
+    }
+}
+
 fn meaning(reference: &Reference, asked: Result<Vec<Asked>, NameError>) -> NameMeaning {
     let image = reference.to_string();
     match asked {
@@ -239,6 +269,17 @@ mod tests {
         }
         ending.store(true, Ordering::Relaxed);
         assert!(states.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_the_daemon_about_itself_need_not_wait_for_a_disk() {
+        let [told] = &*registry_problems(std::future::pending()).await else { panic!("it says so once") };
+        assert!(told.contains("could not be read within 10 s"), "{told}");
+        let stuck = status::of(known(std::future::pending()).await.unwrap_err());
+        assert_eq!(stuck.code(), tonic::Code::Unavailable);
+        assert!(stuck.message().contains("no result within 10 s"), "{stuck}");
+        let bad = async { Ok(vec!["bad".to_owned()]) };
+        assert_eq!(registry_problems(bad).await, ["bad"]);
     }
 
     #[test]

@@ -8,17 +8,17 @@ use wharf_cri_api::admin::InfoResponse;
 use wharf_network::Network;
 use wharf_nri::Plugins;
 use wharf_pods::Engine;
-use wharf_registry::HostFiles;
 
 use crate::config::Config;
 
 /// The response to `Info` at any later time: the kubelet's pod CIDR replaces the configured ranges, files of others
-/// change, and NRI plugins come and go. Blocking: it reads the files.
+/// change, and NRI plugins come and go. Blocking: it reads the files. Those of registries are not among them: the
+/// registry client reads them.
 pub(crate) fn now(
     info: InfoResponse,
     network: Arc<Network>,
     engine: Arc<Engine>,
-    (plugins, registries): (Arc<Plugins>, HostFiles),
+    plugins: Arc<Plugins>,
 ) -> impl Fn() -> InfoResponse {
     move || {
         let handlers = engine.handlers();
@@ -27,7 +27,6 @@ pub(crate) fn now(
         InfoResponse {
             subnets: network.subnets().to_string(),
             file_problems: engine.problems_of_additions(),
-            registry_problems: registries.problems(),
             handler_problems: handlers.problems().chain(handlers.remarks()).map(str::to_owned).collect(),
             nri_plugins: plugins.names(),
             nri_problems: info.nri_problems.iter().cloned().chain(missing).collect(),

@@ -297,7 +297,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Some(settings) => listen_for_plugins(settings, Arc::clone(&plugins), &engine).await,
         None => (None, admin::Nri::default()),
     };
-    let (json, registries) = (serde_json::to_string(&config)?, config.registry_files());
+    let json = serde_json::to_string(&config)?;
     let names = wharf_cri::Names::new(Arc::clone(&images), Arc::clone(&puller));
     let streams = wharf_cri::Streams::new(Arc::clone(&engine));
     let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;
@@ -317,7 +317,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let services = Services {
         observers: Observers { calls, tracer },
         admin: wharf_cri::Admin::new(
-            admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), (plugins, registries)),
+            admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), plugins),
             Arc::clone(&engine),
             Arc::clone(&puller),
             Arc::clone(&images),
