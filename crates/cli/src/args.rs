@@ -397,7 +397,7 @@ pub(crate) enum Registry {
     /// Say which hosts would be asked for an image, in order, and which files say so
     #[command(after_help = "\
 Nobody is asked. The files are those that [registry] in wharfd's configuration names: certs_dir, registries_conf and auth_files; \
-changes take effect with the next pull. The credentials are the node's own; a kubelet's or those of --creds go before.
+changes take effect with the next pull. The credentials are the node's own; a kubelet's or those of --creds go before. The exit code is 1 if a pull would ask nobody.
 
 Examples:
   wharf registry explain nginx

@@ -94,7 +94,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Explain { name } => explain::explain(daemon, output, &name).await?,
         Command::Pull(pull) => pull::command(daemon, output, pull).await?,
         Command::Registry(args::Registry::Explain { image }) => {
-            registry::explain(daemon, output, image).await?;
+            return registry::explain(daemon, output, image).await;
         }
         Command::Images => images::list(daemon, output).await?,
         Command::Rmi { images, force } => {

@@ -1,5 +1,7 @@
 //! `wharf registry`: which hosts would be asked for an image.
 
+use std::process::ExitCode;
+
 use serde_json::{Value, json};
 use wharf_cri_api::admin::{ExplainRegistryRequest, NameMeaning, RegistryHost};
 
@@ -9,13 +11,20 @@ use crate::output::{Output, table};
 
 const HEADINGS: [&str; 5] = ["HOST", "ROLE", "CREDENTIALS", "CONNECTION", "FILE"];
 
-pub(crate) async fn explain(daemon: &mut Daemon, output: Output, image: String) -> Result<(), Error> {
+/// Returns the exit code: 1 if a pull would ask nobody.
+pub(crate) async fn explain(daemon: &mut Daemon, output: Output, image: String) -> Result<ExitCode, Error> {
     let answer = daemon.admin.explain_registry(ExplainRegistryRequest { image }).await;
     let meanings =
         answer.map_err(Error::call("asking which registries would be asked"))?.into_inner().meanings;
     let value: Vec<_> = meanings.iter().map(json).collect();
     let texts: Vec<_> = meanings.iter().map(text).collect();
-    output.result(&value, &texts.join("\n"))
+    output.result(&value, &texts.join("\n"))?;
+    Ok(if is_asked_for(&meanings) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether somebody would be asked for one of the meanings.
+fn is_asked_for(meanings: &[NameMeaning]) -> bool {
+    meanings.iter().any(|meaning| !meaning.hosts.is_empty())
 }
 
 fn json(meaning: &NameMeaning) -> Value {
@@ -111,5 +120,7 @@ mod tests {
             NameMeaning { image: "a.b/x".into(), problem: "it is blocked".into(), ..Default::default() };
         assert_eq!(text(&problem), "a.b/x: nobody is asked: it is blocked\n");
         assert_eq!(json(&meaning)["hosts"][0]["role"], "mirror, not for tags");
+        assert!(!is_asked_for(std::slice::from_ref(&problem)));
+        assert!(is_asked_for(&[problem, meaning]));
     }
 }

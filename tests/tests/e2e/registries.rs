@@ -307,6 +307,8 @@ fn registries_conf_says_where_images_are_and_what_names_mean() {
         let blocked = world.client.pull("registry.example/app:v2").await.unwrap_err();
         assert_eq!(blocked.code(), Code::FailedPrecondition, "{blocked}");
         assert!(blocked.message().contains("is blocked by"), "{blocked}");
+        let nobody = wharf(world, &["registry", "explain", IMAGE]).output().unwrap();
+        assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
         conf("[[registry]]\nlocation = \"https://x\"\n");
         let wrong = complaint(&wharf_pull(world, &[IMAGE]).output().unwrap());
         assert!(wrong.contains("registries.conf") && wrong.contains("has a scheme"), "{wrong}");

@@ -160,8 +160,7 @@ fn registries(info: &InfoResponse) -> Check {
     if info.registry_problems.is_empty() {
         return Check::ok(WHAT, "all files can be used");
     }
-    let advice =
-        "correct the files: pulls that need one of them fail (wharf registry explain IMAGE says which do)";
+    let advice = "correct the files, or their paths: pulls that need one of them fail (see wharf registry explain IMAGE)";
     Check::warn(WHAT, info.registry_problems.join("; "), advice)
 }
 
