@@ -25,6 +25,7 @@ use wharf_types::{Reference, ReferenceError, chain};
 
 use crate::archives::Archives;
 use crate::image::change;
+use crate::names::Names;
 use crate::readings::Shared;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
@@ -45,6 +46,7 @@ pub struct Admin {
     engine: Arc<Engine>,
     puller: Arc<Puller>,
     store: Arc<Store>,
+    names: Names,
     archives: Archives,
     ending: Arc<AtomicBool>,
 }
@@ -65,8 +67,9 @@ impl Admin {
         store: Arc<Store>,
     ) -> Self {
         let archives = Archives::new(Arc::clone(&store));
+        let names = Names::new(Arc::clone(&store), Arc::clone(&puller));
         let known = Arc::new(Shared::on_pool(INFO));
-        Self { info: Arc::new(info), known, engine, puller, store, archives, ending: Arc::default() }
+        Self { info: Arc::new(info), known, engine, puller, store, names, archives, ending: Arc::default() }
     }
 
     /// Ends the streams of progress, which otherwise end only when their clients leave.
@@ -151,9 +154,12 @@ impl AdminService for Admin {
     }
 
     async fn save(&self, request: Request<SaveRequest>) -> Result<Response<Self::SaveStream>, Status> {
-        let images = request.into_inner().images;
+        let mut images = request.into_inner().images;
         if images.is_empty() {
             return Err(status::of(Fault::empty("images")));
+        }
+        for image in &mut images {
+            *image = self.names.here(std::mem::take(image)).await?;
         }
         Ok(Response::new(self.archives.save(images)))
     }
@@ -161,14 +167,15 @@ impl AdminService for Admin {
     async fn tag(&self, request: Request<TagRequest>) -> Result<Response<TagResponse>, Status> {
         let TagRequest { image, name } = request.into_inner();
         let name: Reference = name.parse().map_err(|error: ReferenceError| status::of(error))?;
-        let found = image.clone();
+        let found = self.names.here(image.clone()).await?;
         let tagged = change(&self.store, "naming an image", move |store| store.tag(&found, &name)).await?;
         if tagged { Ok(Response::new(TagResponse {})) } else { Err(no_image(&image)) }
     }
 
     async fn untag(&self, request: Request<UntagRequest>) -> Result<Response<UntagResponse>, Status> {
         let text = request.into_inner().name;
-        let name: Reference = text.parse().map_err(|error: ReferenceError| status::of(error))?;
+        let name = self.names.here(text.clone()).await?;
+        let name: Reference = name.parse().map_err(|error: ReferenceError| status::of(error))?;
         let untagged =
             change(&self.store, "removing a name of an image", move |store| store.untag(&name)).await?;
         if untagged { Ok(Response::new(UntagResponse {})) } else { Err(no_image(&text)) }

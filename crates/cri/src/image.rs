@@ -29,7 +29,6 @@ use crate::names::Names;
 use crate::profiles;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
-use crate::subject;
 
 /// How much waits for the store's disk at a time, of each kind of call and in all: the disk may not respond, and
 /// clients give up their calls and come back.
@@ -57,15 +56,13 @@ impl Images {
         Self { store, puller, names, engine, pinned: pinned.into() }
     }
 
-    async fn list(&self, wanted: Option<ImageSpec>) -> Vec<ImageItem> {
+    async fn list(&self, wanted: Option<ImageSpec>) -> Result<Vec<ImageItem>, Status> {
         let wanted = wanted.map(|spec| spec.image).filter(|name| !name.is_empty());
-        match wanted {
-            Some(name) => {
-                let found = self.store.find(&self.names.here(name).await);
-                found.iter().map(|image| item(image, &self.pinned)).collect()
-            }
-            None => self.store.list().iter().map(|image| item(image, &self.pinned)).collect(),
-        }
+        let found = match wanted {
+            Some(name) => self.store.find(&self.names.here(name).await?).into_iter().collect(),
+            None => self.store.list(),
+        };
+        Ok(found.iter().map(|image| item(image, &self.pinned)).collect())
     }
 }
 
@@ -162,7 +159,7 @@ impl ImageService for Images {
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
         let filter = request.into_inner().filter.and_then(|filter| filter.image);
-        Ok(Response::new(ListImagesResponse { images: self.list(filter).await }))
+        Ok(Response::new(ListImagesResponse { images: self.list(filter).await? }))
     }
 
     async fn stream_images(
@@ -170,7 +167,7 @@ impl ImageService for Images {
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let filter = request.into_inner().filter.and_then(|filter| filter.image);
-        let images = self.list(filter).await;
+        let images = self.list(filter).await?;
         let messages = batches(images).into_iter().map(|images| Ok(StreamImagesResponse { images }));
         Ok(Response::new(Box::pin(iter(messages))))
     }
@@ -181,7 +178,7 @@ impl ImageService for Images {
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let request = request.into_inner();
         let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
-        let name = self.names.here(spec.image).await;
+        let name = self.names.here(spec.image).await?;
         let found = match request.verbose {
             true => self.store.find(&name),
             false => usable(&self.store, &name),
@@ -207,18 +204,8 @@ impl ImageService for Images {
         let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
         self.engine.handlers().find(&spec.runtime_handler).map_err(status::of)?;
         let credentials = credentials(request.auth)?;
-        let meanings = self.puller.names(&spec.image).await.map_err(status::of)?;
-        let mut failed = Err(status::of(Fault::missing("image")));
-        for reference in meanings {
-            subject::image(&reference);
-            match self.puller.pull(&reference, credentials.clone()).await {
-                Ok(image) => {
-                    return Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }));
-                }
-                Err(error) => failed = Err(status::of_pull(error.cri_prefix(), &*error)),
-            }
-        }
-        failed
+        let image = self.names.pull(&spec.image, credentials).await?;
+        Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }))
     }
 
     async fn remove_image(
@@ -226,7 +213,7 @@ impl ImageService for Images {
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
         let spec = request.into_inner().image.ok_or_else(|| status::of(Fault::missing("image")))?;
-        let name = self.names.here(spec.image).await;
+        let name = self.names.here(spec.image).await?;
         change(&self.store, "removing an image", move |store| store.remove(&name)).await?;
         Ok(Response::new(RemoveImageResponse {}))
     }
@@ -285,14 +272,14 @@ fn filesystems(mountpoint: &str, images: Usage, written: Usage) -> ImageFsInfoRe
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use futures_util::FutureExt as _;
     use wharf_images::manifest::digest_of;
     use wharf_images::{Form, LayerSource, NewImage, Sender};
 
     /// An image of one empty layer, and its store with the directory.
-    fn image(config: &serde_json::Value) -> (Arc<Image>, Store, tempfile::TempDir) {
+    pub(crate) fn image(config: &serde_json::Value) -> (Arc<Image>, Store, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let layer = [0; 1024];

@@ -334,7 +334,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<CreateContainerResponse> {
         let request = request.into_inner();
         let mut config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
-        self.names.of_container(&mut config).await;
+        self.names.of_container(&mut config).await?;
         let now = request.sandbox_config.unwrap_or_default();
         subject::pod(&request.pod_sandbox_id);
         subject::new_container(&config);

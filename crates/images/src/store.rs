@@ -347,6 +347,13 @@ impl Store {
         self.shared.read().find(text)
     }
 
+    /// The image whose id a text is, or the only one whose id begins so, with or without `sha256:`. No reference is
+    /// found.
+    #[must_use]
+    pub fn find_by_id(&self, text: &str) -> Option<Arc<Image>> {
+        self.shared.read().by_prefix(text.strip_prefix("sha256:").unwrap_or(text))
+    }
+
     /// Leases the layers of an image, for a container that is made from it.
     #[must_use]
     pub fn lease(&self, id: &Digest) -> Option<LayerLease> {

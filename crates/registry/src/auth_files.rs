@@ -1,5 +1,6 @@
 //! The node's own credentials, for pulls that come without any: files in the format of Docker's `config.json` and
-//! Podman's `auth.json`, and the credential helpers that they name.
+//! Podman's `auth.json`, and the credential helpers that they name. A pull's credentials that are for none of the hosts
+//! count as none.
 //!
 //! The files are read anew for each pull. An entry for part of a registry goes before one for all of it, and a file
 //! before those after it.

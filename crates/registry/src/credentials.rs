@@ -5,8 +5,10 @@ use std::hash::{Hash, Hasher};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use wharf_types::{ErrorKind, Failure};
+use wharf_types::{ErrorKind, Failure, Reference};
 use zeroize::Zeroizing;
+
+use crate::hosts::one_spelling;
 
 /// The longest field of the credentials, in bytes.
 const FIELD_LIMIT_BYTES: usize = 64 << 10;
@@ -137,6 +139,13 @@ impl Credentials {
         Ok(Some(Self { server, proof }))
     }
 
+    /// Whether they may be for what a client's name means. A client that names no server means the registry of the name
+    /// as it wrote that, and knows nothing of what `registries.conf` makes of it.
+    #[must_use]
+    pub fn may_be_for(&self, meaning: &Reference, written: &Reference) -> bool {
+        self.server.is_some() || one_spelling(meaning.host()) == one_spelling(written.host())
+    }
+
     pub(crate) fn proof(&self) -> &Proof {
         &self.proof
     }
@@ -176,12 +185,8 @@ fn decode(auth: &Secret) -> Result<Proof, CredentialsError> {
 fn server_host(address: &str) -> Option<Box<str>> {
     let address = address.trim();
     let rest = address.split_once("://").map_or(address, |(_scheme, rest)| rest);
-    let host = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
-    match host.as_str() {
-        "" => None,
-        "index.docker.io" | "registry-1.docker.io" => Some("docker.io".into()),
-        host => Some(host.into()),
-    }
+    let host = one_spelling(rest.split('/').next().unwrap_or_default());
+    (!host.is_empty()).then(|| host.into())
 }
 
 #[cfg(test)]

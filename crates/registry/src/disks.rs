@@ -13,6 +13,9 @@ use crate::hosts::HostFiles;
 
 /// How often settings are read at a time, of one registry and in all.
 const SETTINGS_LIMITS: CrowdLimits = CrowdLimits { of_one: 4, of_all: 32 };
+/// How often it is read at a time what names without a registry mean. The places are apart from those for settings, in
+/// which credential helpers may be waited for.
+const MEANINGS_LIMITS: CrowdLimits = CrowdLimits { of_one: 4, of_all: 4 };
 /// How much waits for the disk of images at a time, for the pulls of one registry and in all.
 const IMAGES_LIMITS: CrowdLimits = CrowdLimits { of_one: 8, of_all: 64 };
 /// How many images are assembled and made durable at a time. One whose layers take long must not hold up the others.
@@ -24,6 +27,7 @@ const COMMITS_PATIENCE: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub(crate) struct Disks {
     settings: Threads<String>,
+    meanings: Threads<()>,
     images: Threads<String>,
     commits: Threads<()>,
 }
@@ -33,6 +37,7 @@ impl Default for Disks {
         let commits = CrowdLimits { of_one: COMMITS_LIMIT, of_all: COMMITS_LIMIT };
         Self {
             settings: Threads::with_pool("settings", SETTINGS_LIMITS, pool::SETTINGS),
+            meanings: Threads::with_pool("names", MEANINGS_LIMITS, 0),
             images: Threads::with_pool("images", IMAGES_LIMITS, pool::IMAGES),
             commits: Threads::new("commit", commits).patient(COMMITS_PATIENCE),
         }
@@ -49,6 +54,16 @@ impl Disks {
     ) -> Result<T, ThreadError> {
         let what = format!("reading the settings of {registry} in {files}");
         self.settings.run_in_time(&registry.to_owned(), what, read).await
+    }
+
+    /// Reads what a name without a registry means, in these files.
+    pub(crate) async fn meanings<T: Send + 'static>(
+        &self,
+        files: &HostFiles,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ThreadError> {
+        let what = format!("reading what names without a registry mean in {files}");
+        self.meanings.run_in_time(&(), what, read).await
     }
 
     /// Does something short on the disk of images, below this directory.

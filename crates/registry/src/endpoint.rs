@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::credentials::{Credentials, Proof};
 use crate::dial::{Reach, Route};
 use crate::error::FetchError;
-use crate::hosts::{Capability, HostSpec, Role, is_own};
+use crate::hosts::{Capability, HostSpec, Role, is_own, one_spelling};
 use crate::proxy::Proxies;
 use crate::tls::TlsPair;
 use crate::transport::{Transport, resolves_inside};
@@ -101,9 +101,9 @@ impl Endpoint {
         }
     }
 
-    /// Host, port and path: two endpoints with the same place differ only in the scheme.
+    /// Host, port, path and repository: two endpoints with the same place differ only in the scheme.
     pub(crate) fn place(&self) -> String {
-        format!("{}{}", self.root.host_and_port(), self.root.uri().path())
+        format!("{}{}/{}", self.root.host_and_port(), self.root.uri().path(), self.repository)
     }
 
     /// Host and port, for messages.
@@ -178,7 +178,7 @@ pub(crate) fn sensitive(text: &str) -> Option<HeaderValue> {
 pub(crate) fn belong(credentials: &Credentials, spec: &HostSpec, reference: &Reference) -> bool {
     match credentials.server() {
         None => spec.role == Role::Registry,
-        Some(server) if server == reference.host() => spec.role == Role::Registry,
+        Some(server) if server == one_spelling(reference.host()) => spec.role == Role::Registry,
         Some(server) => server == spec.root.host_and_port(),
     }
 }

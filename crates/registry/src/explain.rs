@@ -55,7 +55,8 @@ pub struct Asked {
     pub proof: &'static str,
     /// The proxy on the way, without its password.
     pub proxy: Option<String>,
-    /// Where the node's credentials for it are from; `None` if it has none. Those of a pull go before.
+    /// Where the node's credentials for it are from; `None` if it has none. A pull with credentials of its own gets
+    /// none of them.
     pub credentials: Option<String>,
 }
 

@@ -1,5 +1,6 @@
 //! Which hosts are asked for an image, and how: containerd's `certs.d/<host>/hosts.toml`, parsed strictly; where there
-//! is none, `registries.conf`; and Docker's certificates, which may be in the same directories as `hosts.toml`.
+//! is none, `registries.conf`, and then `certs.d/_default/hosts.toml`; and Docker's certificates, which may be in the
+//! same directories as `hosts.toml`. What `registries.conf` blocks is blocked in any case.
 //!
 //! The mirrors come first, in the order of the file, then the registry itself (`server`, `location`, or the image's
 //! host). Each pull reads the files anew: they are small, and an edit takes effect at once.
@@ -187,8 +188,8 @@ pub struct HostFiles {
     /// The directories that hold `<host>/hosts.toml`, or certificates as Docker lays them out. The first directory with
     /// an entry for a host decides.
     pub certs_dirs: Vec<PathBuf>,
-    /// A `registries.conf`, which is read with `*.conf` in the directory beside it. It counts where `certs_dirs` have
-    /// no `hosts.toml` for the host.
+    /// A `registries.conf`, which is read with `*.conf` in the directory beside it. What it blocks is blocked; its
+    /// other entries count where `certs_dirs` have no `hosts.toml` of the host's own, and go before that of `_default`.
     pub registries_conf: Option<PathBuf>,
     /// The node's own credentials, in the format of Docker's `config.json`, for pulls that come without any.
     pub auth_files: Vec<PathBuf>,
@@ -208,14 +209,26 @@ impl fmt::Display for HostFiles {
 
 /// The hosts to ask for an image, in order; at least one. Blocking.
 pub(crate) fn load(files: &HostFiles, reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
-    let certified = match of_directories(&files.certs_dirs, reference)? {
-        Some(Found::Hosts(specs)) => return Ok(specs),
-        Some(Found::Certificates(specs)) => Some(specs),
-        None => None,
-    };
     let conf = files.registries_conf.as_deref();
-    let named = conf.map(|conf| registries::hosts(conf, &files.certs_dirs, reference)).transpose()?.flatten();
-    Ok(named.or(certified).unwrap_or_else(|| direct(reference.host())))
+    // First, so that what is blocked is so whatever the directories have.
+    let Some(chosen) = conf.map(|conf| registries::choose(conf, reference)).transpose()?.flatten() else {
+        return Ok(match of_directories(&files.certs_dirs, reference, names)? {
+            Some(Found::Hosts(specs) | Found::Certificates(specs)) => specs,
+            None => direct(reference.host()),
+        });
+    };
+    match of_directories(&files.certs_dirs, reference, own_names)? {
+        Some(Found::Hosts(specs)) => Ok(specs),
+        Some(Found::Certificates(_)) | None => chosen.hosts(&files.certs_dirs, reference),
+    }
+}
+
+/// A registry's host in one spelling, whatever the case; Docker Hub has three names.
+pub(crate) fn one_spelling(host: &str) -> String {
+    match host.to_ascii_lowercase().as_str() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        host => host.to_owned(),
+    }
 }
 
 /// Whether a name has no registry, and is not the id of an image.
@@ -240,8 +253,13 @@ enum Found {
     Certificates(Vec<HostSpec>),
 }
 
-fn of_directories(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Option<Found>, HostsError> {
-    for directory in certs_dirs.iter().flat_map(|dir| names(reference.host()).map(|name| dir.join(name))) {
+fn of_directories(
+    certs_dirs: &[PathBuf],
+    reference: &Reference,
+    names: fn(&str) -> Vec<String>,
+) -> Result<Option<Found>, HostsError> {
+    let names = names(reference.host());
+    for directory in certs_dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(name))) {
         let path = directory.join("hosts.toml");
         match read_text(&path) {
             Ok(text) if !text.trim().is_empty() => {
@@ -275,8 +293,8 @@ pub(crate) fn count_prefixes(text: &str) -> Result<usize, HostsError> {
 }
 
 /// The names of the directories that may have something to say of a host.
-fn names(host: &str) -> impl Iterator<Item = String> {
-    own_names(host).into_iter().chain(["_default".to_owned()])
+fn names(host: &str) -> Vec<String> {
+    own_names(host).into_iter().chain(["_default".to_owned()]).collect()
 }
 
 /// The names of a host's own directory. Like containerd, this accepts `host_port_` for file systems without colons.

@@ -109,7 +109,7 @@ impl Puller {
         }
         let (shared, own) = (Arc::clone(&self.shared), name.to_owned());
         let read = move || hosts::candidates(&shared.config.files, &own);
-        let names = self.shared.settings(&reference, read).await??;
+        let names = self.shared.disks.meanings(&self.shared.config.files, read).await??;
         names.iter().map(|name| Ok(name.parse()?)).collect()
     }
 
@@ -195,5 +195,33 @@ impl PullerShared {
     /// The system's root certificates, read once: there are hundreds of them. Blocking.
     fn roots(&self) -> &rustls::RootCertStore {
         self.roots.get_or_init(system_roots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    use futures_util::FutureExt as _;
+
+    #[tokio::test]
+    async fn slow_settings_of_docker_hold_up_no_name_without_a_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        let mut config = Config::default();
+        config.files.registries_conf = Some(dir.path().join("registries.conf"));
+        let puller = Puller::new(store, config);
+        let mut ends = Vec::new();
+        // As many as there are places for all registries.
+        for registry in ["docker.io", "a.b", "c.d", "e.f", "g.h", "i.j", "k.l", "m.n"].repeat(4) {
+            let (end, until) = channel::<()>();
+            ends.push(end);
+            let files = &puller.shared.config.files;
+            let slow = puller.shared.disks.settings(registry, files, move || until.recv());
+            assert!(Box::pin(slow).as_mut().now_or_never().is_none());
+        }
+        let named = tokio::time::timeout(std::time::Duration::from_secs(20), puller.names("team/app")).await;
+        assert_eq!(named.expect("it waits").unwrap(), ["team/app".parse().unwrap()]);
     }
 }

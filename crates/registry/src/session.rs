@@ -87,10 +87,13 @@ impl Session {
         roots: &rustls::RootCertStore,
     ) -> Result<Self, HostsError> {
         let (mut endpoints, node) = (Vec::new(), AuthFiles::read(&config.files.auth_files)?);
-        for spec in hosts::load(&config.files, reference)? {
-            let given = credentials.filter(|all| belong(all, &spec, reference)).cloned();
+        let specs = hosts::load(&config.files, reference)?;
+        // Those that are for none of the hosts are none at all.
+        let given = credentials.filter(|all| specs.iter().any(|spec| belong(all, spec, reference)));
+        for spec in specs {
             let credentials = match given {
-                Some(given) => Some(given),
+                // Who has a password gets no image by way of the node's.
+                Some(given) => belong(given, &spec, reference).then(|| given.clone()),
                 None => node.of(&spec, reference)?.map(|own| own.credentials),
             };
             let host = spec.root.host_and_port().to_owned();

@@ -68,7 +68,7 @@ impl Index {
     }
 
     /// The only image whose id has this prefix.
-    fn by_prefix(&self, hex: &str) -> Option<Arc<Image>> {
+    pub(super) fn by_prefix(&self, hex: &str) -> Option<Arc<Image>> {
         if hex.is_empty() {
             return None;
         }

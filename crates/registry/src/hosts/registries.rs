@@ -11,40 +11,67 @@ use std::path::{Path, PathBuf};
 use wharf_types::Reference;
 
 use self::file::{Conf, Entry, Place, When};
-use super::{HostSpec, HostsError, Role, certificates, direct, is_loopback, read_text};
+use super::{HostSpec, HostsError, Role, certificates, direct, is_loopback, one_spelling, read_text};
 use crate::tls::{TlsFiles, Trust};
 use crate::url::{Url, Wire};
 
 pub(super) use self::short::{bare, candidates};
 
-/// The hosts of an image, if the files have an entry for it: the mirrors, then the place itself.
-pub(super) fn hosts(
-    conf: &Path,
-    certs_dirs: &[PathBuf],
-    reference: &Reference,
-) -> Result<Option<Vec<HostSpec>>, HostsError> {
-    let conf = read(conf)?;
-    let name = reference.to_string();
-    let matching = conf.entries.iter().filter_map(|entry| Some((entry.matches(&name)?, entry)));
-    let Some((matched, entry)) = matching.max_by_key(|(matched, _)| *matched) else { return Ok(None) };
-    if entry.is_blocked {
-        let (path, prefix) = (entry.path.clone(), entry.prefix.clone());
+/// The entry for an image.
+pub(super) struct Chosen {
+    entry: Entry,
+    /// What is behind the prefix in the image's name: `/app`, or nothing.
+    rest: String,
+}
+
+/// The entry for an image, if the files have one: that with the longest prefix. An error if it blocks the image.
+pub(super) fn choose(conf: &Path, reference: &Reference) -> Result<Option<Chosen>, HostsError> {
+    let names = spellings(reference);
+    let behind_name = reference.to_string().len() - reference.name().len();
+    let matching = read(conf)?.entries.into_iter().filter_map(|entry| {
+        let found = names.iter().filter_map(|name| Some((entry.matches(name)?, name)));
+        let (found, name) = found.max_by_key(|(found, _name)| found.rank)?;
+        let rest = name.get(found.end..name.len() - behind_name).unwrap_or_default().to_owned();
+        Some((found.rank, Chosen { entry, rest }))
+    });
+    let Some((_rank, chosen)) = matching.max_by_key(|(rank, _chosen)| *rank) else { return Ok(None) };
+    if chosen.entry.is_blocked {
+        let Entry { path, prefix, .. } = chosen.entry;
         return Err(HostsError::Blocked { path, prefix, reference: Box::new(reference.clone()) });
     }
-    let name = reference.name();
-    // All of it, and what is behind the prefix: `/app`, or nothing.
-    let parts = (name.as_str(), name.get(matched..).unwrap_or_default());
-    let wanted = |place: &&Place| match place.when {
-        When::Always => true,
-        When::Digest => reference.digest().is_some(),
-        When::Tag => reference.digest().is_none(),
-    };
-    let mut specs = Vec::new();
-    for place in entry.mirrors.iter().filter(wanted) {
-        specs.extend(place_specs((entry, place), Role::Mirror, parts, certs_dirs)?);
+    Ok(Some(chosen))
+}
+
+/// An image's full name in each spelling that a prefix may have: with a host in lower case, and by the other name that
+/// the host has, if it is Docker Hub.
+fn spellings(reference: &Reference) -> Vec<String> {
+    let (text, host) = (reference.to_string(), reference.host());
+    let (own, other) = (host.to_ascii_lowercase(), one_spelling(host));
+    let other = Some(other).filter(|other| *other != own);
+    [Some(own), other].into_iter().flatten().map(|it| format!("{it}{}", &text[host.len()..])).collect()
+}
+
+impl Chosen {
+    /// The hosts of the image: the mirrors, then the place itself.
+    pub(super) fn hosts(
+        &self,
+        certs_dirs: &[PathBuf],
+        reference: &Reference,
+    ) -> Result<Vec<HostSpec>, HostsError> {
+        let (entry, name) = (&self.entry, reference.name());
+        let parts = (name.as_str(), self.rest.as_str());
+        let wanted = |place: &&Place| match place.when {
+            When::Always => true,
+            When::Digest => reference.digest().is_some(),
+            When::Tag => reference.digest().is_none(),
+        };
+        let mut specs = Vec::new();
+        for place in entry.mirrors.iter().filter(wanted) {
+            specs.extend(place_specs((entry, place), Role::Mirror, parts, certs_dirs)?);
+        }
+        specs.extend(place_specs((entry, &entry.place), Role::Registry, parts, certs_dirs)?);
+        Ok(specs)
     }
-    specs.extend(place_specs((entry, &entry.place), Role::Registry, parts, certs_dirs)?);
-    Ok(Some(specs))
 }
 
 /// Whether the files can be used.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wharf_registry::{Config, HostFiles, Puller};
+use wharf_registry::{AuthFields, Config, Credentials, HostFiles, Puller};
 use wharf_types::{ErrorKind, Failure, Reference};
 
 use crate::auth::{BASIC, guarded};
@@ -38,6 +38,10 @@ async fn at(repository: &'static str) -> Server {
     Server::honest(content).await
 }
 
+fn fields(username: &str, password: &str) -> AuthFields {
+    AuthFields { username: username.into(), password: password.into(), ..AuthFields::default() }
+}
+
 fn reference() -> Reference {
     "registry.example/team/app:v1".parse().unwrap()
 }
@@ -65,6 +69,42 @@ async fn an_image_comes_from_its_location_under_the_name_that_was_asked_for() {
     });
     assert_eq!(shown, want.concat());
     assert!(asked.iter().all(|it| it.file == Some(world.dir().join("registries.conf"))));
+}
+
+#[tokio::test]
+async fn two_repositories_of_one_host_are_two_places() {
+    let server = at("prod/app").await;
+    let conf = format!(
+        "[[registry]]\nprefix = \"registry.example/team\"\nlocation = \"{0}/prod\"\n\
+         [[registry.mirror]]\nlocation = \"{0}/cache\"\n",
+        server.address
+    );
+    let world = World::new();
+    puller(&world, &conf, "{}").pull(&reference(), None).await.unwrap();
+    let asked: Vec<_> = server.requests().iter().map(|it| it.target.clone()).collect();
+    assert_eq!(asked[..2], ["/v2/cache/app/manifests/v1", "/v2/prod/app/manifests/v1"]);
+}
+
+#[tokio::test]
+async fn a_pull_with_credentials_of_its_own_gets_none_of_the_nodes() {
+    let mirror = guarded(BASIC, |_| "Basic realm=\"x\"".into()).await;
+    let origin = guarded("Basic bWU6b3RoZXI=", |_| "Basic realm=\"x\"".into()).await;
+    let conf = format!(
+        "[[registry]]\nprefix = \"registry.example/team\"\nlocation = \"{}\"\n\
+         [[registry.mirror]]\nlocation = \"{}\"\n",
+        origin.address, mirror.address
+    );
+    let auth = format!(r#"{{"auths": {{"{}": {{"auth": "{AUTH}"}}}}}}"#, mirror.address);
+    let pull = async |credentials| {
+        let world = World::new();
+        let pulled = puller(&world, &conf, &auth).pull(&reference(), credentials).await;
+        pulled.map(|_image| ()).map_err(|error| error.kind())
+    };
+    assert_eq!(pull(password("me", "wrong")).await, Err(ErrorKind::PermissionDenied));
+    pull(password("me", "other")).await.unwrap();
+    pull(None).await.unwrap();
+    let elsewhere = AuthFields { server_address: "other.example".into(), ..fields("me", "wrong") };
+    pull(Credentials::from_fields(elsewhere).unwrap()).await.unwrap();
 }
 
 #[tokio::test]

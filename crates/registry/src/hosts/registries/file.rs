@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use wharf_types::Reference;
 
-use super::super::HostsError;
+use super::super::{HostsError, one_spelling};
 
 /// What the files say together.
 #[derive(Debug, Default)]
@@ -39,10 +39,20 @@ pub(super) enum ShortNames {
 pub(super) struct Entry {
     /// The file.
     pub(super) path: PathBuf,
+    /// With its host in one spelling.
     pub(super) prefix: String,
     pub(super) is_blocked: bool,
     pub(super) place: Place,
     pub(super) mirrors: Vec<Place>,
+}
+
+/// How a name is below a prefix.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Match {
+    /// The length of the prefix, and whether it has no wildcard: the highest decides.
+    pub(super) rank: (usize, bool),
+    /// How much of the name is the prefix's, in bytes.
+    pub(super) end: usize,
 }
 
 /// Where images are.
@@ -76,21 +86,32 @@ impl Conf {
 }
 
 impl Entry {
-    /// How much of an image's full name, in bytes, is below the prefix, if it is.
-    pub(super) fn matches(&self, name: &str) -> Option<usize> {
-        let end = match self.prefix.strip_prefix('*') {
-            None => name.starts_with(&self.prefix).then_some(self.prefix.len())?,
-            Some(domain) => {
-                let host = name.split('/').next().unwrap_or_default();
-                let bare = host.split(':').next().unwrap_or_default();
-                match domain.contains(':') {
-                    true => host.ends_with(domain).then_some(host.len())?,
-                    false => bare.ends_with(domain).then_some(bare.len())?,
-                }
-            }
+    /// How an image's full name, with its host in one spelling, is below the prefix, if it is.
+    pub(super) fn matches(&self, name: &str) -> Option<Match> {
+        let Some(domain) = self.prefix.strip_prefix('*') else {
+            // `docker.io/nginx` is a namespace, and also how people write the repository `docker.io/library/nginx`.
+            let short = self.prefix.strip_prefix("docker.io/").filter(|short| !short.contains('/'));
+            let official = short.map(|short| format!("docker.io/library/{short}"));
+            let begins = |prefix: &&String| name.starts_with(*prefix) && self.is_word(name, prefix.len());
+            let end = [Some(&self.prefix), official.as_ref()].into_iter().flatten().find(begins)?.len();
+            return Some(Match { rank: (end, true), end });
         };
-        // At the end of a word.
-        matches!(name.as_bytes().get(end), None | Some(b'/' | b':' | b'@')).then_some(end)
+        let host = name.split('/').next().unwrap_or_default();
+        let bare = host.split(':').next().unwrap_or_default();
+        let host = if domain.contains(':') { host } else { bare };
+        let end = host.len();
+        let is_below = host.ends_with(domain) && self.is_word(name, end);
+        is_below.then_some(Match { rank: (self.prefix.len(), false), end })
+    }
+
+    /// Whether a word ends there. A colon behind a repository comes before a tag; behind a host it makes another one, and
+    /// only a block is for all ports.
+    fn is_word(&self, name: &str, end: usize) -> bool {
+        match name.as_bytes().get(end) {
+            None | Some(b'/' | b'@') => true,
+            Some(b':') => self.is_blocked || name[..end].contains('/'),
+            Some(_) => false,
+        }
     }
 }
 
@@ -212,7 +233,9 @@ impl Section<'_> {
 
 fn entry(path: &Path, raw: RawEntry) -> Result<Entry, HostsError> {
     let prefix = raw.prefix.as_deref().filter(|prefix| !prefix.is_empty()).or(raw.location.as_deref());
-    let prefix = prefix.unwrap_or_default().trim_end_matches('/').to_owned();
+    let prefix = prefix.unwrap_or_default().trim_end_matches('/');
+    let (host, below) = prefix.split_at(prefix.find('/').unwrap_or(prefix.len()));
+    let prefix = format!("{}{below}", one_spelling(host));
     let name = format!("the registry with the prefix {prefix:?}");
     let section = Section { path, name: &name };
     let has_wildcard = prefix.contains('*');

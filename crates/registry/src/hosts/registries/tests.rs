@@ -81,24 +81,41 @@ fn the_longest_prefix_decides_where_an_image_is() {
         ("example.com/foo/app:v2", "https://third.example/v2/app"),
         ("example.com/foo/app:v20", "https://inside.example:5000/v2/bar/app"),
         ("a.example.net/x/y", "https://inside.example/v2/net/x/y"),
-        ("a.b.example.net:5000/x", "https://inside.example/v2/net:5000/x"),
+        ("a.b.example.net:5000/x", "https://a.b.example.net:5000/v2/x"),
+        ("example.com:5000/foo", "https://example.com:5000/v2/foo"),
         ("example.net/x", "https://example.net/v2/x"),
         ("example.com.evil/foo", "https://example.com.evil/v2/foo"),
         ("evil-example.net/x", "https://evil-example.net/v2/x"),
     ] {
-        match name {
-            // What a wildcard leaves of a name with a port is no repository.
-            "a.b.example.net:5000/x" => {
-                assert!(files.specs(name).unwrap_err().to_string().contains("location"))
-            }
-            _ => assert_eq!(files.asked(name), [want], "{name}"),
-        }
+        assert_eq!(files.asked(name), [want], "{name}");
     }
     let insecure = files.asked("a.test.example.net/x");
     assert_eq!(insecure, ["https://a.test.example.net/v2/x", "http://a.test.example.net/v2/x"]);
     let trusts: Vec<_> =
         files.specs("a.test.example.net/x").unwrap().iter().map(|spec| spec.tls.trust).collect();
     assert_eq!(trusts, [Trust::Blind; 2]);
+}
+
+#[test]
+fn the_longer_prefix_decides_in_any_order_of_the_file() {
+    let entry = |prefix: &str, rest: &str| format!("[[registry]]\nprefix = \"{prefix}\"\n{rest}\n");
+    let blocked = |prefix: &str| entry(prefix, "blocked = true");
+    let open = |prefix: &str| entry(prefix, "location = \"open.example/x\"");
+    for (longer, shorter, name) in [
+        ("*.bad.example.net", "*.example.net", "x.bad.example.net/app"),
+        ("x.example.net", "*.example.net", "x.example.net/app"),
+        ("*.example.net:5000", "*.net:5000", "x.example.net:5000/app"),
+        ("docker.io/library/bad", "docker.io/library", "bad"),
+        ("docker.io/bad", "docker.io/library", "bad"),
+    ] {
+        for texts in [[blocked(longer), open(shorter)], [open(shorter), blocked(longer)]] {
+            let asked = Files::conf(&texts.concat()).specs(name);
+            assert!(matches!(asked, Err(HostsError::Blocked { .. })), "{name}: {texts:?}");
+        }
+        for texts in [[open(longer), blocked(shorter)], [blocked(shorter), open(longer)]] {
+            assert_eq!(Files::conf(&texts.concat()).specs(name).unwrap()[0].root.host(), "open.example");
+        }
+    }
 }
 
 #[test]
@@ -140,6 +157,52 @@ fn what_is_blocked_is_named_with_its_file() {
     assert!(error.starts_with("example.com/bad/app:v1 is blocked by /"), "{error}");
     assert!(error.contains("registries.conf, below the prefix \"example.com/bad\""), "{error}");
     assert_eq!(files.asked("example.com/good"), ["https://example.com/v2/good"]);
+}
+
+#[test]
+fn no_spelling_escapes_a_block() {
+    for (prefix, name) in [
+        ("evil.example", "EVIL.example/app"),
+        ("Evil.Example", "evil.example/app"),
+        ("*.evil.example", "x.Evil.example/app"),
+        ("evil.example", "evil.example:443/app"),
+        ("*.evil.example", "x.evil.example:443/app"),
+        ("docker.io/library/nginx", "registry-1.docker.io/library/nginx"),
+        ("registry-1.docker.io", "nginx"),
+        ("*.docker.io", "registry-1.docker.io/library/nginx"),
+        ("index.docker.io/bad", "bad/app"),
+        ("index.docker.io/bad", "bad"),
+        ("docker.io/nginx", "nginx:1"),
+        ("docker.io/nginx", "nginx/app"),
+        ("docker.io/nginx:1", "nginx:1"),
+    ] {
+        let files = Files::conf(&format!("[[registry]]\nprefix = \"{prefix}\"\nblocked = true"));
+        assert!(matches!(files.specs(name), Err(HostsError::Blocked { .. })), "{name} below {prefix}");
+        assert!(files.specs("other.example/app").is_ok());
+    }
+    let files = Files::conf("[[registry]]\nprefix = \"Docker.io/bad\"\nlocation = \"m.x/good\"");
+    for (name, want) in [("bad", "good"), ("bad/app", "good/app"), ("library/bad", "good")] {
+        assert_eq!(files.asked(name), [format!("https://m.x/v2/{want}")], "{name}");
+    }
+}
+
+#[test]
+fn blocks_go_before_all_and_entries_before_the_default_host() {
+    let conf = "[[registry]]\nprefix = \"a.b\"\nlocation = \"place.x\"\n\
+                [[registry]]\nprefix = \"bad.x\"\nblocked = true\n\
+                [[registry]]\nprefix = \"own.x/bad\"\nblocked = true\n\
+                [[registry]]\nprefix = \"own.x/app\"\nlocation = \"place.x\"\n";
+    let files = Files::new(&[
+        ("registries.conf", conf),
+        ("certs.d/_default/hosts.toml", "server = \"https://default.x\""),
+        ("certs.d/own.x/hosts.toml", "server = \"https://up.x\""),
+    ]);
+    for blocked in ["bad.x/app", "own.x/bad"] {
+        assert!(matches!(files.specs(blocked), Err(HostsError::Blocked { .. })), "{blocked}");
+    }
+    for (name, want) in [("a.b/app", "place.x"), ("c.d/app", "default.x"), ("own.x/app", "up.x")] {
+        assert_eq!(files.specs(name).unwrap()[0].root.host(), want, "{name}");
+    }
 }
 
 #[test]
