@@ -104,8 +104,8 @@ impl Entry {
         is_below.then_some(Match { rank: (self.prefix.len(), false), end })
     }
 
-    /// Whether a word ends there. A colon behind a repository comes before a tag; behind a host it makes another one, and
-    /// only a block is for all ports.
+    /// Whether a word ends there. A colon behind a repository comes before a tag; behind a host it makes another one,
+    /// and only a block is for all ports.
     fn is_word(&self, name: &str, end: usize) -> bool {
         match name.as_bytes().get(end) {
             None | Some(b'/' | b'@') => true,
