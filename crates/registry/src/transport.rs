@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,14 +237,29 @@ pub(crate) async fn resolves_inside(url: &Url, registry: &Arc<str>, patience: Du
     if let Ok(address) = host.parse::<IpAddr>() {
         return is_inside(address);
     }
-    lookup::addresses(&host, registry, patience)
-        .await
-        .is_ok_and(|all| !all.is_empty() && all.iter().all(|address| is_inside(address.ip())))
+    lookup::addresses(&host, registry, patience).await.is_ok_and(|all| are_inside(&all))
+}
+
+/// Whether all addresses of a name are inside. Of a name that has others, too, anybody may be the owner.
+fn are_inside(addresses: &[SocketAddr]) -> bool {
+    !addresses.is_empty() && addresses.iter().all(|address| is_inside(address.ip()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_address_inside_opens_nothing() {
+        let addresses = |all: &[&str]| -> Vec<SocketAddr> {
+            all.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect()
+        };
+        assert!(are_inside(&addresses(&["127.0.0.1", "::1"])));
+        for open in [&["203.0.113.5", "127.0.0.1"][..], &["127.0.0.1", "203.0.113.5"], &["203.0.113.5"], &[]]
+        {
+            assert!(!are_inside(&addresses(open)), "{open:?}");
+        }
+    }
 
     #[test]
     fn inner_addresses_are_known() {
