@@ -3,23 +3,24 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use super::*;
 use crate::daemon::is_alive;
 use crate::place::repository;
 
-/// The program, which is built once for each state of its pins.
+/// The program, which is built once for each state of its pins, by one test for all.
 #[expect(clippy::disallowed_methods, reason = "a script of the repository")]
-fn runsc() -> PathBuf {
+static RUNSC: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut command = Command::new(repository().join("hack/clients"));
     let output = command.arg("gvisor").stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()).join("runsc")
-}
+});
 
 /// Runs a test with a daemon of whose handlers one is gVisor behind a script, which is in the test's directory `$D`.
 fn run_behind(script: &'static str, test: impl AsyncFnOnce(&mut World)) {
-    let runsc = runsc();
+    let runsc = &*RUNSC;
     let configure = move |dir: &Path| {
         let path = dir.join("runsc");
         let text = format!(
