@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 use wharf_cri_api::v1::AuthConfig;
-use wharf_types::Reference;
+use wharf_types::{Reference, is_docker_hub, login_scope};
 
 use crate::error::Error;
 use crate::output;
@@ -156,19 +156,9 @@ impl Logins {
 
 /// What a key applies to: `https://index.docker.io/v1/` → `docker.io`; `quay.io/org` stays.
 fn scope(key: &str) -> String {
-    let (host, rest) = match key.split_once("://") {
-        // The rest of a URL belongs to the registry's API.
-        Some((_scheme, address)) => (address.split('/').next().unwrap_or_default(), ""),
-        None => key.split_once('/').unwrap_or((key, "")),
-    };
-    let host = match host {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io",
-        host => host,
-    };
-    match rest.trim_end_matches('/') {
-        "" | "v1" | "v2" => host.to_owned(),
-        rest => format!("{host}/{rest}"),
-    }
+    let (host, part) = login_scope(key);
+    let host = if is_docker_hub(host) { "docker.io" } else { host };
+    if part.is_empty() { host.to_owned() } else { format!("{host}/{part}") }
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Programs of this machine that are run for a container: what they are given, and what is said of one that failed.
 
-use std::fs::File;
-use std::io::Seek as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -54,7 +52,7 @@ pub(crate) fn output(command: &mut Command, patience: Duration) -> Result<Vec<u8
 
 fn output_for(command: &mut Command, input: &[u8], patience: Duration) -> Result<Vec<u8>, Problem> {
     let unfinished = |problem: String| Err(Problem::Unfinished(problem));
-    let input = match file(input) {
+    let input = match wharf_programs::input(input) {
         Ok(input) => input,
         Err(error) => return unfinished(format!("cannot be given its input: {error}")),
     };
@@ -65,14 +63,6 @@ fn output_for(command: &mut Command, input: &[u8], patience: Duration) -> Result
         Err(ExecError::Deadline) => unfinished(format!("did not end within {} s", patience.as_secs())),
         Err(ExecError::TooLong) => unfinished("wrote too much".to_owned()),
     }
-}
-
-/// A file that is in no directory: a pipe would hold only so much.
-fn file(content: &[u8]) -> std::io::Result<File> {
-    let file = wharf_sys::fs::sealed_memfd("input", content).map_err(std::io::Error::other)?;
-    let mut file = File::from(file);
-    file.rewind()?;
-    Ok(file)
 }
 
 fn failed(output: &Output) -> String {

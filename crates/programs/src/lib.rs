@@ -6,7 +6,7 @@
 //! hangs: at its deadline its process group is killed. What left the group (setsid) is beyond that.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use wharf_sys::fs::sealed_memfd;
 use wharf_sys::process::kill_group;
 
 /// The longest output of a program, on each of its two streams.
@@ -59,6 +60,16 @@ pub fn run(command: &mut Command, input: File, deadline: Instant) -> Result<Outp
     let mut child = command.spawn()?;
     let result = listen(&mut child, deadline);
     finish(&mut child, result)
+}
+
+/// A program's input, in a file that is in no directory: a pipe would hold only so much.
+///
+/// # Errors
+/// The kernel's error.
+pub fn input(content: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(sealed_memfd("input", content).map_err(std::io::Error::other)?);
+    file.rewind()?;
+    Ok(file)
 }
 
 type Streams = (Vec<u8>, Vec<u8>);

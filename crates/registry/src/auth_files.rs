@@ -6,20 +6,19 @@
 //! before those after it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Seek};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use wharf_programs::{ExecError, Output};
-use wharf_sys::fs::{read_regular, sealed_memfd};
-use wharf_types::{ErrorKind, Failure, Reference};
+use wharf_sys::fs::read_regular;
+use wharf_types::{ErrorKind, Failure, Reference, login_scope};
 use zeroize::Zeroizing;
 
 use crate::credentials::{AuthFields, Credentials, CredentialsError};
-use crate::hosts::HostSpec;
+use crate::hosts::{HostSpec, one_spelling};
 
 /// The longest file, in bytes.
 const FILE_LIMIT_BYTES: usize = 4 << 20;
@@ -233,20 +232,11 @@ impl RawAuth {
     }
 }
 
-/// A key as the start of a repository's full name. One that is a URL stands for its host.
+/// A key as the start of a repository's full name.
 fn place(key: &str) -> String {
-    let (host, path) = match key.split_once("://") {
-        Some((_scheme, rest)) => (rest.split('/').next().unwrap_or_default(), ""),
-        None => key.split_once('/').map_or((key, ""), |(host, path)| (host, path.trim_end_matches('/'))),
-    };
-    let host = match host.to_ascii_lowercase().as_str() {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-        host => host.to_owned(),
-    };
-    match path {
-        "" | "v1" | "v2" => host,
-        path => format!("{host}/{path}"),
-    }
+    let (host, part) = login_scope(key);
+    let host = one_spelling(host);
+    if part.is_empty() { host } else { format!("{host}/{part}") }
 }
 
 fn of_entry(path: &Path, key: &str, raw: &RawAuth) -> Result<Option<Credentials>, AuthFileError> {
@@ -282,7 +272,8 @@ fn ask_program(path: &Path, program: &Path, host: &str) -> Result<Option<Own>, A
         key: key.to_owned(),
         reason,
     };
-    let input = input(key).map_err(|error| failed(format!("gets no input: {error}")))?;
+    let input =
+        wharf_programs::input(key.as_bytes()).map_err(|error| failed(format!("gets no input: {error}")))?;
     let mut command = Command::new(program);
     let output = wharf_programs::run(command.arg("get"), input, Instant::now() + HELPER_PATIENCE);
     let Output { status, stdout, .. } = output.map_err(|error| failed(failure(&error)))?;
@@ -304,12 +295,6 @@ fn ask_program(path: &Path, program: &Path, host: &str) -> Result<Option<Own>, A
         Credentials::from_fields(fields).map_err(|error| failed(format!("answers: {error}")))?;
     let origin = format!("{}, {}", path.display(), program.display());
     Ok(credentials.map(|credentials| Own { credentials, origin }))
-}
-
-fn input(key: &str) -> io::Result<File> {
-    let mut file = File::from(sealed_memfd("registry", key.as_bytes()).map_err(io::Error::other)?);
-    file.rewind()?;
-    Ok(file)
 }
 
 fn failure(error: &ExecError) -> String {

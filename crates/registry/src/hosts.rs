@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use wharf_sys::fs::read_regular;
-use wharf_types::{ErrorKind, Failure, Reference};
+use wharf_types::{ErrorKind, Failure, Reference, is_docker_hub};
 
 use crate::auth_files::AuthFileError;
 use crate::proxy::Proxies;
@@ -225,10 +225,8 @@ pub(crate) fn load(files: &HostFiles, reference: &Reference) -> Result<Vec<HostS
 
 /// A registry's host in one spelling, whatever the case; Docker Hub has three names.
 pub(crate) fn one_spelling(host: &str) -> String {
-    match host.to_ascii_lowercase().as_str() {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-        host => host.to_owned(),
-    }
+    let host = host.to_ascii_lowercase();
+    if is_docker_hub(&host) { "docker.io".to_owned() } else { host }
 }
 
 /// Whether a name has no registry, and is not the id of an image.

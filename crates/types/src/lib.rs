@@ -41,7 +41,7 @@ pub use owner_id::{OwnerId, OwnerIdError};
 pub use path::{ContainerPath, HostPath, POD_LOGS, PathError};
 pub use profile_name::{DEFAULT_PROFILE, ProfileName, ProfileNameError};
 pub use protected::{MASKED_PATHS, READONLY_PATHS};
-pub use reference::{Reference, ReferenceError};
+pub use reference::{Reference, ReferenceError, is_docker_hub, login_scope};
 pub use reserve::{Disk, OnlyReserve, Reserve};
 pub use selinux_label::{LabelParts, SelinuxLabel, SelinuxLabelError};
 pub use stage::{Stage, StageError};

@@ -171,6 +171,27 @@ fn of_digest(error: DigestError) -> &'static str {
     }
 }
 
+/// Whether a host is Docker Hub, which has three names.
+#[must_use]
+pub fn is_docker_hub(host: &str) -> bool {
+    matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io")
+}
+
+/// What a key in Docker's `config.json` applies to: a registry's host as it is written, and the beginning of the names
+/// of its repositories, which is empty if it is for all. A key that is a URL stands for its host.
+#[must_use]
+pub fn login_scope(key: &str) -> (&str, &str) {
+    let (host, rest) = match key.split_once("://") {
+        // The rest of a URL belongs to the registry's API.
+        Some((_scheme, address)) => (address.split('/').next().unwrap_or_default(), ""),
+        None => key.split_once('/').unwrap_or((key, "")),
+    };
+    match rest.trim_end_matches('/') {
+        "v1" | "v2" => (host, ""),
+        rest => (host, rest),
+    }
+}
+
 /// The first component is a host only if it looks like one: it has a dot, a port or a capital letter, which no
 /// repository has, or is `localhost`.
 fn split_host(name: &str) -> (String, String) {
@@ -321,6 +342,19 @@ mod tests {
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_key_of_a_login_is_a_host_or_a_part_of_it() {
+        for (key, scope) in [
+            ("https://index.docker.io/v1/", ("index.docker.io", "")),
+            ("a.b:5000", ("a.b:5000", "")),
+            ("a.b/v2/", ("a.b", "")),
+            ("A.b/c/d/", ("A.b", "c/d")),
+        ] {
+            assert_eq!(login_scope(key), scope);
+        }
+        assert!(is_docker_hub("registry-1.docker.io") && !is_docker_hub("docker.io.evil"));
     }
 
     #[test]
